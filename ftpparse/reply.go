@@ -1,0 +1,215 @@
+package ftpparse
+
+import (
+	"bytes"
+	"net/netip"
+)
+
+// Reply is what one line of the server says.
+type Reply struct {
+	// Code is the three-digit reply code, 0 if the line does not begin with one:
+	// then it is text inside a multi-line reply, or no FTP.
+	Code uint16
+	// More reports a hyphen after the code: the first line of a multi-line
+	// reply, whose last line has the same code and a blank (RFC 959 section 4.2).
+	More bool
+	// Endpoint is where the client shall connect to: 227, 228 and 229. Its
+	// address is invalid where the line names none, as 229 usually does.
+	Endpoint netip.AddrPort
+	// Err is why a 227, 228 or 229 has no Endpoint.
+	Err Reason
+}
+
+// Via is the announcing line that r is, ViaNone for all other replies.
+func (r Reply) Via() Via {
+	if r.More {
+		return ViaNone
+	}
+	switch r.Code {
+	case 227:
+		return R227
+	case 228:
+		return R228
+	case 229:
+		return R229
+	default:
+		return ViaNone
+	}
+}
+
+// ParseReply reads one line of the server, without its line end. The endpoint
+// of a 227, 228 or 229 is read from its last line only.
+func ParseReply(line []byte) Reply {
+	var r Reply
+	if len(line) < 3 || !isDigit(line[0]) || !isDigit(line[1]) || !isDigit(line[2]) ||
+		line[0] == '0' || line[0] > '6' {
+		return r
+	}
+	if len(line) > 3 {
+		switch line[3] {
+		case ' ':
+		case '-':
+			r.More = true
+		default:
+			return r
+		}
+	}
+	r.Code = uint16(line[0]-'0')*100 + uint16(line[1]-'0')*10 + uint16(line[2]-'0')
+	if r.Code < 227 || r.Code > 229 || r.More {
+		return r
+	}
+	text := line[3:]
+	switch r.Code {
+	case 227:
+		cur, ok := numberList(text)
+		if !ok {
+			r.Err = Malformed
+			break
+		}
+		r.Endpoint, r.Err = cur.hostPort()
+		r.atEnd(&cur)
+	case 228:
+		cur, ok := numberList(text)
+		if !ok {
+			r.Err = Malformed
+			break
+		}
+		r.Endpoint, r.Err = cur.longHostPort()
+		r.atEnd(&cur)
+	case 229:
+		r.Endpoint, r.Err = parseExtendedPassive(text)
+	}
+	return r
+}
+
+func (r *Reply) atEnd(cur *cursor) {
+	if r.Err == "" && !cur.done() {
+		r.Err = Malformed
+	}
+	if r.Err != "" {
+		r.Endpoint = netip.AddrPort{}
+	}
+}
+
+// numberList finds the comma-separated numbers in the text of a 227 or 228.
+// RFC 959 shows them with and without parentheses, and RFC 1123 section
+// 4.1.2.6 has clients look for the first digit; real servers write "=1,2,…" or
+// words that hold digits before it. So the first run of digits and commas that
+// begins with a number and has a comma is the list, the whole run, and a reader
+// that would pick another part of it does not get its way: the caller demands
+// that the run be exactly one endpoint.
+func numberList(text []byte) (cursor, bool) {
+	comma := bytes.IndexByte(text, ',')
+	for comma >= 0 {
+		start, end := comma, comma+1
+		for start > 0 && (isDigit(text[start-1]) || text[start-1] == ',') {
+			start--
+		}
+		for end < len(text) && (isDigit(text[end]) || text[end] == ',') {
+			end++
+		}
+		if hasDigit(text[start:end]) {
+			return cursor{b: text[start:end]}, standsAlone(text, start, end)
+		}
+		next := bytes.IndexByte(text[end:], ',')
+		if next < 0 {
+			break
+		}
+		comma = end + next
+	}
+	return cursor{}, false
+}
+
+func hasDigit(b []byte) bool {
+	for _, ch := range b {
+		if isDigit(ch) {
+			return true
+		}
+	}
+	return false
+}
+
+// standsAlone reports whether text[start:end] is a list of its own and not the
+// middle of something else: a sign, a letter or a decimal point beside it.
+func standsAlone(text []byte, start, end int) bool {
+	if start > 0 {
+		switch before := text[start-1]; {
+		case isLetter(before), before == '-', before == '+', before == '.', before == '_':
+			return false
+		}
+	}
+	if end < len(text) {
+		switch after := text[end]; {
+		case isLetter(after), after == '-', after == '+', after == '_':
+			return false
+		case after == '.':
+			return end+1 == len(text) || !isDigit(text[end+1])
+		}
+	}
+	return true
+}
+
+func isLetter(ch byte) bool { return ch|0x20 >= 'a' && ch|0x20 <= 'z' }
+
+// parseExtendedPassive reads (<d>net-prt<d>net-addr<d>tcp-port<d>) of RFC 2428
+// section 3. The first two fields should be blank; some servers fill in the
+// address, with or without its family (glftpd, DrFTPD, ProFTPD), and one leaves
+// a delimiter out: (||port|).
+func parseExtendedPassive(text []byte) (netip.AddrPort, Reason) {
+	open := bytes.IndexByte(text, '(')
+	if open < 0 {
+		return netip.AddrPort{}, Malformed
+	}
+	c := cursor{b: text, i: open + 1}
+	d, ok := c.delimiter()
+	if !ok || d == '(' || d == ')' {
+		return netip.AddrPort{}, Malformed
+	}
+	var family uint32
+	if !c.accept(d) {
+		if family, ok = c.number(1); !ok || !c.accept(d) {
+			return netip.AddrPort{}, Malformed
+		}
+		if family != 1 && family != 2 {
+			return netip.AddrPort{}, BadFamily
+		}
+	}
+	var addr netip.Addr
+	switch {
+	case c.accept(d):
+		if family != 0 {
+			return netip.AddrPort{}, Malformed
+		}
+	case family == 0 && c.lastField(d):
+		// (||port|)
+	default:
+		if family == 0 {
+			family = 1
+			if end := bytes.IndexByte(c.b[c.i:], d); end >= 0 && bytes.IndexByte(c.b[c.i:c.i+end], ':') >= 0 {
+				family = 2
+			}
+		}
+		var r Reason
+		if addr, r = c.netAddr(family, d); r != "" {
+			return netip.AddrPort{}, r
+		}
+		if !c.accept(d) {
+			return netip.AddrPort{}, Malformed
+		}
+	}
+	port, r := c.port()
+	if r != "" {
+		return netip.AddrPort{}, r
+	}
+	if !c.accept(d) || !c.accept(')') {
+		return netip.AddrPort{}, Malformed
+	}
+	return netip.AddrPortFrom(addr, port), ""
+}
+
+// lastField reports whether the field at the cursor is the last one of the
+// parenthesis.
+func (c *cursor) lastField(d byte) bool {
+	end := bytes.IndexByte(c.b[c.i:], d)
+	return end >= 0 && c.i+end+1 < len(c.b) && c.b[c.i+end+1] == ')'
+}

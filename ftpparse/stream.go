@@ -1,0 +1,297 @@
+package ftpparse
+
+import (
+	"bytes"
+	"sync"
+)
+
+// Bounds of what one direction may hold. They are there so that neither end of
+// a control connection can make its reader keep much: the longest honest lines
+// are path names, and a window of a few segments is all that TCP reorders on a
+// connection that speaks a line at a time.
+const (
+	maxLine      = 4096    // longer lines are read to their end, but announce nothing
+	maxHeld      = 8192    // bytes that arrived ahead of a gap
+	maxFragments = 16      // pieces of them
+	maxAhead     = 1 << 20 // sequence numbers further ahead are not this connection's
+)
+
+// mode is how the bytes of a direction are read.
+type mode uint8
+
+const (
+	readLines   mode = iota
+	skipLine         // after a gap: the rest of a line whose begin is lost
+	readTLS          // TLS records, whose framing is followed and whose content is not
+	readNothing      // not to be understood any more
+)
+
+// telnet is where in a telnet command the last byte left off (RFC 854).
+type telnet uint8
+
+const (
+	telnetNone   telnet = iota
+	telnetIAC           // after IAC
+	telnetOption        // after IAC WILL, WONT, DO or DONT
+)
+
+const (
+	iac     = 255
+	will    = 251
+	lowest  = 240 // SE, the lowest telnet command
+	lineEnd = '\n'
+)
+
+// stream is one direction of the control connection in sequence space.
+type stream struct {
+	line    []byte // begin of an incomplete line, nil if there is none
+	held    *held  // bytes beyond a gap, nil if there are none
+	next    uint32 // sequence number of the first byte that is not read yet
+	started bool   // next is known
+	mode    mode
+	telnet  telnet
+	spoiled bool // the incomplete line has a NUL, a bare CR or is too long
+	tls     tlsFraming
+}
+
+// lines calls yield for each line that data completes, and keeps the rest.
+// A line is free of telnet commands and of its line end; spoiled tells that two
+// readers may take it for different lines. It stops when yield changes the mode
+// of the stream (AUTH) and returns the bytes that are left then.
+func (s *stream) lines(data []byte, yield func(line []byte, spoiled bool)) (rest []byte) {
+	for len(data) > 0 {
+		switch s.mode {
+		case skipLine:
+			end := bytes.IndexByte(data, lineEnd)
+			if end < 0 {
+				return nil
+			}
+			data = data[end+1:]
+			s.mode = readLines
+			continue
+		case readLines:
+		default:
+			return data
+		}
+		end := bytes.IndexByte(data, lineEnd)
+		if end < 0 {
+			s.keep(data)
+			return nil
+		}
+		part := data[:end]
+		data = data[end+1:]
+		if s.line == nil && s.telnet == telnetNone && bytes.IndexByte(part, iac) < 0 {
+			yieldLine(part, false, yield)
+			continue
+		}
+		s.keep(part)
+		line, spoiled := s.line, s.spoiled
+		s.line, s.spoiled, s.telnet = nil, false, telnetNone
+		yieldLine(line, spoiled, yield)
+		releaseLine(line)
+	}
+	return nil
+}
+
+func yieldLine(line []byte, spoiled bool, yield func([]byte, bool)) {
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		line = line[:n-1]
+	}
+	if len(line) > maxLine {
+		line, spoiled = line[:maxLine], true
+	}
+	if bytes.IndexByte(line, '\r') >= 0 || bytes.IndexByte(line, 0) >= 0 {
+		spoiled = true
+	}
+	yield(line, spoiled)
+}
+
+// keep appends part of a line without its telnet commands. A line feed never
+// gets here, so a telnet command cannot swallow a line end: where client and
+// server may disagree on it, the shorter line is the safer reading.
+func (s *stream) keep(part []byte) {
+	if s.telnet == telnetNone {
+		clean := bytes.IndexByte(part, iac)
+		if clean < 0 {
+			s.appendLine(part)
+			return
+		}
+		s.appendLine(part[:clean])
+		part = part[clean:]
+	}
+	for i := range part {
+		ch := part[i]
+		switch s.telnet {
+		case telnetNone:
+			if ch == iac {
+				s.telnet = telnetIAC
+			} else {
+				s.appendLine(part[i : i+1])
+			}
+		case telnetIAC:
+			switch {
+			case ch == iac: // an escaped 255
+				s.telnet = telnetNone
+				s.appendLine(part[i : i+1])
+			case ch >= will:
+				s.telnet = telnetOption
+			case ch >= lowest:
+				s.telnet = telnetNone
+			default: // no telnet command: 255 was a letter of a file name
+				s.telnet = telnetNone
+				s.appendLine([]byte{iac, ch})
+			}
+		case telnetOption:
+			s.telnet = telnetNone
+		}
+	}
+	if s.line == nil {
+		s.line = acquireLine() // so that the telnet state belongs to a line
+	}
+}
+
+// appendLine adds to the incomplete line up to a little more than maxLine: the
+// excess marks the line as too long, and the line end's CR must not be what
+// does.
+func (s *stream) appendLine(b []byte) {
+	if s.line == nil {
+		s.line = acquireLine()
+	}
+	room := maxLine + 1 - len(s.line)
+	if len(b) > room {
+		// One CR may be the excess: it is the begin of the line end, if the
+		// line ends here.
+		s.spoiled = true
+		b = b[:room]
+	}
+	if len(s.line)+len(b) > cap(s.line) {
+		large := largeLines.Get().(*[maxLine + 1]byte)[:0]
+		large = append(large, s.line...)
+		releaseLine(s.line)
+		s.line = large
+	}
+	s.line = append(s.line, b...)
+}
+
+// Buffers of incomplete lines and of bytes beyond a gap. They are taken from a
+// pool for as long as they are needed, so that an idle session has none.
+const smallLine = 256
+
+var (
+	smallLines = sync.Pool{New: func() any { return new([smallLine]byte) }}
+	largeLines = sync.Pool{New: func() any { return new([maxLine + 1]byte) }}
+	heldBytes  = sync.Pool{New: func() any { return new(held) }}
+)
+
+func acquireLine() []byte { return smallLines.Get().(*[smallLine]byte)[:0] }
+
+func releaseLine(b []byte) {
+	switch cap(b) {
+	case smallLine:
+		smallLines.Put((*[smallLine]byte)(b[:smallLine]))
+	case maxLine + 1:
+		largeLines.Put((*[maxLine + 1]byte)(b[:maxLine+1]))
+	}
+}
+
+// dropLine forgets an incomplete line.
+func (s *stream) dropLine() {
+	if s.line != nil {
+		releaseLine(s.line)
+		s.line = nil
+	}
+	s.spoiled, s.telnet = false, telnetNone
+}
+
+// dropHeld forgets what waits beyond a gap.
+func (s *stream) dropHeld() {
+	if s.held != nil {
+		s.held.n, s.held.used = 0, 0
+		heldBytes.Put(s.held)
+		s.held = nil
+	}
+}
+
+// buffered is the size in bytes of the buffers that s has taken.
+func (s *stream) buffered() int {
+	n := cap(s.line)
+	if s.held != nil {
+		n += maxHeld
+	}
+	return n
+}
+
+// held keeps segments that arrived ahead of a gap, sorted and disjoint. Where
+// two of them overlap the first copy wins, as with bytes that are read already.
+type held struct {
+	n     int
+	used  int
+	frags [maxFragments]fragment
+	data  [maxHeld]byte
+}
+
+type fragment struct {
+	seq    uint32
+	off, n uint16
+}
+
+// before reports whether sequence number a comes before b.
+func before(a, b uint32) bool { return int32(a-b) < 0 }
+
+// add keeps what b has that h has not yet. It reports false when there is no
+// room for all of it.
+func (h *held) add(seq uint32, b []byte) bool {
+	i := 0
+	for len(b) > 0 {
+		for i < h.n && !before(seq, h.frags[i].seq+uint32(h.frags[i].n)) {
+			i++
+		}
+		take := len(b)
+		if i < h.n {
+			f := h.frags[i]
+			if !before(seq, f.seq) { // the begin of b is there already
+				skip := min(int(f.seq+uint32(f.n)-seq), len(b))
+				seq += uint32(skip)
+				b = b[skip:]
+				continue
+			}
+			take = min(take, int(f.seq-seq))
+		}
+		if h.n == maxFragments || h.used+take > maxHeld && !h.compact(take) {
+			return false
+		}
+		copy(h.frags[i+1:h.n+1], h.frags[i:h.n])
+		h.frags[i] = fragment{seq: seq, off: uint16(h.used), n: uint16(take)}
+		h.n++
+		copy(h.data[h.used:], b[:take])
+		h.used += take
+		seq += uint32(take)
+		b = b[take:]
+	}
+	return true
+}
+
+// first is the sequence number of the first byte that h holds, or seq if that
+// comes earlier.
+func (h *held) first(seq uint32) uint32 {
+	if h.n > 0 && before(h.frags[0].seq, seq) {
+		return h.frags[0].seq
+	}
+	return seq
+}
+
+// compact reclaims the room of fragments that were read meanwhile and reports
+// whether room bytes fit then.
+func (h *held) compact(room int) bool {
+	var data [maxHeld]byte
+	used := 0
+	for i := range h.frags[:h.n] {
+		f := &h.frags[i]
+		copy(data[used:], h.data[f.off:f.off+f.n])
+		f.off = uint16(used)
+		used += int(f.n)
+	}
+	copy(h.data[:used], data[:used])
+	h.used = used
+	return used+room <= maxHeld
+}
