@@ -1,0 +1,42 @@
+package conntrack
+
+import (
+	"net/netip"
+
+	"ftpctd/ftpparse"
+)
+
+// Tuple names one direction of a TCP connection, like struct nf_conntrack_tuple.
+type Tuple struct {
+	Src, Dst netip.AddrPort
+}
+
+// Expectation is a data connection that a control connection has announced.
+// The kernel keeps it as struct nf_conntrack_expect until its first packet
+// arrives, and marks that packet RELATED.
+type Expectation struct {
+	// Master is the control connection in its original direction: Src is the
+	// client, Dst the server.
+	Master Tuple
+	// Tuple is the expected data connection in its original direction. Any
+	// source port matches (Src.Port() is 0): servers do not keep to port 20.
+	Tuple Tuple
+	// Via is the line that announced it.
+	Via ftpparse.Via
+}
+
+// An Admitter is the way of expectations to the kernel. It renders them as
+// messages, so that the packet path can send them together with the verdict on
+// the packet that announced them: the kernel handles the messages of one
+// datagram in order, and the expectation stands before the packet moves on.
+type Admitter interface {
+	// AppendExpect appends the message that inserts x to b. The kernel answers
+	// only if it refuses, with the sequence number seq.
+	AppendExpect(b []byte, seq uint32, x *Expectation) []byte
+	// AppendDelete appends the message that removes x if it is unused to b.
+	AppendDelete(b []byte, seq uint32, x *Expectation) []byte
+	// Expect inserts x and waits for the kernel's answer.
+	Expect(x *Expectation) error
+	// Delete removes x if it is unused; that it was used is no error.
+	Delete(x *Expectation) error
+}

@@ -1,0 +1,213 @@
+package conntrack
+
+import (
+	"net/netip"
+	"time"
+)
+
+// dataKey is an expected tuple. Two control connections may expect the same one.
+type dataKey struct {
+	src, dst     [16]byte
+	port, family uint16
+}
+
+func dataKeyOf(t Tuple) dataKey {
+	return dataKey{src: t.Src.Addr().As16(), dst: t.Dst.Addr().As16(), port: t.Dst.Port(), family: familyOf(t.Dst.Addr())}
+}
+
+// expectation is an Expectation in the tables. Whether it was used is known to
+// the kernel alone; it leaves the tables when it is withdrawn.
+type expectation struct {
+	Expectation
+	owner        *conn
+	deadline     int64        // Unix nanoseconds
+	contested    bool         // not known to be in the kernel yet
+	older, newer *expectation // of the same control connection
+	twin         *expectation // expects the same tuple, of another control connection
+	next, prev   *expectation // in the order of their deadlines
+}
+
+// expectationTable finds expectations by tuple and by age. Since all have the
+// same timeout, age is the order in which they came.
+type expectationTable struct {
+	byTuple map[dataKey]*expectation
+	ring    expectation // next is the oldest, prev the newest
+	free    *expectation
+	n       int
+}
+
+func (e *expectationTable) init() {
+	e.byTuple = make(map[dataKey]*expectation)
+	e.ring.next, e.ring.prev = &e.ring, &e.ring
+}
+
+func (e *expectationTable) oldest() *expectation {
+	if e.n == 0 {
+		return nil
+	}
+	return e.ring.next
+}
+
+func (e *expectationTable) insert(c *conn, x Expectation, deadline int64) *expectation {
+	n := e.free
+	if n != nil {
+		e.free = n.next
+	} else {
+		n = new(expectation)
+	}
+	key := dataKeyOf(x.Tuple)
+	*n = expectation{
+		Expectation: x, owner: c, deadline: deadline,
+		older: c.newest, twin: e.byTuple[key],
+		next: &e.ring, prev: e.ring.prev,
+	}
+	n.contested = n.twin != nil
+	e.byTuple[key] = n
+	if n.older != nil {
+		n.older.newer = n
+	}
+	c.newest = n
+	c.count++
+	e.ring.prev.next = n
+	e.ring.prev = n
+	e.n++
+	return n
+}
+
+func (e *expectationTable) remove(x *expectation) {
+	key := dataKeyOf(x.Tuple)
+	if head := e.byTuple[key]; head != x {
+		for head.twin != x {
+			head = head.twin
+		}
+		head.twin = x.twin
+	} else if x.twin != nil {
+		e.byTuple[key] = x.twin
+	} else {
+		delete(e.byTuple, key)
+	}
+	if x.newer != nil {
+		x.newer.older = x.older
+	} else {
+		x.owner.newest = x.older
+	}
+	if x.older != nil {
+		x.older.newer = x.newer
+	}
+	x.owner.count--
+	x.prev.next, x.next.prev = x.next, x.prev
+	e.n--
+	*x = expectation{next: e.free}
+	e.free = x
+}
+
+// find returns the expectation of master for tuple.
+func (e *expectationTable) find(master, tuple Tuple) *expectation {
+	for x := e.byTuple[dataKeyOf(tuple)]; x != nil; x = x.twin {
+		if x.Master == master {
+			return x
+		}
+	}
+	return nil
+}
+
+// expect adds an expectation of c. One that c has already for the same tuple is
+// renewed.
+func (t *Tracker) expect(c *conn, x Expectation) {
+	if same := t.expected.find(x.Master, x.Tuple); same != nil {
+		t.withdraw(same, Superseded)
+	}
+	for c.newest != nil && int(c.count) >= max(t.cfg.MaxExpected, 1) {
+		oldest := c.newest
+		for oldest.older != nil {
+			oldest = oldest.older
+		}
+		t.withdraw(oldest, Superseded)
+	}
+	if t.expected.n >= maxExpectations {
+		t.withdraw(t.expected.oldest(), Evicted)
+	}
+	n := t.expected.insert(c, x, t.now.Add(t.cfg.Timeout).UnixNano())
+	t.stats.Expected++
+	t.decision.Expect = append(t.decision.Expect, x)
+	t.decision.Contested = t.decision.Contested || n.contested
+	t.observe(Event{Kind: EventExpect, Master: x.Master, Via: x.Via, Tuple: x.Tuple})
+}
+
+// withdraw takes an expectation back.
+func (t *Tracker) withdraw(x *expectation, why Reason) {
+	if i := t.undecided(x); i >= 0 {
+		t.decision.Expect = append(t.decision.Expect[:i], t.decision.Expect[i+1:]...)
+	} else if !x.contested && !t.replaced(x) {
+		t.decision.Withdraw = append(t.decision.Withdraw, x.Expectation)
+	}
+	t.stats.Withdrawn++
+	t.observe(Event{Kind: EventWithdraw, Master: x.Master, Via: x.Via, Tuple: x.Tuple, Reason: why})
+	t.expected.remove(x)
+}
+
+func (t *Tracker) withdrawAll(c *conn, why Reason) {
+	for c.newest != nil {
+		t.withdraw(c.newest, why)
+	}
+}
+
+// undecided is the place of x in the decision that is being made, or -1.
+func (t *Tracker) undecided(x *expectation) int {
+	for i := range t.decision.Expect {
+		if t.decision.Expect[i] == x.Expectation {
+			return i
+		}
+	}
+	return -1
+}
+
+// replaced reports whether the kernel has taken the same tuple from another
+// control connection since x: then x was used, and what stands in the kernel is
+// not x's to delete.
+func (t *Tracker) replaced(x *expectation) bool {
+	for y := t.expected.byTuple[dataKeyOf(x.Tuple)]; y != nil && y != x; y = y.twin {
+		if !y.contested {
+			return true
+		}
+	}
+	return false
+}
+
+// Use takes the expectation that a data connection's first packet meets, if
+// there is one. An expectation serves one connection; of two for the same tuple
+// the one that came first is used up first, as in the kernel.
+func (t *Tracker) Use(src, dst netip.AddrPort) (Expectation, bool) {
+	x := t.expected.byTuple[dataKeyOf(Tuple{Src: src, Dst: dst})]
+	if x == nil {
+		return Expectation{}, false
+	}
+	for x.twin != nil {
+		x = x.twin
+	}
+	used := x.Expectation
+	t.expected.remove(x)
+	return used, true
+}
+
+// Admitted tells the Tracker that the kernel has taken a contested expectation.
+// It reports false if the expectation was withdrawn meanwhile: then it must not
+// stay in the kernel.
+func (t *Tracker) Admitted(x *Expectation) bool {
+	n := t.expected.find(x.Master, x.Tuple)
+	if n == nil {
+		return false
+	}
+	n.contested = false
+	return true
+}
+
+// Refused tells the Tracker that the kernel has refused an expectation.
+func (t *Tracker) Refused(now time.Time, x *Expectation, why Reason) {
+	t.now = now
+	if n := t.expected.find(x.Master, x.Tuple); n != nil {
+		t.expected.remove(n)
+		t.stats.Expected--
+		t.reject(Event{Master: x.Master, Via: x.Via, Tuple: x.Tuple, Reason: why})
+	}
+}

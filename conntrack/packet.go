@@ -1,0 +1,38 @@
+package conntrack
+
+import "net/netip"
+
+// Flags are the TCP flags that the Tracker looks at, as they stand in the
+// header (RFC 9293 section 3.1).
+type Flags uint8
+
+// The flags.
+const (
+	FIN Flags = 1 << 0
+	SYN Flags = 1 << 1
+	RST Flags = 1 << 2
+	ACK Flags = 1 << 4
+)
+
+// Packet is one TCP packet to or from a control port.
+type Packet struct {
+	Src, Dst netip.AddrPort
+	Seq, Ack uint32
+	Flags    Flags
+	// Payload is borrowed for the call.
+	Payload []byte
+}
+
+// Decision is what has to be done before the packet may move on. Its slices are
+// valid until the Tracker's next call; withdrawals come first.
+type Decision struct {
+	Withdraw []Expectation
+	Expect   []Expectation
+	// Contested tells that the kernel may refuse one of Expect, because another
+	// control connection expects the same endpoint and may not have used it yet:
+	// hold the packet until the kernel has taken it, and tell the Tracker.
+	Contested bool
+}
+
+// Idle reports whether there is nothing to do.
+func (d *Decision) Idle() bool { return len(d.Withdraw) == 0 && len(d.Expect) == 0 }

@@ -1,0 +1,437 @@
+package conntrack
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"ftpctd/ftpparse"
+)
+
+// Bounds that are not the administrator's to choose.
+const (
+	// maxExpectations bounds the expectations of all control connections
+	// together; the kernel's own bound is nf_conntrack_expect_max.
+	maxExpectations = 1 << 16
+	// maxBuffered bounds the bytes held for incomplete lines and out-of-order
+	// segments of all control connections together.
+	maxBuffered = 64 << 20
+	// closedLinger is how long an ended connection stays in the table: as long
+	// as the kernel keeps it in TIME_WAIT. What still comes on it is not taken
+	// for a connection that is picked up in the middle.
+	closedLinger = 2 * time.Minute
+)
+
+// Config sets a Tracker up.
+type Config struct {
+	// Ports are the control ports; the side with one of them is the server.
+	Ports []uint16
+	// Policy decides which announced endpoints may be expected.
+	Policy Policy
+	// Connections bounds the table; the least recently used one gives way.
+	Connections int
+	// MaxExpected bounds the unused expectations of one control connection; the
+	// oldest gives way.
+	MaxExpected int
+	// Timeout is how long an unused expectation stands.
+	Timeout time.Duration
+	// Observe is called for each event, in the caller's goroutine; nil for none.
+	Observe func(Event)
+}
+
+// Stats counts what a Tracker has seen since it was made.
+type Stats struct {
+	Packets     uint64 // packets given to Packet
+	Sessions    uint64 // control connections opened
+	Expected    uint64 // expectations
+	Rejected    uint64 // announcements refused
+	Withdrawn   uint64 // expectations withdrawn
+	Opaque      uint64 // sessions that went into TLS
+	NotFTP      uint64 // connections that were not FTP
+	Gaps        uint64 // bytes lost within a session
+	Evicted     uint64 // connections that gave way to newer ones
+	Connections int    // in the table now
+	Outstanding int    // expectations that stand now
+}
+
+// Tracker is the table of control connections. It is not safe for concurrent
+// use.
+type Tracker struct {
+	cfg   Config
+	stats Stats
+
+	conns map[connKey]*conn
+	lru   conn // ring: next is the most recently used, prev the least
+	free  *conn
+
+	expected expectationTable
+	buffered int
+
+	now      time.Time
+	events   []ftpparse.Event
+	decision Decision
+}
+
+// New makes a Tracker.
+func New(cfg Config) *Tracker {
+	t := &Tracker{cfg: cfg, conns: make(map[connKey]*conn)}
+	t.lru.next, t.lru.prev = &t.lru, &t.lru
+	t.expected.init()
+	return t
+}
+
+// connKey is a control connection: a map key without pointers, which the
+// garbage collector need not look into.
+type connKey struct {
+	client, server         [16]byte
+	clientPort, serverPort uint16
+	family                 uint16
+}
+
+func keyOf(client, server netip.AddrPort) connKey {
+	return connKey{
+		client: client.Addr().As16(), clientPort: client.Port(),
+		server: server.Addr().As16(), serverPort: server.Port(),
+		family: familyOf(client.Addr()),
+	}
+}
+
+func familyOf(a netip.Addr) uint16 {
+	if a.Is4() {
+		return 4
+	}
+	return 6
+}
+
+func (k *connKey) master() Tuple {
+	return Tuple{
+		Src: netip.AddrPortFrom(addrOf(k.client, k.family), k.clientPort),
+		Dst: netip.AddrPortFrom(addrOf(k.server, k.family), k.serverPort),
+	}
+}
+
+func addrOf(b [16]byte, family uint16) netip.Addr {
+	a := netip.AddrFrom16(b)
+	if family == 4 {
+		return a.Unmap()
+	}
+	return a
+}
+
+// conn is one control connection.
+type conn struct {
+	session    ftpparse.Session
+	key        connKey
+	state      connState
+	count      uint8 // of expectations
+	synSeq     uint32
+	isn        [2]uint32 // initial sequence numbers, to know a repeated SYN/ACK
+	seen       int64     // Unix nanoseconds of the last packet
+	next, prev *conn
+	newest     *expectation // of this connection, linked by age
+}
+
+type connState uint8
+
+const (
+	synSeen   connState = 1 << iota // the client's SYN was seen, synSeq is set
+	handshake                       // isn is set
+	clientFIN
+	serverFIN
+	closed
+)
+
+// Packet takes the next packet of a control connection. now must not go back.
+func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
+	t.now = now
+	t.stats.Packets++
+	t.begin()
+	dir, c, key := t.lookup(p)
+	switch {
+	case p.Flags&RST != 0:
+		t.reset(c, p, dir)
+	case p.Flags&SYN != 0 && p.Flags&ACK == 0:
+		t.syn(c, key, p)
+	case p.Flags&SYN != 0:
+		t.synAck(c, key, p)
+	default:
+		t.segment(c, key, p, dir)
+	}
+	return &t.decision
+}
+
+func (t *Tracker) begin() {
+	t.decision.Withdraw = t.decision.Withdraw[:0]
+	t.decision.Expect = t.decision.Expect[:0]
+	t.decision.Contested = false
+}
+
+// lookup finds the connection of p and the direction p travels in. Where both
+// ports are control ports, the connection that is known decides, then the
+// handshake.
+func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
+	toServer := slices.Contains(t.cfg.Ports, p.Dst.Port())
+	toClient := slices.Contains(t.cfg.Ports, p.Src.Port())
+	original := keyOf(p.Src, p.Dst)
+	if !toClient {
+		return ftpparse.DirOriginal, t.conns[original], original
+	}
+	reply := keyOf(p.Dst, p.Src)
+	if !toServer {
+		return ftpparse.DirReply, t.conns[reply], reply
+	}
+	if c := t.conns[original]; c != nil {
+		return ftpparse.DirOriginal, c, original
+	}
+	if c := t.conns[reply]; c != nil || p.Flags&(SYN|ACK) == SYN|ACK {
+		return ftpparse.DirReply, c, reply
+	}
+	return ftpparse.DirOriginal, nil, original
+}
+
+// syn notes a client's SYN. It opens nothing yet: a table that SYNs alone can
+// fill is one that a flood empties of real sessions. A SYN on a known
+// connection may be forged, too, and counts only once the server has answered.
+func (t *Tracker) syn(c *conn, key connKey, p *Packet) {
+	if c == nil {
+		if len(p.Payload) == 0 {
+			return
+		}
+		// TCP Fast Open. What the client says before the server has greeted is
+		// not read, but its sequence numbers show that it was said.
+		c = t.insert(key)
+		c.state |= closed
+	}
+	c.state |= synSeen
+	c.synSeq = p.Seq
+}
+
+// synAck opens the connection: now both initial sequence numbers are known.
+func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
+	client, server := p.Ack, p.Seq+1
+	if c != nil {
+		if c.state&(handshake|closed) == handshake {
+			if c.state&synSeen == 0 || c.isn == [2]uint32{c.synSeq + 1, server} {
+				return // repeated, or nobody asked for it
+			}
+		}
+		if c.state&synSeen != 0 {
+			client = c.synSeq + 1
+		}
+		if c.state&closed == 0 {
+			t.close(c, Closed)
+		}
+		t.touch(c)
+	} else {
+		c = t.insert(key)
+	}
+	c.state = handshake
+	c.isn = [2]uint32{client, server}
+	c.session.Start(client, server)
+	t.stats.Sessions++
+	t.observe(Event{Kind: EventOpen, Master: key.master()})
+}
+
+// reset takes a RST that is plausible: one out of the stream's place does not
+// end the connection for its receiver, and must not end it here.
+func (t *Tracker) reset(c *conn, p *Packet, dir ftpparse.Direction) {
+	if c == nil || c.state&closed != 0 {
+		return
+	}
+	if next, ok := c.session.Next(dir); ok && p.Seq-next > 1<<16 {
+		return
+	}
+	t.close(c, Closed)
+}
+
+// segment reads payload and FIN.
+func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
+	if c == nil {
+		if len(p.Payload) == 0 {
+			return
+		}
+		c = t.insert(key)
+		t.stats.Sessions++
+		t.observe(Event{Kind: EventOpen, Master: key.master()})
+	} else {
+		t.touch(c)
+	}
+	if c.state&closed != 0 {
+		return
+	}
+	held := c.session.Buffered()
+	t.events = c.session.Segment(t.events[:0], ftpparse.Segment{
+		Dir: dir, Seq: p.Seq, Ack: p.Ack, HasAck: p.Flags&ACK != 0,
+		FIN: p.Flags&FIN != 0, Payload: p.Payload,
+	})
+	t.buffered += c.session.Buffered() - held
+	for i := range t.events {
+		t.event(c, &t.events[i])
+	}
+	if p.Flags&FIN != 0 {
+		if dir == ftpparse.DirOriginal {
+			c.state |= clientFIN
+		} else {
+			c.state |= serverFIN
+		}
+		if c.state&(clientFIN|serverFIN) == clientFIN|serverFIN {
+			t.close(c, Closed)
+		}
+	}
+	for t.buffered > maxBuffered && t.lru.prev != c {
+		t.evict(t.lru.prev)
+	}
+}
+
+// event acts on what a session has read.
+func (t *Tracker) event(c *conn, e *ftpparse.Event) {
+	switch e.Kind {
+	case ftpparse.Announced:
+		master := c.key.master()
+		tuple, why := t.cfg.Policy.Judge(master, e)
+		if why != "" {
+			t.reject(Event{Master: master, Via: e.Via, Tuple: tuple, Reason: why})
+			return
+		}
+		t.expect(c, Expectation{Master: master, Tuple: tuple, Via: e.Via})
+	case ftpparse.Rejected:
+		master := c.key.master()
+		t.reject(Event{Master: master, Via: e.Via, Tuple: asked(master, e), Reason: e.Reason})
+	case ftpparse.Withdrawn:
+		for x := c.newest; x != nil; {
+			older := x.older
+			if e.Via == ftpparse.ViaNone || x.Via.Active() == e.Via.Active() && x.Tuple.Dst.Port() == e.Endpoint.Port() {
+				t.withdraw(x, e.Reason)
+			}
+			x = older
+		}
+	case ftpparse.Opaque:
+		t.stats.Opaque++
+		t.observe(Event{Kind: EventOpaque, Master: c.key.master(), Reason: e.Reason})
+	case ftpparse.NotFTP:
+		t.stats.NotFTP++
+		t.withdrawAll(c, NotAnFTPSession)
+		t.observe(Event{Kind: EventNotFTP, Master: c.key.master(), Reason: e.Reason})
+	case ftpparse.Gap:
+		t.stats.Gaps++
+	}
+}
+
+// asked is the tuple that a rejected line asked for, as far as it could be read.
+func asked(master Tuple, e *ftpparse.Event) Tuple {
+	src, dst := master.Src.Addr(), e.Endpoint
+	if e.Via.Active() {
+		src = master.Dst.Addr()
+	} else if dst.Port() != 0 && !dst.Addr().IsValid() {
+		dst = netip.AddrPortFrom(master.Dst.Addr(), dst.Port())
+	}
+	return Tuple{Src: netip.AddrPortFrom(src, 0), Dst: dst}
+}
+
+func (t *Tracker) reject(e Event) {
+	e.Kind = EventReject
+	t.stats.Rejected++
+	t.observe(e)
+}
+
+func (t *Tracker) observe(e Event) {
+	if t.cfg.Observe != nil {
+		e.Time = t.now
+		t.cfg.Observe(e)
+	}
+}
+
+// insert adds a connection; the least recently used one makes room.
+func (t *Tracker) insert(key connKey) *conn {
+	if len(t.conns) >= t.cfg.Connections && len(t.conns) > 0 {
+		t.evict(t.lru.prev)
+	}
+	c := t.free
+	if c != nil {
+		t.free = c.next
+	} else {
+		c = new(conn)
+	}
+	*c = conn{key: key}
+	t.conns[key] = c
+	c.push(&t.lru)
+	c.seen = t.now.UnixNano()
+	return c
+}
+
+// touch makes c the most recently used connection.
+func (t *Tracker) touch(c *conn) {
+	c.seen = t.now.UnixNano()
+	if t.lru.next != c {
+		c.unlink()
+		c.push(&t.lru)
+	}
+}
+
+func (c *conn) push(ring *conn) {
+	c.next, c.prev = ring.next, ring
+	ring.next.prev = c
+	ring.next = c
+}
+
+func (c *conn) unlink() {
+	c.prev.next, c.next.prev = c.next, c.prev
+}
+
+// close ends c. It stays in the table, so that stray packets do not make a new
+// connection of it.
+func (t *Tracker) close(c *conn, why Reason) {
+	t.withdrawAll(c, why)
+	t.buffered -= c.session.Buffered()
+	c.session.Release()
+	c.state |= closed
+	t.observe(Event{Kind: EventClose, Master: c.key.master(), Reason: why})
+}
+
+// evict forgets c.
+func (t *Tracker) evict(c *conn) {
+	if c.state&closed == 0 {
+		t.stats.Evicted++
+		t.close(c, Evicted)
+	}
+	t.remove(c)
+}
+
+func (t *Tracker) remove(c *conn) {
+	delete(t.conns, c.key)
+	c.unlink()
+	*c = conn{next: t.free}
+	t.free = c
+}
+
+// Expire withdraws what nobody used in time and forgets connections that ended
+// a while ago. Call it every second or so.
+func (t *Tracker) Expire(now time.Time) *Decision {
+	t.now = now
+	t.begin()
+	deadline := now.UnixNano()
+	for x := t.expected.oldest(); x != nil && x.deadline <= deadline; x = t.expected.oldest() {
+		t.withdraw(x, Expired)
+	}
+	for c := t.lru.prev; c != &t.lru && c.state&closed != 0 && deadline-c.seen > int64(closedLinger); c = t.lru.prev {
+		t.remove(c)
+	}
+	return &t.decision
+}
+
+// Close withdraws everything.
+func (t *Tracker) Close(now time.Time) *Decision {
+	t.now = now
+	t.begin()
+	for x := t.expected.oldest(); x != nil; x = t.expected.oldest() {
+		t.withdraw(x, Closed)
+	}
+	return &t.decision
+}
+
+// Stats returns the counters.
+func (t *Tracker) Stats() Stats {
+	s := t.stats
+	s.Connections, s.Outstanding = len(t.conns), t.expected.n
+	return s
+}
