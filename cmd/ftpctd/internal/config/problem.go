@@ -1,0 +1,62 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Problem is one thing wrong with a file.
+type Problem struct {
+	// Line and Column are where it stands, counted from 1, in bytes.
+	Line, Column int
+	// Key is the full name of the key, such as passive.ports. It is empty
+	// where the file is not TOML.
+	Key string
+	// Wrong is what is wrong.
+	Wrong string
+	// Allowed is what is allowed instead. It is empty where the file is not TOML.
+	Allowed string
+}
+
+// String returns the problem as line:column: key: what is wrong; what is
+// allowed.
+func (p Problem) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d:%d: ", p.Line, p.Column)
+	if p.Key != "" {
+		b.WriteString(p.Key + ": ")
+	}
+	b.WriteString(p.Wrong)
+	if p.Allowed != "" {
+		b.WriteString("; allowed: " + p.Allowed)
+	}
+	return b.String()
+}
+
+// An Error is a file with problems.
+type Error struct {
+	// File is the name of the file.
+	File string
+	// Problems are what is wrong with it, in the order of the file; at least
+	// one.
+	Problems []Problem
+}
+
+// Error implements error. It has a line for each problem, which begins with the
+// name of the file.
+func (e *Error) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = e.File + ":" + p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// sortProblems brings problems into the order of the file.
+func sortProblems(problems []Problem) {
+	slices.SortStableFunc(problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+}
