@@ -37,6 +37,9 @@ type Admitter interface {
 	AppendDelete(b []byte, seq uint32, x *Expectation) []byte
 	// Expect inserts x and waits for the kernel's answer.
 	Expect(x *Expectation) error
-	// Delete removes x if it is unused; that it was used is no error.
+	// Delete removes x; it fails with ENOENT if x was used.
 	Delete(x *Expectation) error
+	// Explain puts the kernel's refusal of x into words: what it means and what
+	// to do about it.
+	Explain(x *Expectation, err error) error
 }
