@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ftpctd/cmd/ftpctd/internal/capture"
+	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/cmd/ftpctd/internal/report"
+	"ftpctd/conntrack"
+	"ftpctd/nfq"
+)
+
+func newReplayCommand(e env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "replay [--json] [-c FILE] CAPTURE",
+		Short: "Show what the daemon would do with a capture",
+		Long: `replay runs a capture through the daemon's own tracker and prints each of its
+decisions: pcap or pcapng, plain or gzip. It needs no privileges.`,
+		Args:                  cobra.ExactArgs(1),
+		DisableFlagsInUseLine: true,
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a line")
+	file := addConfigFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		cfg, err := file.load()
+		if err != nil {
+			return err
+		}
+		out := bufio.NewWriter(e.stdout)
+		return errors.Join(replay(out, args[0], cfg, asJSON), out.Flush())
+	}
+	return cmd
+}
+
+// replay prints the decisions on the capture at path. What could be read is
+// reported, with its summary, before an error of the capture.
+func replay(w io.Writer, path string, cfg config.Config, asJSON bool) error {
+	packets, err := capture.Open(path)
+	if err != nil {
+		return err
+	}
+	defer packets.Close()
+
+	writeEvent, writeSummary := report.Text, report.Summary.Text
+	if asJSON {
+		writeEvent, writeSummary = report.JSON, report.Summary.JSON
+	}
+	var writeErr error
+	tracking := trackerConfig(cfg)
+	tracking.Observe = func(ev conntrack.Event) {
+		if writeErr == nil {
+			writeErr = writeEvent(w, &ev)
+		}
+	}
+	tracker := conntrack.New(tracking)
+	readErr := feed(packets, func(now time.Time, p *conntrack.Packet) {
+		switch {
+		case slices.Contains(cfg.Ports, p.Src.Port()), slices.Contains(cfg.Ports, p.Dst.Port()):
+			tracker.Packet(now, p)
+		case p.Flags&(conntrack.SYN|conntrack.ACK) == conntrack.SYN:
+			tracker.Use(p.Src, p.Dst) // the first packet of a data connection
+		}
+		tracker.Expire(now)
+	})
+	stats := tracker.Stats()
+	if writeErr == nil {
+		writeErr = writeSummary(report.Summary{
+			Packets: packets.Frame(), Sessions: stats.Sessions,
+			Expected: stats.Expected, Rejected: stats.Rejected,
+		}, w)
+	}
+	return errors.Join(readErr, writeErr)
+}
+
+// feed calls yield for each whole TCP segment of a capture.
+func feed(packets *capture.Reader, yield func(now time.Time, p *conntrack.Packet)) error {
+	var decoder nfq.Decoder
+	var p nfq.Packet
+	for {
+		now, ip, err := packets.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if decoder.Decode(ip, &p) == nil {
+			yield(now, &conntrack.Packet{
+				Src: p.Src, Dst: p.Dst, Seq: p.Seq, Ack: p.Ack,
+				Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
+			})
+		}
+	}
+}
+
+// trackerConfig is what the configuration says of the tracker.
+func trackerConfig(cfg config.Config) conntrack.Config {
+	addresses := map[config.Address]conntrack.AddressPolicy{
+		config.AddressPeer:   conntrack.AddressPeer,
+		config.AddressStrict: conntrack.AddressStrict,
+		config.AddressReply:  conntrack.AddressReply,
+	}
+	return conntrack.Config{
+		Ports: cfg.Ports,
+		Policy: conntrack.Policy{
+			MinPort:        cfg.MinPort,
+			RequireLogin:   cfg.RequireLogin,
+			PassiveAddress: addresses[cfg.Passive.Address],
+			PassivePorts:   conntrack.PortRange(cfg.Passive.Ports),
+			Active:         cfg.Active.Enabled,
+			ActivePorts:    conntrack.PortRange(cfg.Active.Ports),
+		},
+		Connections: cfg.Limits.Connections,
+		MaxExpected: int(cfg.Helper.MaxExpected),
+		Timeout:     cfg.Helper.Timeout,
+	}
+}

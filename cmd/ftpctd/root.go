@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"ftpctd/cmd/ftpctd/internal/config"
+)
+
+// An env is what a subcommand sees of the process.
+type env struct {
+	stdout  io.Writer // results
+	stderr  io.Writer // logs
+	journal bool      // stderr is read by the systemd journal
+}
+
+// logger returns the logger of a subcommand. The journal knows the time itself.
+func (e env) logger(c config.Log) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.Level}
+	if e.journal {
+		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	if c.Format == config.LogJSON {
+		return slog.New(slog.NewJSONHandler(e.stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(e.stderr, opts))
+}
+
+// newRootCommand returns the command with all its subcommands.
+func newRootCommand(e env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ftpctd",
+		Short: "Let FTP data connections through a DROP firewall",
+		Long: `ftpctd reads the FTP control connections that a netfilter queue gives it and
+tells conntrack which data connections to expect, so that a firewall with the
+policy DROP admits them as RELATED.`,
+		Version: version(),
+		// run prints errors and usage, with the exit code in view.
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(*cobra.Command, []string) error {
+			return &exitError{exitUsage, errors.New("which command?")}
+		},
+	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	for _, newCommand := range []func(env) *cobra.Command{
+		newReplayCommand,
+		newCheckCommand,
+		newVersionCommand,
+	} {
+		root.AddCommand(newCommand(e))
+	}
+	return root
+}
+
+// A configFlag is the flag that names the configuration file.
+type configFlag struct {
+	cmd  *cobra.Command
+	path string
+	// absent is set by load where nothing is at the default path.
+	absent bool
+}
+
+// addConfigFlag gives a subcommand the flag.
+func addConfigFlag(cmd *cobra.Command) *configFlag {
+	f := &configFlag{cmd: cmd}
+	cmd.Flags().StringVarP(&f.path, "config", "c", config.DefaultPath, "configuration `FILE`")
+	return f
+}
+
+// load reads the configuration. There need not be a file at the default path;
+// one that is named must be there. The error has the exit code exitConfig.
+func (f *configFlag) load() (config.Config, error) {
+	c, err := config.Load(f.path)
+	if errors.Is(err, fs.ErrNotExist) && !f.cmd.Flags().Changed("config") {
+		f.absent = true
+		return config.Default(), nil
+	}
+	if err != nil {
+		return config.Config{}, &exitError{exitConfig, err}
+	}
+	return c, nil
+}
