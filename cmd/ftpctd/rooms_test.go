@@ -1,0 +1,291 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	module   = "ftpctd"
+	repoRoot = "../.."
+)
+
+// A room is a directory of the module and what its packages may import. What is
+// not allowed makes the test fail: a room that grows says so here.
+type room struct {
+	path string // of the package; the packages below it belong to it as well
+	// std are the packages of the standard library that it may import; nil is
+	// all of them.
+	std []string
+	// not are packages of the standard library that it must not import.
+	not []string
+	// mod are the packages outside the standard library that it may import; one
+	// that ends with a slash is all packages below. Nil is all of them.
+	mod []string
+	// noMod are packages outside the standard library that it must not import,
+	// written likewise.
+	noMod []string
+}
+
+// rooms are in the order of the way of a packet, outermost last. The longest
+// path that fits a package is its room.
+var rooms = []room{
+	{
+		// Bytes to meaning: no I/O, no clock, no goroutine.
+		path: "ftpctd/ftpparse",
+		std: []string{
+			"bytes", "cmp", "encoding/binary", "errors", "iter", "math", "math/bits", "net/netip",
+			"slices", "strconv", "strings", "sync", "unicode/utf8",
+		},
+		mod: []string{},
+	},
+	{
+		// Policy and decisions: no socket of its own.
+		path: "ftpctd/conntrack",
+		not:  []string{"net", "net/http", "net/rpc", "os", "os/exec", "syscall"},
+		mod:  []string{"ftpctd/ftpparse"},
+	},
+	{
+		// Kernel messages: no FTP.
+		path: "ftpctd/conntrack/ctnetlink",
+		mod:  []string{"ftpctd/conntrack", "github.com/mdlayher/netlink/", "golang.org/x/sys/unix"},
+	},
+	{
+		// Packets and verdicts: no FTP, no policy.
+		path: "ftpctd/nfq",
+		mod: []string{
+			"github.com/florianl/go-nfqueue/v2/", "github.com/google/gopacket/", "github.com/mdlayher/netlink/",
+			"golang.org/x/sys/unix",
+		},
+	},
+	{
+		// Used by the command, not the other way round.
+		path:  "ftpctd/bench",
+		noMod: []string{"ftpctd/cmd/"},
+	},
+	{path: "ftpctd/cmd/ftpctd"},
+}
+
+// refuses returns why the room must not import a package, or nothing.
+func (r room) refuses(imported string) string {
+	// A package of the standard library has no dot in its first element.
+	first, _, _ := strings.Cut(imported, "/")
+	std := first != module && !strings.Contains(first, ".")
+	switch {
+	case std && r.std != nil && !slices.Contains(r.std, imported):
+		return "not in its list of the standard library"
+	case std && slices.Contains(r.not, imported):
+		return "forbidden"
+	case !std && r.mod != nil && !matches(r.mod, imported) && !strings.HasPrefix(imported, r.path+"/"):
+		return "not in its list of packages"
+	case !std && matches(r.noMod, imported):
+		return "forbidden"
+	}
+	return ""
+}
+
+// matches reports whether a package is one of the list.
+func matches(list []string, imported string) bool {
+	return slices.ContainsFunc(list, func(entry string) bool {
+		dir, below := strings.CutSuffix(entry, "/")
+		return imported == dir || below && strings.HasPrefix(imported, entry)
+	})
+}
+
+// roomOf returns the room of a package.
+func roomOf(pkg string) (room, bool) {
+	var found room
+	for _, r := range rooms {
+		if matches([]string{r.path + "/"}, pkg) && len(r.path) > len(found.path) {
+			found = r
+		}
+	}
+	return found, found.path != ""
+}
+
+// A listedPackage is what the go command says about a package.
+type listedPackage struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	Imports    []string
+}
+
+// listPackages returns the packages of the module.
+func listPackages(t *testing.T) (packages []listedPackage) {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports", "./...")
+	cmd.Dir = repoRoot
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, &stderr)
+	}
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listedPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// TestRooms makes sure that no package imports what its room must not.
+func TestRooms(t *testing.T) {
+	var entered []string
+	for _, p := range listPackages(t) {
+		r, ok := roomOf(p.ImportPath)
+		if !ok {
+			t.Errorf("%s is in no room", p.ImportPath)
+			continue
+		}
+		if len(p.GoFiles) > 0 {
+			entered = append(entered, r.path)
+		}
+		for _, imported := range p.Imports {
+			if why := r.refuses(imported); why != "" {
+				t.Errorf("%s imports %s: %s", p.ImportPath, imported, why)
+			}
+		}
+	}
+	for _, r := range rooms {
+		if !slices.Contains(entered, r.path) {
+			t.Errorf("room %s has no package", r.path)
+		}
+	}
+}
+
+// TestRoomRefuses makes sure that TestRooms can fail.
+func TestRoomRefuses(t *testing.T) {
+	tests := []struct {
+		pkg, imported string
+		refused       bool
+	}{
+		{"ftpctd/ftpparse", "net/netip", false},
+		{"ftpctd/ftpparse", "net", true},
+		{"ftpctd/ftpparse", "time", true},
+		{"ftpctd/ftpparse", "os", true},
+		{"ftpctd/ftpparse", "ftpctd/conntrack", true},
+		{"ftpctd/ftpparse", "github.com/google/gopacket", true},
+		{"ftpctd/ftpparse/grammar", "time", true},
+		{"ftpctd/ftpparse", "ftpctd/ftpparse/grammar", false},
+		{"ftpctd/conntrack", "ftpctd/ftpparse", false},
+		{"ftpctd/conntrack", "time", false},
+		{"ftpctd/conntrack", "net", true},
+		{"ftpctd/conntrack", "syscall", true},
+		{"ftpctd/conntrack", "github.com/mdlayher/netlink", true},
+		{"ftpctd/conntrack", "ftpctd/nfq", true},
+		{"ftpctd/conntrack/ctnetlink", "ftpctd/conntrack", false},
+		{"ftpctd/conntrack/ctnetlink", "ftpctd/ftpparse", true},
+		{"ftpctd/conntrack/ctnetlink", "github.com/mdlayher/netlink/nlenc", false},
+		{"ftpctd/conntrack/ctnetlink", "golang.org/x/sys/unix", false},
+		{"ftpctd/nfq", "github.com/google/gopacket/layers", false},
+		{"ftpctd/nfq", "ftpctd/conntrack", true},
+		{"ftpctd/nfq", "ftpctd/ftpparse", true},
+		{"ftpctd/bench/lab", "github.com/vishvananda/netns", false},
+		{"ftpctd/bench/lab", "ftpctd/cmd/ftpctd/internal/config", true},
+		{"ftpctd/cmd/ftpctd", "ftpctd/bench/lab", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.pkg+" "+tt.imported, func(t *testing.T) {
+			r, ok := roomOf(tt.pkg)
+			if !ok {
+				t.Fatal("in no room")
+			}
+			if why := r.refuses(tt.imported); (why != "") != tt.refused {
+				t.Errorf("refused: %q, want %v", why, tt.refused)
+			}
+		})
+	}
+	if r, ok := roomOf("ftpctd/util"); ok {
+		t.Errorf("ftpctd/util is in room %s, want none", r.path)
+	}
+}
+
+// TestParserIsPure makes sure that ftpparse starts no goroutine and makes no
+// channel. (It has no clock and no I/O because it imports none.)
+func TestParserIsPure(t *testing.T) {
+	files := 0
+	for _, p := range listPackages(t) {
+		if r, _ := roomOf(p.ImportPath); r.path != "ftpctd/ftpparse" {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			files++
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				switch n.(type) {
+				case *ast.GoStmt:
+					t.Errorf("%s: a goroutine", fset.Position(n.Pos()))
+				case *ast.ChanType:
+					t.Errorf("%s: a channel", fset.Position(n.Pos()))
+				}
+				return true
+			})
+		}
+	}
+	if files == 0 {
+		t.Error("no file in ftpparse")
+	}
+}
+
+// TestTopLevel makes sure that the top level of the repository has what it is
+// to have, dot-files and what .gitignore names aside.
+func TestTopLevel(t *testing.T) {
+	want := []string{"Makefile", "README.md", "bench", "cmd", "conntrack", "ftpparse", "go.mod", "go.sum", "nfq"}
+	ignored := ignorePatterns(t)
+	entries, err := os.ReadDir(repoRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") && !slices.ContainsFunc(ignored, func(pattern string) bool {
+			match, err := path.Match(pattern, e.Name())
+			return match || err != nil
+		}) {
+			got = append(got, e.Name())
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("top level (-want +got):\n%s", diff)
+	}
+}
+
+// ignorePatterns returns the patterns of .gitignore that can match at the top.
+func ignorePatterns(t *testing.T) (patterns []string) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(repoRoot, ".gitignore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if line := strings.TrimSpace(lines.Text()); line != "" && !strings.HasPrefix(line, "#") {
+			patterns = append(patterns, strings.Trim(line, "/"))
+		}
+	}
+	return patterns
+}
