@@ -1,0 +1,586 @@
+package conntrack
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// log collects events as "kind via dst reason".
+type log []string
+
+func (l *log) observe(e Event) {
+	s := string(e.Kind)
+	if e.Via.String() != "" {
+		s += " " + e.Via.String() + " " + e.Tuple.Src.Addr().String() + " > " + e.Tuple.Dst.String()
+	}
+	if e.Reason != "" {
+		s += " " + string(e.Reason)
+	}
+	*l = append(*l, s)
+}
+
+func (l *log) take() []string {
+	out := []string(*l)
+	*l = nil
+	return out
+}
+
+func TestPolicy(t *testing.T) {
+	const (
+		asked227 = "227 ok (%s)\r\n"
+		own      = "198,51,100,20,"
+		third    = "203,0,113,9,"
+	)
+	v6 := [2]netip.AddrPort{netip.MustParseAddrPort("[2001:db8::10]:40000"), netip.MustParseAddrPort("[2001:db8::20]:21")}
+	tests := []struct {
+		name   string
+		policy func(*Policy)
+		v6     bool
+		play   []string // C: and S: after the login
+		want   string   // the event
+	}{
+		{"own address", nil, false, []string{"C:PASV", "S:227 (" + own + "122,8)"}, "expect 227 192.0.2.10 > 198.51.100.20:31240"},
+		{"third host, peer", nil, false, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "expect 227 192.0.2.10 > 198.51.100.20:31240"},
+		{"third host, strict", func(p *Policy) { p.PassiveAddress = AddressStrict }, false, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "reject 227 192.0.2.10 > 203.0.113.9:31240 foreign-address"},
+		{"third host, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "expect 227 192.0.2.10 > 203.0.113.9:31240"},
+		{"loopback, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (127,0,0,1,122,8)"}, "reject 227 192.0.2.10 > 127.0.0.1:31240 foreign-address"},
+		{"multicast, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (224,0,0,1,122,8)"}, "reject 227 192.0.2.10 > 224.0.0.1:31240 foreign-address"},
+		{"unspecified, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (0,0,0,0,122,8)"}, "expect 227 192.0.2.10 > 198.51.100.20:31240"},
+		{"IPv4 address on IPv6, peer", nil, true, []string{"C:PASV", "S:227 (0,0,0,0,122,8)"}, "expect 227 2001:db8::10 > [2001:db8::20]:31240"},
+		{"IPv4 address on IPv6, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, true, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "reject 227 2001:db8::10 > 203.0.113.9:31240 foreign-address"},
+		{"EPSV", nil, true, []string{"C:EPSV", "S:229 (|||31240|)"}, "expect 229 2001:db8::10 > [2001:db8::20]:31240"},
+		{"229 naming a third host, strict", func(p *Policy) { p.PassiveAddress = AddressStrict }, false, []string{"C:EPSV", "S:229 (|1|203.0.113.9|31240|)"}, "reject 229 192.0.2.10 > 203.0.113.9:31240 foreign-address"},
+		{"privileged port", nil, false, []string{"C:PASV", "S:227 (" + own + "3,255)"}, "reject 227 192.0.2.10 > 198.51.100.20:1023 below-min-port"},
+		{"lowest port", nil, false, []string{"C:PASV", "S:227 (" + own + "4,0)"}, "expect 227 192.0.2.10 > 198.51.100.20:1024"},
+		{"passive range", func(p *Policy) { p.PassivePorts = PortRange{30000, 30999} }, false, []string{"C:PASV", "S:227 (" + own + "121,24)"}, "reject 227 192.0.2.10 > 198.51.100.20:31000 port-not-allowed"},
+		{"end of the passive range", func(p *Policy) { p.PassivePorts = PortRange{30000, 30999} }, false, []string{"C:PASV", "S:227 (" + own + "121,23)"}, "expect 227 192.0.2.10 > 198.51.100.20:30999"},
+		{"PORT", nil, false, []string{"C:PORT 192,0,2,10,154,208"}, "expect PORT 198.51.100.20 > 192.0.2.10:39632"},
+		{"PORT to a third host", nil, false, []string{"C:PORT 203,0,113,9,154,208"}, "reject PORT 198.51.100.20 > 203.0.113.9:39632 foreign-address"},
+		{"PORT to the server itself", nil, false, []string{"C:PORT 198,51,100,20,154,208"}, "reject PORT 198.51.100.20 > 198.51.100.20:39632 foreign-address"},
+		{"PORT to a privileged port", nil, false, []string{"C:PORT 192,0,2,10,0,22"}, "reject PORT 198.51.100.20 > 192.0.2.10:22 below-min-port"},
+		{"EPRT mapped address", nil, false, []string{"C:EPRT |2|::ffff:192.0.2.10|5000|"}, "reject EPRT 198.51.100.20 > [::ffff:192.0.2.10]:5000 foreign-address"},
+		{"EPRT IPv6", nil, true, []string{"C:EPRT |2|2001:db8:0:0::10|5000|"}, "expect EPRT 2001:db8::20 > [2001:db8::10]:5000"},
+		{"active range", func(p *Policy) { p.ActivePorts = PortRange{40000, 50000} }, false, []string{"C:PORT 192,0,2,10,154,208"}, "reject PORT 198.51.100.20 > 192.0.2.10:39632 port-not-allowed"},
+		{"active mode off", func(p *Policy) { p.Active = false }, false, []string{"C:PORT 192,0,2,10,154,208"}, "reject PORT 198.51.100.20 > 192.0.2.10:39632 active-disabled"},
+		{"malformed", nil, false, []string{"C:PORT 192,0,2,10,154"}, "reject PORT 198.51.100.20 > invalid AddrPort malformed"},
+		{"unpaired 229", nil, false, []string{"S:229 (|||31240|)"}, "reject 229 192.0.2.10 > 198.51.100.20:31240 unpaired"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Observe = l.observe
+			if tt.policy != nil {
+				tt.policy(&cfg.Policy)
+			}
+			w := newWire(New(cfg))
+			if tt.v6 {
+				w.client, w.server = v6[0], v6[1]
+			}
+			w.login()
+			l.take()
+			for _, step := range tt.play {
+				if text, ok := strings.CutPrefix(step, "C:"); ok {
+					w.c(text + "\r\n")
+				} else {
+					w.s(step[2:] + "\r\n")
+				}
+			}
+			if diff := cmp.Diff([]string{tt.want}, l.take()); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestRequireLogin(t *testing.T) {
+	for _, require := range []bool{true, false} {
+		cfg := testConfig()
+		cfg.Policy.RequireLogin = require
+		tr := New(cfg)
+		w := newWire(tr)
+		w.handshake()
+		w.s("220 r\r\n")
+		w.c("PORT 192,0,2,10,154,208\r\n")
+		if got := len(standing(tr)) == 0; got != require {
+			t.Errorf("RequireLogin %v: refused %v", require, got)
+		}
+	}
+}
+
+func TestConnectionLife(t *testing.T) {
+	const pasv, answer = "PASV\r\n", "227 (198,51,100,20,122,8)\r\n"
+	expect := "expect 227 192.0.2.10 > 198.51.100.20:31240"
+	withdraw := "withdraw 227 192.0.2.10 > 198.51.100.20:31240 "
+	tests := []struct {
+		name string
+		play func(w *wire)
+		want []string // events after open
+	}{
+		{"FIN both ways", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.s(answer)
+			w.send(w.client, w.server, w.cseq, w.sseq, FIN|ACK, "")
+			w.send(w.server, w.client, w.sseq, w.cseq+1, FIN|ACK, "")
+		}, []string{expect, withdraw + "closed", "close closed"}},
+		{"FIN one way leaves the connection open", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.send(w.client, w.server, w.cseq, w.sseq, FIN|ACK, "")
+			w.cseq++
+			w.s(answer)
+		}, []string{expect}},
+		{"RST", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.s(answer)
+			w.send(w.server, w.client, w.sseq, 0, RST, "")
+		}, []string{expect, withdraw + "closed", "close closed"}},
+		{"RST out of place", func(w *wire) {
+			w.login()
+			w.send(w.server, w.client, w.sseq+1<<20, 0, RST, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
+		{"nothing is read after the end", func(w *wire) {
+			w.login()
+			w.send(w.server, w.client, w.sseq, 0, RST, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{"close closed"}},
+		{"the 5-tuple again", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.s(answer)
+			w.cseq, w.sseq = 5, 6
+			w.login()
+			w.s(answer) // not the answer to the PASV of before
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect, withdraw + "closed", "close closed", "open", "reject 227 192.0.2.10 > 198.51.100.20:31240 unpaired", expect}},
+		{"a SYN alone changes nothing", func(w *wire) {
+			w.login()
+			w.send(w.client, w.server, 99, 0, SYN, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
+		{"a SYN/ACK that nobody asked for changes nothing", func(w *wire) {
+			w.login()
+			w.send(w.server, w.client, 99, 1, SYN|ACK, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
+		{"SYN/ACK repeated", func(w *wire) {
+			w.handshake()
+			w.send(w.client, w.server, w.cseq-1, 0, SYN, "")
+			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.s("220 r\r\n")
+			w.c("USER a\r\n")
+		}, nil},
+		{"data in the SYN, not taken", func(w *wire) {
+			w.send(w.client, w.server, w.cseq, 0, SYN, "USER a\r\n")
+			w.cseq++
+			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
+			w.sseq++
+			w.s("220 r\r\n")
+			w.c("USER a\r\n")
+		}, nil},
+		{"data in the SYN, taken: the client spoke first", func(w *wire) {
+			w.send(w.client, w.server, w.cseq, 0, SYN, "POST / HTTP/1.1\r\n")
+			w.cseq += 18
+			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
+			w.sseq++
+			w.s("220 r\r\n")
+			w.c("USER a\r\n")
+			w.s("230 ok\r\n")
+			w.c("PORT 192,0,2,10,154,208\r\n")
+		}, []string{"not-ftp no-greeting"}},
+		{"no FTP: what was expected is withdrawn with the connection's claim", func(w *wire) {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("GET / HTTP/1.1\r\n")
+			w.c("PORT 192,0,2,10,154,208\r\n")
+		}, []string{"not-ftp not-a-verb"}},
+		{"unused for the timeout", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.s(answer)
+			w.t.Expire(w.now.Add(29 * time.Second))
+			if d := w.t.Expire(w.now.Add(30 * time.Second)); len(d.Withdraw) != 1 {
+				panic("no withdrawal")
+			}
+		}, []string{expect, withdraw + "expired"}},
+		{"the same endpoint again", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.s(answer)
+			w.c(pasv)
+			if d := w.s(answer); len(d.Withdraw) != 1 || len(d.Expect) != 1 || d.Contested {
+				panic(fmt.Sprintf("%+v", d))
+			}
+		}, []string{expect, withdraw + "superseded", expect}},
+		{"announced and withdrawn in one packet", func(w *wire) {
+			w.login()
+			w.c(pasv + "QUIT\r\n")
+			if d := w.s(answer + "221 bye\r\n"); !d.Idle() {
+				panic(fmt.Sprintf("%+v", d))
+			}
+		}, []string{expect, withdraw + "quit"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Observe = l.observe
+			tr := New(cfg)
+			tt.play(newWire(tr))
+			if diff := cmp.Diff(append([]string{"open"}, tt.want...), l.take()); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+			tr.Close(time.Unix(2000, 0))
+			if left := standing(tr); left != nil {
+				t.Errorf("after Close: %v", left)
+			}
+		})
+	}
+}
+
+// TestSharedEndpoint has two control connections of one client expect the same
+// endpoint of one server.
+func TestSharedEndpoint(t *testing.T) {
+	tr := New(testConfig())
+	first, second := newWire(tr), newWire(tr)
+	second.client = netip.MustParseAddrPort("192.0.2.10:40001")
+	announce := func(w *wire) Decision {
+		w.c("PASV\r\n")
+		return w.s("227 (198,51,100,20,122,8)\r\n")
+	}
+	first.login()
+	second.login()
+	if d := announce(first); d.Contested {
+		t.Error("the first is contested")
+	}
+	d := announce(second)
+	if !d.Contested || len(d.Expect) != 1 || len(d.Withdraw) != 0 {
+		t.Fatalf("the second: %+v, want it contested", d)
+	}
+	x := d.Expect[0]
+
+	t.Run("the first goes before the kernel has the second", func(t *testing.T) {
+		d := first.send(first.server, first.client, first.sseq, 0, RST, "")
+		if len(d.Withdraw) != 1 {
+			t.Errorf("%+v, want a withdrawal: the place is the first's", d)
+		}
+		if !tr.Admitted(&x) {
+			t.Error("the second is gone")
+		}
+		if d := second.send(second.server, second.client, second.sseq, 0, RST, ""); len(d.Withdraw) != 1 {
+			t.Errorf("%+v, want the second's withdrawal", d)
+		}
+		if tr.Admitted(&x) {
+			t.Error("withdrawn, and yet wanted")
+		}
+	})
+
+	tr = New(testConfig())
+	first, second = newWire(tr), newWire(tr)
+	second.client = netip.MustParseAddrPort("192.0.2.10:40001")
+	first.login()
+	second.login()
+	announce(first)
+	announce(second)
+	t.Run("the first goes after the kernel has the second", func(t *testing.T) {
+		if !tr.Admitted(&x) {
+			t.Fatal("the second is gone")
+		}
+		if d := first.send(first.server, first.client, first.sseq, 0, RST, ""); len(d.Withdraw) != 0 {
+			t.Errorf("%+v, want nothing: the place is the second's", d)
+		}
+	})
+	t.Run("refused", func(t *testing.T) {
+		tr.Refused(time.Unix(1001, 0), &x, Clash)
+		if left := standing(tr); left != nil {
+			t.Errorf("%v left", left)
+		}
+	})
+}
+
+func TestUse(t *testing.T) {
+	tr := New(testConfig())
+	w := newWire(tr)
+	w.login()
+	w.c("PASV\r\n")
+	w.s("227 (198,51,100,20,122,8)\r\n")
+	src, dst := netip.MustParseAddrPort("192.0.2.10:50000"), netip.MustParseAddrPort("198.51.100.20:31240")
+	for _, other := range [][2]string{
+		{"192.0.2.11:50000", "198.51.100.20:31240"}, // another client
+		{"192.0.2.10:50000", "198.51.100.21:31240"}, // another server
+		{"192.0.2.10:50000", "198.51.100.20:31241"}, // another port
+		{"198.51.100.20:31240", "192.0.2.10:50000"}, // the other way
+	} {
+		if _, ok := tr.Use(netip.MustParseAddrPort(other[0]), netip.MustParseAddrPort(other[1])); ok {
+			t.Errorf("%v is admitted", other)
+		}
+	}
+	if x, ok := tr.Use(src, dst); !ok || x.Master.Src != testClient {
+		t.Errorf("Use = %+v, %v", x, ok)
+	}
+	if _, ok := tr.Use(src, dst); ok {
+		t.Error("an expectation serves two connections")
+	}
+}
+
+func TestLimits(t *testing.T) {
+	t.Run("expectations of a connection", func(t *testing.T) {
+		cfg := testConfig()
+		cfg.MaxExpected = 2
+		tr := New(cfg)
+		w := newWire(tr)
+		w.login()
+		for i := range 3 {
+			w.c(fmt.Sprintf("PORT 192,0,2,10,10,%d\r\n", i))
+		}
+		if diff := cmp.Diff([]string{"S->192.0.2.10:2561", "S->192.0.2.10:2562"}, standing(tr)); diff != "" {
+			t.Errorf("the oldest should give way (-want +got):\n%s", diff)
+		}
+	})
+	t.Run("connections", func(t *testing.T) {
+		var l log
+		cfg := testConfig()
+		cfg.Connections = 2
+		cfg.Observe = l.observe
+		tr := New(cfg)
+		wires := make([]*wire, 3)
+		for i := range wires {
+			wires[i] = newWire(tr)
+			wires[i].client = netip.AddrPortFrom(testClient.Addr(), uint16(50000+i))
+		}
+		wires[0].login()
+		wires[0].c("PORT 192,0,2,10,10,1\r\n")
+		wires[1].login()
+		wires[0].c("NOOP\r\n") // now the second is the least recently used
+		l.take()
+		wires[2].login()
+		if diff := cmp.Diff([]string{"close evicted", "open"}, l.take()); diff != "" {
+			t.Errorf("events (-want +got):\n%s", diff)
+		}
+		if s := tr.Stats(); s.Connections != 2 || s.Evicted != 1 || s.Outstanding != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+	t.Run("a flood of SYNs", func(t *testing.T) {
+		tr := New(testConfig())
+		w := newWire(tr)
+		w.login()
+		for i := range 1000 {
+			w.send(netip.AddrPortFrom(testClient.Addr(), uint16(i+1)), testServer, 1, 0, SYN, "")
+		}
+		if n := tr.Stats().Connections; n != 1 {
+			t.Errorf("%d connections, want the one that was answered", n)
+		}
+	})
+	t.Run("bytes held", func(t *testing.T) {
+		cfg := testConfig()
+		cfg.Connections = 1 << 20
+		tr := New(cfg)
+		w := newWire(tr)
+		for i := range 40000 { // 40,000 incomplete lines of 4 KiB would be 160 MB
+			w.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 4000)
+			w.cseq, w.sseq = 1, 1
+			w.c(strings.Repeat("x", 3000))
+		}
+		if tr.buffered > maxBuffered || tr.Stats().Evicted == 0 {
+			t.Errorf("%d bytes buffered, %d evicted", tr.buffered, tr.Stats().Evicted)
+		}
+	})
+	t.Run("ended connections go", func(t *testing.T) {
+		tr := New(testConfig())
+		w := newWire(tr)
+		w.login()
+		w.send(w.server, w.client, w.sseq, 0, RST, "")
+		tr.Expire(w.now.Add(time.Minute))
+		if n := tr.Stats().Connections; n != 1 {
+			t.Errorf("%d connections a minute after the end, want 1", n)
+		}
+		tr.Expire(w.now.Add(3 * time.Minute))
+		if n := tr.Stats().Connections; n != 0 {
+			t.Errorf("%d connections three minutes after the end, want 0", n)
+		}
+	})
+}
+
+// TestBothPortsAreControlPorts has a client whose own port is a control port.
+func TestBothPortsAreControlPorts(t *testing.T) {
+	tr := New(testConfig())
+	w := newWire(tr)
+	w.client = netip.MustParseAddrPort("192.0.2.10:21")
+	w.login()
+	w.c("PORT 192,0,2,10,10,1\r\n")
+	w.c("PASV\r\n")
+	w.s("200 ok\r\n227 (198,51,100,20,122,8)\r\n")
+	if diff := cmp.Diff([]string{"S->192.0.2.10:2561", "C->198.51.100.20:31240"}, standing(tr)); diff != "" {
+		t.Errorf("expectations (-want +got):\n%s", diff)
+	}
+}
+
+func TestManyConnections(t *testing.T) {
+	const n = 100_000
+	cfg := testConfig()
+	cfg.Connections = n
+	tr := New(cfg)
+	w := newWire(tr)
+	for i := range n {
+		w.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 4000)
+		w.cseq, w.sseq = 1, 1
+		w.login()
+	}
+	if s := tr.Stats(); s.Connections != n || s.Evicted != 0 {
+		t.Fatalf("%+v, want %d connections", s, n)
+	}
+	if tr.buffered != 0 {
+		t.Errorf("%d bytes buffered by idle connections", tr.buffered)
+	}
+	for i := range n {
+		w.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 4000)
+		w.send(w.server, w.client, w.sseq, 0, RST, "")
+	}
+	tr.Expire(w.now.Add(time.Hour))
+	if s := tr.Stats(); s.Connections != 0 || s.Outstanding != 0 {
+		t.Errorf("%+v after all have ended", s)
+	}
+}
+
+func TestConnSize(t *testing.T) {
+	if n := unsafe.Sizeof(conn{}); n > 512 {
+		t.Errorf("a connection takes %d bytes, want at most 512", n)
+	}
+}
+
+func TestPacketAllocatesNothing(t *testing.T) {
+	cfg := testConfig()
+	tr := New(cfg)
+	w := newWire(tr)
+	w.login()
+	lines := [][]byte{[]byte("PASV\r\n"), []byte("227 (198,51,100,20,122,8)\r\n"), []byte("NOOP\r\n"), []byte("200 ok\r\n")}
+	p := &Packet{}
+	cycle := func() {
+		for i, line := range lines {
+			*p = Packet{Src: w.client, Dst: w.server, Seq: w.cseq, Ack: w.sseq, Flags: ACK, Payload: line}
+			if i%2 == 1 {
+				*p = Packet{Src: w.server, Dst: w.client, Seq: w.sseq, Ack: w.cseq, Flags: ACK, Payload: line}
+				w.sseq += uint32(len(line))
+			} else {
+				w.cseq += uint32(len(line))
+			}
+			tr.Packet(w.now, p)
+		}
+	}
+	cycle()
+	if n := testing.AllocsPerRun(100, cycle); n != 0 {
+		t.Errorf("%v allocations a cycle, want 0", n)
+	}
+}
+
+// FuzzPackets feeds raw segments to a small table and checks its bounds and its
+// books after each.
+func FuzzPackets(f *testing.F) {
+	f.Add(uint64(1), []byte("220 r\r\nUSER a\r\n230 ok\r\nPASV\r\n227 (198,51,100,20,122,8)\r\nPORT 192,0,2,10,1,2\r\n"))
+	f.Add(uint64(7), []byte("\xff\xf4\x00\r\r\n234 x\r\nAUTH TLS\r\n\x16\x03\x01\x00\x05hello"))
+	f.Fuzz(func(t *testing.T, seed uint64, data []byte) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		cfg := testConfig()
+		cfg.Connections, cfg.MaxExpected = 3, 2
+		cfg.Policy.RequireLogin = rnd.IntN(2) == 0
+		tr := New(cfg)
+		now := time.Unix(1000, 0)
+		lines := strings.SplitAfter(string(data), "\n")
+		var seq [5][2]uint32
+		for range min(len(data), 200) {
+			i := rnd.IntN(5)
+			client := netip.AddrPortFrom(testClient.Addr(), uint16(40000+i))
+			dir := rnd.IntN(2)
+			p := &Packet{Src: client, Dst: testServer, Seq: seq[i][dir], Ack: seq[i][1-dir], Flags: ACK}
+			if dir == 1 {
+				p.Src, p.Dst = p.Dst, p.Src
+			}
+			switch rnd.IntN(16) {
+			case 0:
+				p.Flags = Flags(rnd.IntN(32))
+			case 1:
+				p.Seq += uint32(rnd.IntN(9000)) - 4000
+			case 2:
+				p.Ack += uint32(rnd.IntN(9000)) - 4000
+			}
+			p.Payload = []byte(lines[rnd.IntN(len(lines))])
+			if p.Flags&SYN != 0 || rnd.IntN(8) == 0 {
+				p.Payload = nil
+			}
+			seq[i][dir] = p.Seq + uint32(len(p.Payload))
+			if p.Flags&(SYN|FIN) != 0 {
+				seq[i][dir]++
+			}
+			now = now.Add(time.Duration(rnd.IntN(2000)) * time.Millisecond)
+			d := tr.Packet(now, p)
+			for _, x := range d.Expect {
+				if x.Tuple.Dst.Port() < cfg.Policy.MinPort || x.Master.Src.Addr() != testClient.Addr() || x.Master.Dst != testServer {
+					t.Fatalf("expected %+v", x)
+				}
+				want := [2]netip.Addr{testClient.Addr(), testServer.Addr()}
+				if x.Via.Active() {
+					want[0], want[1] = want[1], want[0]
+				}
+				if x.Tuple.Src.Addr() != want[0] || x.Tuple.Dst.Addr() != want[1] {
+					t.Fatalf("expected %+v between other hosts", x)
+				}
+			}
+			checkBooks(t, tr)
+			if rnd.IntN(20) == 0 {
+				tr.Expire(now)
+				checkBooks(t, tr)
+			}
+		}
+		tr.Close(now)
+		checkBooks(t, tr)
+		if tr.expected.n != 0 || len(tr.expected.byTuple) != 0 {
+			t.Fatalf("%d expectations left, %d tuples", tr.expected.n, len(tr.expected.byTuple))
+		}
+	})
+}
+
+// checkBooks compares what the tables say with what is in them.
+func checkBooks(t *testing.T, tr *Tracker) {
+	t.Helper()
+	conns, buffered, expected := 0, 0, 0
+	for c := tr.lru.next; c != &tr.lru; c = c.next {
+		conns++
+		buffered += c.session.Buffered()
+		n := 0
+		for x := c.newest; x != nil; x = x.older {
+			n++
+			if x.owner != c {
+				t.Fatal("an expectation of another connection")
+			}
+		}
+		if n != int(c.count) || n > tr.cfg.MaxExpected {
+			t.Fatalf("%d expectations, counted %d, at most %d", n, c.count, tr.cfg.MaxExpected)
+		}
+		expected += n
+	}
+	if conns != len(tr.conns) || conns > tr.cfg.Connections {
+		t.Fatalf("%d connections in order, %d by tuple, at most %d", conns, len(tr.conns), tr.cfg.Connections)
+	}
+	if buffered != tr.buffered {
+		t.Fatalf("%d bytes buffered, counted %d", buffered, tr.buffered)
+	}
+	if expected != tr.expected.n || expected != len(standing(tr)) {
+		t.Fatalf("%d expectations by connection, %d counted, %d by age", expected, tr.expected.n, len(standing(tr)))
+	}
+}
