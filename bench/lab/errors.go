@@ -1,0 +1,39 @@
+package lab
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// OpError is the error type of this package: which operation failed, on which
+// host, and why.
+type OpError struct {
+	// Op says what was attempted, such as "create namespace".
+	Op string
+
+	// Host is the name of the lab's host, or empty for the lab as a whole.
+	Host string
+
+	// Err is the cause.
+	Err error
+}
+
+// Error describes the failure, and what to do about the usual ones.
+func (e *OpError) Error() string {
+	s := "lab: " + e.Op
+	if e.Host != "" {
+		s += " on " + e.Host
+	}
+	s += ": " + e.Err.Error()
+	switch {
+	case errors.Is(e.Err, unix.EPERM):
+		s += " (the lab needs root: run it with sudo)"
+	case errors.Is(e.Err, unix.EROFS):
+		s += " (the lab must be able to write /proc/sys/net: run it in a privileged container)"
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *OpError) Unwrap() error { return e.Err }

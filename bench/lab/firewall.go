@@ -1,0 +1,255 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Hook is a point in a host's packet path at which a Firewall stands.
+type Hook uint8
+
+// The hooks, in the kernel's terms.
+const (
+	Input   Hook = iota + 1 // packets to the host itself
+	Forward                 // packets through the host
+	Output                  // packets from the host itself
+)
+
+// String returns the kernel's name of the hook.
+func (h Hook) String() string {
+	switch h {
+	case Input:
+		return "input"
+	case Forward:
+		return "forward"
+	case Output:
+		return "output"
+	}
+	return fmt.Sprintf("Hook(%d)", uint8(h))
+}
+
+// number returns the kernel's number of the hook (enum nf_inet_hooks).
+func (h Hook) number() *nftables.ChainHook {
+	switch h {
+	case Input:
+		return nftables.ChainHookInput
+	case Forward:
+		return nftables.ChainHookForward
+	case Output:
+		return nftables.ChainHookOutput
+	}
+	panic("lab: no such hook: " + h.String())
+}
+
+// ControlPort is the port of FTP control connections, the only one that a
+// Firewall opens.
+const ControlPort = 21
+
+// tableName is the Firewall's own table, apart from any that a daemon under
+// test makes.
+const tableName = "lab"
+
+// The named counters of the table, each for TCP packets.
+const (
+	counterRelated = "related" // accepted by ct state related
+	counterDropped = "dropped" // left to the policy
+)
+
+// Firewall is an nftables table "inet lab" on a host. In each of its hooks it
+// accepts
+//
+//	ct state established,related
+//	tcp dport 21 ct state new
+//
+// and what a network cannot do without: the loopback and IPv6 neighbour
+// discovery. Everything else meets the policy.
+type Firewall struct {
+	host  *Host
+	table *nftables.Table
+}
+
+// DropFirewall puts a firewall whose policy is DROP on the host, in the hooks
+// named. A host has at most one Firewall.
+func (h *Host) DropFirewall(hooks ...Hook) (*Firewall, error) {
+	return h.firewall(nftables.ChainPolicyDrop, hooks)
+}
+
+// OpenFirewall is DropFirewall with the policy ACCEPT: packets take the same
+// path through the same rules and counters, and none is dropped. It is the
+// yardstick of a benchmark.
+func (h *Host) OpenFirewall(hooks ...Hook) (*Firewall, error) {
+	return h.firewall(nftables.ChainPolicyAccept, hooks)
+}
+
+func (h *Host) firewall(policy nftables.ChainPolicy, hooks []Hook) (*Firewall, error) {
+	f := &Firewall{
+		host:  h,
+		table: &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName},
+	}
+	conn := f.conn()
+	// CreateTable, unlike AddTable, fails where there is one already.
+	conn.CreateTable(f.table)
+	for _, name := range []string{counterRelated, counterDropped} {
+		conn.AddObj(f.counter(name))
+	}
+	for _, hook := range hooks {
+		f.addChain(conn, hook, policy)
+	}
+	if err := conn.Flush(); err != nil {
+		return nil, &OpError{Op: fmt.Sprintf("add firewall %v", hooks), Host: h.name, Err: err}
+	}
+	return f, nil
+}
+
+// conn returns a batch of changes to the host's tables, empty. It holds no
+// socket: an open one would keep the namespace alive.
+func (f *Firewall) conn() *nftables.Conn {
+	return &nftables.Conn{NetNS: f.host.NetNS()}
+}
+
+func (f *Firewall) counter(name string) *nftables.NamedObj {
+	return &nftables.NamedObj{Table: f.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
+}
+
+func (f *Firewall) addChain(conn *nftables.Conn, hook Hook, policy nftables.ChainPolicy) {
+	chain := conn.AddChain(&nftables.Chain{
+		Table: f.table, Name: hook.String(), Type: nftables.ChainTypeFilter,
+		Hooknum: hook.number(), Priority: nftables.ChainPriorityFilter, Policy: &policy,
+	})
+	switch hook {
+	case Input:
+		addRule(conn, chain, loopback(expr.MetaKeyIIFTYPE), accept)
+	case Output:
+		addRule(conn, chain, loopback(expr.MetaKeyOIFTYPE), accept)
+	}
+	addRule(conn, chain, ctState(expr.CtStateBitESTABLISHED), accept)
+	addRule(conn, chain, l4proto(unix.IPPROTO_TCP), ctState(expr.CtStateBitRELATED), count(counterRelated), accept)
+	// Errors (ICMP) about a connection are related to it too, and are no data
+	// connections.
+	addRule(conn, chain, ctState(expr.CtStateBitRELATED), accept)
+	addRule(conn, chain, controlPort, ctState(expr.CtStateBitNEW), accept)
+	addRule(conn, chain, neighbourDiscovery, accept)
+	addRule(conn, chain, l4proto(unix.IPPROTO_TCP), count(counterDropped))
+}
+
+// AssignHelper makes a rule of the firewall assign a connection tracking
+// helper of the kernel to control connections. With "ftp" the kernel itself
+// does what this project does: the yardstick for it, where the kernel has
+// nf_conntrack_ftp. Connections that exist already do not get it.
+func (f *Firewall) AssignHelper(name string) error {
+	conn := f.conn()
+	conn.AddObj(&nftables.NamedObj{
+		Table: f.table, Name: name, Type: nftables.ObjTypeCtHelper,
+		Obj: &expr.CtHelper{Name: name, L4Proto: unix.IPPROTO_TCP},
+	})
+	for chainName, hook := range map[string]*nftables.ChainHook{
+		"helper-prerouting": nftables.ChainHookPrerouting,
+		"helper-output":     nftables.ChainHookOutput,
+	} {
+		chain := conn.AddChain(&nftables.Chain{
+			Table: f.table, Name: chainName, Type: nftables.ChainTypeFilter,
+			Hooknum: hook, Priority: nftables.ChainPriorityMangle,
+		})
+		addRule(conn, chain, controlPort, ctState(expr.CtStateBitNEW), []expr.Any{
+			&expr.Objref{Type: int(nftables.ObjTypeCtHelper), Name: name},
+		})
+	}
+	if err := conn.Flush(); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = fmt.Errorf("the kernel has no such helper (ftp needs CONFIG_NF_CONNTRACK_FTP): %w", unix.ENOENT)
+		}
+		return &OpError{Op: "assign helper " + name, Host: f.host.name, Err: err}
+	}
+	return nil
+}
+
+// Related returns how many TCP packets were accepted because they were RELATED.
+// That is the first packet of each data connection, once: what follows it is
+// ESTABLISHED. (A SYN that had to be sent again would count again.)
+func (f *Firewall) Related() (packets uint64, err error) { return f.read(counterRelated) }
+
+// Dropped returns how many TCP packets were left to the policy.
+func (f *Firewall) Dropped() (packets uint64, err error) { return f.read(counterDropped) }
+
+func (f *Firewall) read(name string) (uint64, error) {
+	obj, err := f.conn().GetObject(f.counter(name))
+	if err != nil {
+		return 0, &OpError{Op: "read counter " + name, Host: f.host.name, Err: err}
+	}
+	if named, ok := obj.(*nftables.NamedObj); ok {
+		if c, ok := named.Obj.(*expr.Counter); ok {
+			return c.Packets, nil
+		}
+	}
+	return 0, &OpError{Op: "read counter " + name, Host: f.host.name, Err: fmt.Errorf("the kernel returned a %T", obj)}
+}
+
+// Close removes the firewall. It is not needed before Lab.Close.
+func (f *Firewall) Close() error {
+	conn := f.conn()
+	conn.DelTable(f.table)
+	if err := conn.Flush(); err != nil {
+		return &OpError{Op: "remove firewall", Host: f.host.name, Err: err}
+	}
+	return nil
+}
+
+func addRule(conn *nftables.Conn, chain *nftables.Chain, parts ...[]expr.Any) {
+	r := &nftables.Rule{Table: chain.Table, Chain: chain}
+	for _, p := range parts {
+		r.Exprs = append(r.Exprs, p...)
+	}
+	conn.AddRule(r)
+}
+
+// The parts of rules.
+var (
+	accept = []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+
+	// controlPort is: tcp dport 21
+	controlPort = append(l4proto(unix.IPPROTO_TCP),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: binaryutil.BigEndian.PutUint16(ControlPort)},
+	)
+
+	// neighbourDiscovery is: icmpv6 type 133-137, RFC 4861 section 4
+	neighbourDiscovery = append(l4proto(unix.IPPROTO_ICMPV6),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpGte, Data: []byte{133}},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpLte, Data: []byte{137}},
+	)
+)
+
+func l4proto(proto byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: []byte{proto}},
+	}
+}
+
+func ctState(bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: binaryutil.NativeEndian.PutUint32(0),
+		},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpNeq, Data: binaryutil.NativeEndian.PutUint32(0)},
+	}
+}
+
+func loopback(key expr.MetaKey) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_LOOPBACK)},
+	}
+}
+
+func count(counter string) []expr.Any {
+	return []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counter}}
+}

@@ -1,0 +1,84 @@
+// Package labtest has what tests need to use a lab: they skip where they
+// cannot run, except on CI, and leave nothing behind.
+package labtest
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"testing"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/miniftp"
+)
+
+// Unmet says that a prerequisite of the test is missing. On CI (the
+// environment variable CI is "true") the test fails: nothing may be missing
+// there. Elsewhere it is skipped.
+func Unmet(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal("on CI: " + why)
+	}
+	t.Skip(why)
+}
+
+// New returns a lab that is closed at the end of the test.
+func New(t testing.TB, c lab.Config) *lab.Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Unmet(t, "needs root for network namespaces: run sudo make test")
+	}
+	l, err := lab.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// Serve runs an FTP server on both addresses of a host until the end of the
+// test.
+func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
+	t.Helper()
+	s.Network = h
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	for _, addr := range []netip.Addr{h.IPv4(), h.IPv6()} {
+		l, err := h.ListenTCP(ctx, netip.AddrPortFrom(addr, lab.ControlPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := s.Serve(ctx, l); err != nil {
+				t.Error(err)
+			}
+		}()
+		t.Cleanup(func() { cancel(); <-done })
+	}
+}
+
+// Connect returns a client of the server at an address, logged in and closed
+// at the end of the test.
+func Connect(ctx context.Context, t testing.TB, h *lab.Host, server netip.Addr) *miniftp.Client {
+	t.Helper()
+	c, err := miniftp.Dial(ctx, h, netip.AddrPortFrom(server, lab.ControlPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.Login(ctx, "anonymous", "lab@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}

@@ -1,0 +1,124 @@
+package lab
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopGrace is how long Stop waits for a process to heed SIGTERM.
+const stopGrace = 2 * time.Second
+
+// Process is a program that runs in a host of the lab. Whatever happens, it
+// does not outlive the lab: Close stops it, and the kernel kills it if this
+// process dies first. Its children end with it.
+type Process struct {
+	host *Host
+	cmd  *exec.Cmd
+	done chan struct{} // closed once the process was waited for
+	err  error         // what Wait returned; read after done
+}
+
+// Start starts a program in the host's namespace. The rest of its environment
+// is that of this process; /sys still shows the devices of the host's own
+// namespace. The program leads a process group of its own. Start sets
+// cmd.SysProcAttr, and nobody but the Process may wait for the cmd.
+func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// A grandchild that left the process group may keep the output pipes open.
+	cmd.WaitDelay = cmp.Or(cmd.WaitDelay, stopGrace)
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, &OpError{Op: "start " + cmd.Path, Host: h.name, Err: errClosed}
+	}
+	started := make(chan error)
+	h.forks <- func() { started <- cmd.Start() }
+	if err := <-started; err != nil {
+		return nil, &OpError{Op: "start " + cmd.Path, Host: h.name, Err: err}
+	}
+	p := &Process{host: h, cmd: cmd, done: make(chan struct{})}
+	h.processes[p] = struct{}{}
+	go p.reap()
+	return p, nil
+}
+
+// Run starts a program in the host's namespace and waits for its end.
+func (h *Host) Run(cmd *exec.Cmd) error {
+	p, err := h.Start(cmd)
+	if err != nil {
+		return err
+	}
+	return p.Wait()
+}
+
+// Output runs a program and returns what it wrote to its standard output. When
+// it fails, what it wrote to its standard error is part of the error.
+func (h *Host) Output(cmd *exec.Cmd) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout = &stdout
+	if cmd.Stderr == nil {
+		cmd.Stderr = &stderr
+	}
+	err := h.Run(cmd)
+	if msg := bytes.TrimSpace(stderr.Bytes()); err != nil && len(msg) > 0 {
+		err = &OpError{Op: "run " + cmd.Path, Host: h.name, Err: errors.Join(err, errors.New(string(msg)))}
+	}
+	return stdout.Bytes(), err
+}
+
+// reap waits for the process and takes its process group down with it: the
+// children that serve a connection need not heed their parent's end. That is
+// done while the process is still a zombie, so that the group's id cannot have
+// passed to anybody else.
+func (p *Process) reap() {
+	for {
+		err := unix.Waitid(unix.P_PID, p.Pid(), nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	_ = unix.Kill(-p.Pid(), unix.SIGKILL)
+	p.err = p.cmd.Wait()
+	p.host.mu.Lock()
+	delete(p.host.processes, p)
+	p.host.mu.Unlock()
+	close(p.done)
+}
+
+// Pid returns the process id.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Done returns a channel that is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Wait waits for the end of the process and returns the error of exec.Cmd's
+// Wait. It may be called any number of times.
+func (p *Process) Wait() error {
+	<-p.done
+	return p.err
+}
+
+// Signal sends a signal to the process, but not to its children.
+func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
+
+// Stop ends the process, with SIGTERM and, if that is not enough, with SIGKILL.
+// It returns the error of Wait.
+func (p *Process) Stop() error {
+	for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGKILL} {
+		_ = p.Signal(sig) // fails only if the process has ended
+		select {
+		case <-p.done:
+			return p.err
+		case <-time.After(stopGrace):
+		}
+	}
+	return p.Wait()
+}

@@ -1,0 +1,161 @@
+package realftp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/ftpparse"
+)
+
+// Client is a client program.
+type Client struct {
+	// Name is the program's name.
+	Name string
+
+	// skips is the line that the program never uses over IPv4.
+	skips ftpparse.Via
+
+	// script returns the arguments and the standard input.
+	script func(Transfer) (args []string, stdin string)
+
+	// unsure says that the exit status does not tell whether the transfer
+	// succeeded, but what the program prints does.
+	unsure bool
+}
+
+// Clients returns the clients known.
+func Clients() []Client {
+	return []Client{
+		{Name: "curl", script: curl},
+		{Name: "lftp", script: lftp, skips: ftpparse.EPRT},
+		{Name: "tnftp", script: tnftp, unsure: true},
+	}
+}
+
+// Supports reports whether the client can be told to open data connections by
+// the line, with a server of this address.
+func (c Client) Supports(via ftpparse.Via, server netip.Addr) bool {
+	return miniftp.Supports(via, server) && (server.Is6() || via != c.skips)
+}
+
+// Transfer is one file to be carried from a server or to it.
+type Transfer struct {
+	Server netip.Addr
+	Via    ftpparse.Via
+
+	// Upload says that the file goes from Local to Remote.
+	Upload bool
+
+	// Remote is the file's path on the server, from the directory of the login.
+	Remote string
+
+	// Local is the file's path in this machine's file system.
+	Local string
+}
+
+// Run runs the client in a host of a lab. How long the client waits for a data
+// connection that is blocked is a matter of its own; bound it by ctx. The error
+// is an *OpError, which wraps a *MissingError if the client is not on this
+// machine.
+func (c Client) Run(ctx context.Context, h *lab.Host, t Transfer) error {
+	if err := c.run(ctx, h, t); err != nil {
+		return &OpError{Op: fmt.Sprintf("%s via %s with %s", c.Name, t.Via, t.Server), Err: err}
+	}
+	return nil
+}
+
+func (c Client) run(ctx context.Context, h *lab.Host, t Transfer) error {
+	if !c.Supports(t.Via, t.Server) {
+		return errors.ErrUnsupported
+	}
+	program, err := installed(c.Name)
+	if err != nil {
+		return err
+	}
+	args, stdin := c.script(t)
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	// No file of the user's decides what the client does, and no proxy.
+	cmd.Env = []string{"HOME=/nonexistent", "LC_ALL=C", "PATH=/usr/bin:/bin"}
+	out, err := h.Output(cmd)
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(context.Cause(ctx), err)
+	case err != nil:
+		return err
+	case c.unsure && !bytes.Contains(out, []byte("\n226")):
+		return fmt.Errorf("no transfer was completed: %s", bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// url returns the URL of a path on the server.
+func (t Transfer) url(path string) string {
+	return fmt.Sprintf("ftp://%s/%s", netip.AddrPortFrom(t.Server, lab.ControlPort), path)
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+func curl(t Transfer) (args []string, stdin string) {
+	args = []string{
+		"--disable", "--silent", "--show-error", "--globoff",
+		"--user", User + ":" + Password, t.url(t.Remote),
+	}
+	switch t.Via {
+	case ftpparse.PORT:
+		args = append(args, "--ftp-port", "-", "--disable-eprt")
+	case ftpparse.EPRT:
+		args = append(args, "--ftp-port", "-")
+	case ftpparse.R227:
+		args = append(args, "--disable-epsv")
+	}
+	if t.Upload {
+		args = append(args, "--upload-file", t.Local)
+	} else {
+		args = append(args, "--output", t.Local)
+	}
+	return args, ""
+}
+
+func lftp(t Transfer) (args []string, stdin string) {
+	verb, from, to := "get", t.Remote, t.Local
+	if t.Upload {
+		verb, from, to = "put", t.Local, t.Remote
+	}
+	return []string{"--norc"}, fmt.Sprintf(`set cmd:fail-exit on
+set net:max-retries 1
+set xfer:clobber on
+set ftp:ssl-allow off
+set ftp:passive-mode %s
+set ftp:prefer-epsv %s
+open --user %q --password %q %s
+%s %q -o %q
+`, onOff(!t.Via.Active()), onOff(t.Via == ftpparse.R229), User, Password, t.url(""), verb, from, to)
+}
+
+func tnftp(t Transfer) (args []string, stdin string) {
+	verb, from, to := "get", t.Remote, t.Local
+	if t.Upload {
+		verb, from, to = "put", t.Local, t.Remote
+	}
+	extended := t.Via == ftpparse.EPRT || t.Via == ftpparse.R229
+	mode := "-p"
+	if t.Via.Active() {
+		mode = "-A"
+	}
+	return []string{"-n", "-i", "-v", mode},
+		fmt.Sprintf("epsv4 %s\nopen %s\nuser %s %s\nbinary\n%s %s %s\nbye\n",
+			onOff(extended), t.Server, User, Password, verb, from, to)
+}

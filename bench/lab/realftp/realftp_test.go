@@ -1,0 +1,228 @@
+package realftp_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/bench/lab/realftp"
+	"ftpctd/ftpparse"
+)
+
+// within returns a context for one test: far longer than anything in it takes.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// content returns bytes that a transfer in text mode would spoil.
+func content() []byte { return bytes.Repeat([]byte("one\ntwo\r\nthree\x00"), 10_000) }
+
+// fail ends the test; a program that is not on this machine is no failure.
+func fail(t *testing.T, err error) {
+	t.Helper()
+	var missing *realftp.MissingError
+	if errors.As(err, &missing) {
+		labtest.Unmet(t, err.Error())
+	}
+	t.Fatal(err)
+}
+
+// eachWay runs a subtest for each client, family and line that fit one another.
+func eachWay(t *testing.T, l *lab.Lab, f func(t *testing.T, c realftp.Client, via ftpparse.Via, server netip.Addr)) {
+	for _, c := range realftp.Clients() {
+		for _, server := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
+			for _, via := range miniftp.Vias() {
+				if !c.Supports(via, server) {
+					continue
+				}
+				family := map[bool]string{true: "ipv4", false: "ipv6"}[server.Is4()]
+				t.Run(fmt.Sprintf("%s %s %s", c.Name, family, via), func(t *testing.T) { f(t, c, via, server) })
+			}
+		}
+	}
+}
+
+// TestClients proves that each client uses the line it is told to, and no other.
+func TestClients(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	lines := map[ftpparse.Via]string{
+		ftpparse.PORT: "PORT", ftpparse.EPRT: "EPRT", ftpparse.R227: "PASV", ftpparse.R229: "EPSV",
+	}
+	var (
+		mu   sync.Mutex
+		seen []string
+	)
+	s := &miniftp.Server{Trace: func(line string) {
+		verb, _, _ := strings.Cut(line, " ")
+		for _, v := range lines {
+			if v == verb {
+				mu.Lock()
+				defer mu.Unlock()
+				seen = append(seen, verb)
+			}
+		}
+	}}
+	labtest.Serve(t, l.Server, s)
+	want := content()
+	s.Put("down", want)
+
+	eachWay(t, l, func(t *testing.T, c realftp.Client, via ftpparse.Via, server netip.Addr) {
+		mu.Lock()
+		seen = nil
+		mu.Unlock()
+		local := filepath.Join(t.TempDir(), "file")
+		transfer := realftp.Transfer{Server: server, Via: via, Remote: "down", Local: local}
+		if err := c.Run(ctx, l.Client, transfer); err != nil {
+			fail(t, err)
+		}
+		if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+		}
+		up := "up-" + c.Name + via.String()
+		transfer.Upload, transfer.Remote = true, up
+		if err := c.Run(ctx, l.Client, transfer); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := s.File(up); !bytes.Equal(got, want) {
+			t.Errorf("uploaded %d bytes that differ from the file's %d", len(got), len(want))
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(seen) < 2 {
+			t.Errorf("used %q for two transfers", seen)
+		}
+		for _, verb := range seen {
+			if verb != lines[via] {
+				t.Errorf("used %q, want nothing but %s", seen, lines[via])
+				break
+			}
+		}
+	})
+	for _, c := range realftp.Clients() {
+		t.Run(c.Name+" fails", func(t *testing.T) {
+			err := c.Run(ctx, l.Client, realftp.Transfer{
+				Server: l.Server.IPv4(), Via: ftpparse.R227,
+				Remote: "nonexistent", Local: filepath.Join(t.TempDir(), "file"),
+			})
+			var opErr *realftp.OpError
+			if !errors.As(err, &opErr) {
+				t.Errorf("got %v, want an *OpError", err)
+			}
+		})
+	}
+}
+
+// TestServers runs each client with each server in every way, through a
+// firewall that the kernel's helper opens, or through none where the kernel has
+// no helper.
+func TestServers(t *testing.T) {
+	t.Parallel()
+	for _, s := range realftp.Servers() {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t)
+			l := labtest.New(t, lab.Config{})
+			d, err := s.Start(ctx, l.Server, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30999}})
+			if err != nil {
+				fail(t, err)
+			}
+			t.Cleanup(func() {
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			want := content()
+			if err := d.Put("down", want); err != nil {
+				t.Fatal(err)
+			}
+			local := filepath.Join(t.TempDir(), "file")
+
+			fw, err := l.Router.DropFirewall(lab.Forward)
+			if err != nil {
+				t.Fatal(err)
+			}
+			related := fw.Related
+			if err := fw.AssignHelper("ftp"); err != nil {
+				t.Log(err)
+				related = nil
+				if err := fw.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eachWay(t, l, func(t *testing.T, c realftp.Client, via ftpparse.Via, server netip.Addr) {
+				before := read(t, related)
+				transfer := realftp.Transfer{Server: server, Via: via, Remote: realftp.Pub + "/down", Local: local}
+				if err := c.Run(ctx, l.Client, transfer); err != nil {
+					fail(t, err)
+				}
+				if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+				}
+				up := fmt.Sprintf("up-%s-%s-%v", c.Name, via, server.Is6())
+				transfer.Upload, transfer.Remote = true, realftp.Pub+"/"+up
+				if err := c.Run(ctx, l.Client, transfer); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := d.File(up); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("uploaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+				}
+				if got := read(t, related) - before; related != nil && got != 2 {
+					t.Errorf("%d related packets for 2 data connections", got)
+				}
+			})
+		})
+	}
+}
+
+// read reads a counter, if there is one.
+func read(t *testing.T, counter func() (uint64, error)) uint64 {
+	t.Helper()
+	if counter == nil {
+		return 0
+	}
+	n, err := counter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestMissing(t *testing.T) {
+	// Changes the environment, so it is not parallel.
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("PATH", "")
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	for _, s := range realftp.Servers() {
+		var missing *realftp.MissingError
+		if _, err := s.Start(ctx, l.Server, realftp.ServerConfig{}); !errors.As(err, &missing) {
+			t.Errorf("%s: got %v, want a *MissingError", s.Name, err)
+		}
+	}
+	for _, c := range realftp.Clients() {
+		var missing *realftp.MissingError
+		err := c.Run(ctx, l.Client, realftp.Transfer{Server: l.Server.IPv4(), Via: ftpparse.R229})
+		if !errors.As(err, &missing) {
+			t.Errorf("%s: got %v, want a *MissingError", c.Name, err)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), "ftpctd-realftp-*", "empty"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("directories left by servers that did not start: %q, %v", left, err)
+	}
+}

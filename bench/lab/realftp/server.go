@@ -1,0 +1,292 @@
+package realftp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/textproto"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"ftpctd/bench/lab"
+)
+
+// Server is a server program. It is set up so that one account may read and
+// write the directory Pub, over both families, in active mode from port 20 and
+// in passive mode.
+type Server struct {
+	// Name is the program's name as its authors write it.
+	Name string
+
+	command func(ServerConfig, string) (*exec.Cmd, error)
+}
+
+// Servers returns the servers known.
+func Servers() []Server {
+	return []Server{
+		{"vsftpd", vsftpd},
+		{"ProFTPD", proftpd},
+		{"Pure-FTPd", pureftpd},
+	}
+}
+
+// ServerConfig is what can be chosen about a server.
+type ServerConfig struct {
+	// PassivePorts is the range of ports offered by 227 and 229, the first and
+	// the last.
+	PassivePorts [2]uint16
+}
+
+// The account that every server has.
+const (
+	User     = "ftp"
+	Password = "lab@example.com"
+)
+
+// Pub is the directory that clients may read and write.
+const Pub = "pub"
+
+// Daemon is a server that runs in a host of a lab.
+type Daemon struct {
+	name    string
+	dir     string
+	process *lab.Process
+	output  *output
+}
+
+// Start starts the server on port 21 of a host and waits until it greets, or
+// ctx is done. The error is an *OpError, which wraps a *MissingError if the
+// server is not on this machine. Close ends it.
+func (s Server) Start(ctx context.Context, h *lab.Host, c ServerConfig) (*Daemon, error) {
+	d := &Daemon{name: s.Name, output: &output{}}
+	if err := d.start(ctx, s, h, c); err != nil {
+		if msg := d.output.String(); msg != "" {
+			err = fmt.Errorf("%w: %s", err, msg)
+		}
+		return nil, &OpError{Op: "start " + s.Name, Err: errors.Join(err, d.Close())}
+	}
+	return d, nil
+}
+
+func (d *Daemon) start(ctx context.Context, s Server, h *lab.Host, c ServerConfig) error {
+	// Not the directory of a test: those are closed to the unprivileged user
+	// that the servers become.
+	var err error
+	if d.dir, err = os.MkdirTemp("", "ftpctd-realftp-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(d.dir, 0o755); err != nil {
+		return err
+	}
+	// Servers refuse a root directory that the account can write to.
+	if err := os.MkdirAll(d.path(""), 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(d.path(""), 0o777); err != nil {
+		return err
+	}
+	cmd, err := s.command(c, d.dir)
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = d.output, d.output
+	if d.process, err = h.Start(cmd); err != nil {
+		return err
+	}
+	return d.ready(ctx, h)
+}
+
+// ready waits for the server's greeting.
+func (d *Daemon) ready(ctx context.Context, h *lab.Host) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.process.Done():
+			return fmt.Errorf("it ended at once: %w", d.process.Wait())
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		conn, err := h.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(h.IPv4(), lab.ControlPort))
+		if err != nil {
+			continue
+		}
+		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+		client := textproto.NewConn(conn)
+		_, _, err = client.ReadResponse(220)
+		return errors.Join(err, client.Close())
+	}
+}
+
+// path returns where a file of Pub is in this machine's file system.
+func (d *Daemon) path(name string) string { return filepath.Join(d.dir, "root", Pub, name) }
+
+// Put stores a file in Pub.
+func (d *Daemon) Put(name string, data []byte) error {
+	if err := os.WriteFile(d.path(name), data, 0o644); err != nil {
+		return &OpError{Op: "put a file on " + d.name, Err: err}
+	}
+	return nil
+}
+
+// File returns a file of Pub.
+func (d *Daemon) File(name string) ([]byte, error) {
+	data, err := os.ReadFile(d.path(name))
+	if err != nil {
+		return nil, &OpError{Op: "get a file from " + d.name, Err: err}
+	}
+	return data, nil
+}
+
+// Process returns the server's process.
+func (d *Daemon) Process() *lab.Process { return d.process }
+
+// Close ends the server and removes its files.
+func (d *Daemon) Close() error {
+	if d.process != nil {
+		_ = d.process.Stop() // how it ended does not matter any more
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		return &OpError{Op: "remove the files of " + d.name, Err: err}
+	}
+	return nil
+}
+
+// output keeps what a server says, for the error if it does not start.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.TrimSpace(o.b.String())
+}
+
+// configure writes a configuration file, which only its owner may change.
+func configure(dir, format string, args ...any) (path string, err error) {
+	path = filepath.Join(dir, "conf")
+	return path, os.WriteFile(path, fmt.Appendf(nil, format, args...), 0o644)
+}
+
+func vsftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
+	program, err := unpacked("usr/sbin/vsftpd")
+	if err != nil {
+		return nil, err
+	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.Mkdir(empty, 0o755); err != nil {
+		return nil, err
+	}
+	// One socket for both families: IPv4 clients appear as ::ffff:a.b.c.d. The
+	// user is one that every system has and whose home exists, unlike nobody's.
+	conf, err := configure(dir, `listen=NO
+listen_ipv6=YES
+background=NO
+anonymous_enable=YES
+anon_root=%s
+anon_upload_enable=YES
+anon_other_write_enable=YES
+anon_world_readable_only=NO
+write_enable=YES
+ftp_username=daemon
+nopriv_user=nobody
+secure_chroot_dir=%s
+connect_from_port_20=YES
+pasv_min_port=%d
+pasv_max_port=%d
+seccomp_sandbox=NO
+`, filepath.Join(dir, "root"), empty, c.PassivePorts[0], c.PassivePorts[1])
+	return exec.Command(program, conf), err
+}
+
+func proftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
+	program, err := unpacked("usr/sbin/proftpd")
+	if err != nil {
+		return nil, err
+	}
+	conf, err := configure(dir, `ServerName lab
+ServerType standalone
+DefaultServer on
+Port 21
+UseIPv6 on
+UseReverseDNS off
+User nobody
+Group nogroup
+PassivePorts %[2]d %[3]d
+PidFile %[1]s/pid
+ScoreboardFile %[1]s/scoreboard
+ControlsEngine off
+ControlsSocket %[1]s/controls
+DelayEngine off
+WtmpLog off
+TransferLog none
+SystemLog %[1]s/log
+ModulePath %[4]s
+<Anonymous %[1]s/root>
+  User nobody
+  Group nogroup
+  UserAlias ftp nobody
+  AuthAliasOnly on
+  RequireValidShell off
+  AllowOverwrite on
+</Anonymous>
+`, dir, c.PassivePorts[0], c.PassivePorts[1], filepath.Join(cache(), "usr/lib/proftpd"))
+	return exec.Command(program, "--nodaemon", "--config", conf), err
+}
+
+func pureftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
+	program, err := unpacked("usr/sbin/pure-ftpd")
+	if err != nil {
+		return nil, err
+	}
+	pw, err := unpacked("usr/bin/pure-pw")
+	if err != nil {
+		return nil, err
+	}
+	// A virtual user: anonymous ones need a system account named ftp. Pure-pw
+	// itself would choose a hash that takes a second to check.
+	passwd, db := filepath.Join(dir, "passwd"), filepath.Join(dir, "db")
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		return nil, err
+	}
+	account := fmt.Sprintf("%s:%s:%s:%s::%s/./::::::::::::\n",
+		User, passwordHash, nobody.Uid, nobody.Gid, filepath.Join(dir, "root"))
+	if err := os.WriteFile(passwd, []byte(account), 0o600); err != nil {
+		return nil, err
+	}
+	if out, err := exec.Command(pw, "mkdb", db, "-f", passwd).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("pure-pw: %w: %s", err, bytes.TrimSpace(out))
+	}
+	// It keeps a list of its sessions in /run/pure-ftpd and leaves it behind,
+	// so it gets a /run of its own. (With -n mount keeps no list there either.)
+	return exec.Command("unshare", "--mount", "sh", "-c", `mount -n -t tmpfs run /run && exec "$@"`, "sh",
+		program,
+		"--login", "puredb:"+db,
+		"--noanonymous",
+		"--chrooteveryone",
+		"--dontresolve",
+		"--minuid", "1",
+		"--pidfile", filepath.Join(dir, "pid"),
+		"--passiveportrange", fmt.Sprintf("%d:%d", c.PassivePorts[0], c.PassivePorts[1]),
+	), nil
+}
+
+// passwordHash is crypt(3) of Password: SHA-256 in the least number of rounds.
+const passwordHash = "$5$rounds=1000$lab$sq6kSYeya2Ybr8hyu.CDa6rdsRSJ8dZe6K0D5MrG1u8"
