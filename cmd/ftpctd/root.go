@@ -55,6 +55,8 @@ policy DROP admits them as RELATED.`,
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	for _, newCommand := range []func(env) *cobra.Command{
+		newRunCommand,
+		newDemoCommand,
 		newReplayCommand,
 		newCheckCommand,
 		newVersionCommand,

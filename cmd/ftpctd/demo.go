@@ -1,0 +1,325 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/cmd/ftpctd/internal/report"
+	"ftpctd/ftpparse"
+)
+
+const (
+	// blockedAfter is how long a data connection may take before it counts as
+	// blocked. One that is admitted takes a millisecond or so.
+	blockedAfter = 700 * time.Millisecond
+	demoFileSize = 1 << 20
+	demoFile     = "file.bin"
+)
+
+func newDemoCommand(e env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "demo [--json]",
+		Short: "Show FTP passing a DROP firewall",
+		Long: `demo builds a client, a router and a server in network namespaces of their own,
+gives the router a firewall with the policy DROP that opens nothing but port 21
+and what is established or related, and transfers files in every way that FTP
+has: first without the daemon, then with it. It needs root, and leaves nothing
+behind.`,
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a row")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := needNetAdmin(); err != nil {
+			return err
+		}
+		return demo(cmd.Context(), e.stdout, asJSON)
+	}
+	return cmd
+}
+
+// demoRow is a way of opening data connections, and what became of it.
+type demoRow struct {
+	Family  string `json:"family"`
+	Mode    string `json:"mode"`
+	Via     string `json:"via"`
+	Bytes   int    `json:"bytes"`
+	Related uint64 `json:"related"`
+	Without string `json:"without"`
+	With    string `json:"with"`
+
+	via    ftpparse.Via
+	server netip.Addr
+}
+
+// The outcomes of a row.
+const (
+	outcomeBlocked = "blocked"
+	outcomeOK      = "ok"
+)
+
+// transfers is the number of data connections a row makes: a file each way.
+const transfers = 2
+
+// holds reports whether the row shows what the daemon is for.
+func (r *demoRow) holds() bool {
+	return r.Without == outcomeBlocked && r.With == outcomeOK && r.Related == transfers
+}
+
+func demo(ctx context.Context, w io.Writer, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	l, err := lab.New(lab.Config{})
+	if err != nil {
+		return err
+	}
+	rows, err := runDemo(ctx, l)
+	if err := errors.Join(err, l.Close()); err != nil {
+		return err
+	}
+	if asJSON {
+		err = demoJSON(w, rows)
+	} else {
+		err = demoTable(w, l, rows)
+	}
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if !r.holds() {
+			return fmt.Errorf("%s %s via %s: without the daemon %s, with it %s, %d related packets for %d data connections",
+				r.Family, r.Mode, r.Via, r.Without, r.With, r.Related, transfers)
+		}
+	}
+	return nil
+}
+
+func runDemo(ctx context.Context, l *lab.Lab) ([]demoRow, error) {
+	fw, err := l.Router.DropFirewall(lab.Forward)
+	if err != nil {
+		return nil, err
+	}
+	stop, err := demoServer(ctx, l.Server)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+
+	var rows []demoRow
+	for _, server := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
+		family := "ipv4"
+		if server.Is6() {
+			family = "ipv6"
+		}
+		for _, via := range miniftp.Vias() {
+			if miniftp.Supports(via, server) {
+				rows = append(rows, demoRow{Family: family, Mode: report.Mode(via), Via: via.String(), via: via, server: server})
+			}
+		}
+	}
+	for i := range rows {
+		r := &rows[i]
+		r.Without, _ = outcome(r.transfer(ctx, l.Client))
+	}
+	daemon, err := startDaemon(ctx, l.Router)
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		r := &rows[i]
+		before, err := fw.Related()
+		if err != nil {
+			return nil, err
+		}
+		n, err := r.transfer(ctx, l.Client)
+		r.With, r.Bytes = outcome(n, err)
+		after, err := fw.Related()
+		if err != nil {
+			return nil, err
+		}
+		r.Related = after - before
+	}
+	return rows, daemon.stop()
+}
+
+// demoServer serves FTP on both addresses of a host until stop is called.
+func demoServer(ctx context.Context, h *lab.Host) (stop func(), err error) {
+	s := &miniftp.Server{Network: h, DataTimeout: blockedAfter}
+	ctx, cancel := context.WithCancel(ctx)
+	var serving sync.WaitGroup
+	stop = func() { cancel(); serving.Wait() }
+	for _, addr := range []netip.Addr{h.IPv4(), h.IPv6()} {
+		listener, err := h.ListenTCP(ctx, netip.AddrPortFrom(addr, lab.ControlPort))
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		serving.Go(func() { _ = s.Serve(ctx, listener) })
+	}
+	return stop, nil
+}
+
+// transfer uploads a file of random bytes, downloads it again and compares the
+// checksums. It returns the number of bytes carried.
+func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err error) {
+	c, err := miniftp.Dial(ctx, client, netip.AddrPortFrom(r.server, lab.ControlPort))
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	c.DataTimeout = blockedAfter
+	if err := c.Login(ctx, "anonymous", "demo@example.com"); err != nil {
+		return 0, err
+	}
+	sent := make([]byte, demoFileSize)
+	_, _ = rand.Read(sent) // never fails
+	if err := c.Stor(ctx, r.via, demoFile, sent); err != nil {
+		return 0, err
+	}
+	got, err := c.Retr(ctx, r.via, demoFile)
+	if err != nil {
+		return 0, err
+	}
+	if sha256.Sum256(got) != sha256.Sum256(sent) {
+		return 0, errors.New("the file came back with another checksum")
+	}
+	return len(sent) + len(got), c.Quit(ctx)
+}
+
+// outcome puts the result of a transfer into a word.
+func outcome(n int, err error) (string, int) {
+	switch {
+	case err == nil:
+		return outcomeOK, n
+	case errors.Is(err, miniftp.ErrNoDataConnection):
+		return outcomeBlocked, n
+	default:
+		return err.Error(), n
+	}
+}
+
+// A daemonProcess is this program's daemon in a host of the lab.
+type daemonProcess struct {
+	process *lab.Process
+	log     *logWatcher
+}
+
+// startDaemon runs this program as the daemon, with no configuration, and waits
+// until it is ready.
+func startDaemon(ctx context.Context, h *lab.Host) (*daemonProcess, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	d := &daemonProcess{log: newLogWatcher("msg=ready")}
+	cmd := exec.Command(self, "run", "-c", os.DevNull)
+	cmd.Stderr = d.log
+	if d.process, err = h.Start(cmd); err != nil {
+		return nil, err
+	}
+	select {
+	case <-d.log.seen:
+		return d, nil
+	case <-d.process.Done():
+		return nil, fmt.Errorf("the daemon ended: %w\n%s", d.process.Wait(), d.log)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the daemon is not ready: %w\n%s", ctx.Err(), d.log)
+	}
+}
+
+func (d *daemonProcess) stop() error {
+	if err := d.process.Stop(); err != nil {
+		return fmt.Errorf("the daemon: %w\n%s", err, d.log)
+	}
+	return nil
+}
+
+// logWatcher keeps what is written to it, and closes seen at the first line that
+// has the word in it.
+type logWatcher struct {
+	word string
+	seen chan struct{}
+
+	mu   sync.Mutex
+	text bytes.Buffer
+	done bool
+}
+
+func newLogWatcher(word string) *logWatcher {
+	return &logWatcher{word: word, seen: make(chan struct{})}
+}
+
+// Write implements io.Writer.
+func (l *logWatcher) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Write(b)
+	if !l.done && strings.Contains(l.text.String(), l.word) {
+		l.done = true
+		close(l.seen)
+	}
+	return len(b), nil
+}
+
+// String returns everything that was written.
+func (l *logWatcher) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func demoJSON(w io.Writer, rows []demoRow) error {
+	enc := json.NewEncoder(w)
+	for _, r := range rows {
+		if err := enc.Encode(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func demoTable(w io.Writer, l *lab.Lab, rows []demoRow) error {
+	fmt.Fprintf(w, `FTP through a firewall whose policy is DROP
+
+  client %s  --  router  --  server %s
+                       forward: policy drop
+                       accept tcp dport 21
+                       accept ct state established,related
+
+`, l.Client.IPv4(), l.Server.IPv4())
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(tw, "  FAMILY\tMODE\tVIA\tWITHOUT ftpctd\tWITH ftpctd\tBYTES\tRELATED\t")
+	good := 0
+	for _, r := range rows {
+		mark := "FAILED"
+		if r.holds() {
+			mark = ""
+			good++
+		}
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", r.Family, r.Mode, r.Via, r.Without, r.With, r.Bytes, r.Related, mark)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "\n%d of %d ways pass with ftpctd and are blocked without it. In each a file went up and\ncame down again with the same checksum; the firewall counted %d data connections as RELATED.\n",
+		good, len(rows), transfers)
+	return err
+}

@@ -1,0 +1,255 @@
+// Package engine is the daemon's packet path: it gives the packets of a queue to
+// the tracker, and the tracker's decisions to the kernel.
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+	"ftpctd/nfq"
+)
+
+const (
+	// holdFor is how long a packet is held for an expectation that another
+	// control connection has not used yet; retryEvery is how often it is tried.
+	holdFor    = 200 * time.Millisecond
+	retryEvery = 5 * time.Millisecond
+	// maxHeld bounds the packets that are held at a time. The next one moves on,
+	// while its expectation is tried all the same.
+	maxHeld = 64
+	// expireEvery is how often unused expectations are looked through.
+	expireEvery = time.Second
+)
+
+// Sequence numbers of the messages that travel with a verdict, beside those that
+// package nfq reserves. The kernel answers them only to refuse.
+const (
+	deleteSeq = 1 // a refused delete is one that came too late: nothing to do
+	firstSeq  = 2
+)
+
+// Accept releases a held packet once the kernel has handled the messages in
+// before. It is nfq.Queue's.
+type Accept func(id uint32, before []byte) error
+
+// Engine handles the packets of one queue. Packet and Refused are called by that
+// queue, one at a time; the rest is safe for concurrent use.
+type Engine struct {
+	mu      sync.Mutex // guards tracker
+	tracker *conntrack.Tracker
+
+	kernel conntrack.Admitter
+	accept Accept
+	log    *slog.Logger
+
+	buf    []byte
+	packet conntrack.Packet
+	seq    uint32
+	sent   [256]sent // the last expectations that left with a verdict
+
+	held sync.WaitGroup
+	room chan struct{} // one token a held packet
+	stop chan struct{} // closed when nothing is to be held any more
+}
+
+// sent remembers what a refusal of the kernel is about.
+type sent struct {
+	seq uint32
+	x   conntrack.Expectation
+}
+
+// New makes the engine of a queue. Its packets must be released with accept.
+func New(cfg conntrack.Config, kernel conntrack.Admitter, accept Accept, log *slog.Logger) *Engine {
+	e := &Engine{
+		kernel: kernel, accept: accept, log: log, seq: firstSeq,
+		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
+	}
+	cfg.Observe = e.observe
+	e.tracker = conntrack.New(cfg)
+	return e
+}
+
+// Packet implements nfq.Handler.
+func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
+	e.packet = conntrack.Packet{
+		Src: p.Src, Dst: p.Dst, Seq: p.Seq, Ack: p.Ack,
+		Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	d := e.tracker.Packet(time.Now(), &e.packet)
+	if d.Idle() {
+		return nfq.Verdict{}
+	}
+	b := e.buf[:0]
+	for i := range d.Withdraw {
+		b = e.kernel.AppendDelete(b, deleteSeq, &d.Withdraw[i])
+	}
+	e.buf = b
+	if d.Contested && e.hold(p.ID, d.Expect) {
+		return nfq.Verdict{Before: b, Hold: true}
+	}
+	for i := range d.Expect {
+		x := &d.Expect[i]
+		b = e.kernel.AppendExpect(b, e.seq, x)
+		e.sent[e.seq%uint32(len(e.sent))] = sent{e.seq, *x}
+		if e.seq++; e.seq == nfq.SeqRelease {
+			e.seq = firstSeq
+		}
+	}
+	e.buf = b
+	return nfq.Verdict{Before: b}
+}
+
+// hold keeps a packet back until the kernel has taken its expectations, one of
+// which another control connection may hold the place of. It reports false if
+// too many are held already.
+func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
+	select {
+	case e.room <- struct{}{}:
+	default:
+		return false
+	}
+	expect = slices.Clone(expect)
+	e.held.Go(func() {
+		defer func() { <-e.room }()
+		for i := range expect {
+			e.insist(&expect[i])
+		}
+		if err := e.accept(id, nil); err != nil {
+			e.log.Error("cannot release a held packet", "err", err)
+		}
+	})
+	return true
+}
+
+// insist inserts an expectation as soon as nobody else holds its place, for as
+// long as a packet may be held.
+func (e *Engine) insist(x *conntrack.Expectation) {
+	deadline := time.Now().Add(holdFor)
+	for {
+		err := e.kernel.Expect(x)
+		switch {
+		case err == nil:
+			e.mu.Lock()
+			wanted := e.tracker.Admitted(x)
+			e.mu.Unlock()
+			if !wanted {
+				e.delete(x)
+			}
+			return
+		case reasonOf(err) != conntrack.Clash || time.Now().After(deadline):
+			e.refused(x, err)
+			return
+		}
+		select {
+		case <-time.After(retryEvery):
+		case <-e.stop:
+			deadline = time.Time{}
+		}
+	}
+}
+
+// Refused implements nfq.Handler: the kernel did not take a message that left
+// with a verdict.
+func (e *Engine) Refused(seq uint32, err error) {
+	if seq == deleteSeq {
+		return
+	}
+	s := e.sent[seq%uint32(len(e.sent))]
+	if s.seq != seq {
+		e.log.Warn("the kernel refused a message", "seq", seq, "err", err)
+		return
+	}
+	if reasonOf(err) != conntrack.Clash {
+		e.refused(&s.x, err)
+		return
+	}
+	// Somebody else's expectation, which the tracker does not know of. The
+	// packet is gone, but the data connection may still take a while to come.
+	select {
+	case e.room <- struct{}{}:
+		e.held.Go(func() {
+			defer func() { <-e.room }()
+			e.insist(&s.x)
+		})
+	default:
+		e.refused(&s.x, err)
+	}
+}
+
+func (e *Engine) refused(x *conntrack.Expectation, err error) {
+	e.log.Warn("the kernel refused an expectation",
+		"reason", reasonOf(err), "client", x.Master.Src, "server", x.Master.Dst,
+		"via", x.Via, "err", e.kernel.Explain(x, err))
+	e.mu.Lock()
+	e.tracker.Refused(time.Now(), x, reasonOf(err))
+	e.mu.Unlock()
+}
+
+func (e *Engine) delete(x *conntrack.Expectation) {
+	if err := e.kernel.Delete(x); err != nil && !errors.Is(err, unix.ENOENT) {
+		e.log.Warn("cannot withdraw an expectation", "err", err)
+	}
+}
+
+// reasonOf names the kernel's refusal of an expectation.
+func reasonOf(err error) conntrack.Reason {
+	switch {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
+		return conntrack.Clash
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return conntrack.NoHelper
+	case errors.Is(err, unix.ENOENT):
+		return conntrack.NoMaster
+	case errors.Is(err, unix.EMFILE):
+		return conntrack.TableFull
+	default:
+		return conntrack.Kernel
+	}
+}
+
+// Run withdraws expectations that nobody uses until ctx ends.
+func (e *Engine) Run(ctx context.Context) error {
+	tick := time.NewTicker(expireEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			e.withdraw(e.tracker.Expire)
+		}
+	}
+}
+
+// Close releases what is held and withdraws all expectations. No packet may
+// come any more.
+func (e *Engine) Close() {
+	close(e.stop)
+	e.held.Wait()
+	e.withdraw(e.tracker.Close)
+}
+
+func (e *Engine) withdraw(which func(time.Time) *conntrack.Decision) {
+	e.mu.Lock()
+	withdraw := slices.Clone(which(time.Now()).Withdraw)
+	e.mu.Unlock()
+	for i := range withdraw {
+		e.delete(&withdraw[i])
+	}
+}
+
+// Stats returns the tracker's counters.
+func (e *Engine) Stats() conntrack.Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.tracker.Stats()
+}

@@ -1,0 +1,253 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	tableName  = "ftpctd"
+	helperName = "carrier" // of the object in the table, not of the kernel's helper
+)
+
+// Places in the order of the hooks. A helper must be assigned after conntrack
+// (-200) has seen the packet and before NAT (-100), which needs to know of it to
+// prepare for changes of length. Packets are queued after NAT and before filters
+// (0), which must see the data connection's packet as RELATED.
+const (
+	priorityAssign = -150
+	priorityQueue  = -50
+)
+
+// Of the TCP header.
+const (
+	offsetSport = 0
+	offsetDport = 2
+	offsetFlags = 13
+	flagsEnds   = 0b111 // FIN, SYN and RST
+)
+
+// The two registers of nftables hold what an expression compares.
+const register = 1
+
+// ruleset adds the content of the table to a batch.
+type ruleset struct {
+	nft   *nftables.Conn
+	table *nftables.Table
+	ports *nftables.Set
+}
+
+// addRuleset adds the whole table, in nft's words:
+//
+//	table inet ftpctd {
+//		set ports { type inet_service; elements = { 21 } }
+//		ct helper carrier { type "sane" protocol tcp; l3proto inet; }
+//		chain assign-prerouting {
+//			type filter hook prerouting priority -150;
+//			meta l4proto tcp tcp dport @ports ct state new ct helper set "carrier"
+//		}
+//		chain assign-output { type filter hook output priority -150; … }
+//		chain control {
+//			ct state invalid,untracked return
+//			@ih,0,8 >= 0 queue num 21 bypass
+//			tcp flags & (fin|syn|rst) != 0 queue num 21 bypass
+//		}
+//		chain queue-input {
+//			type filter hook input priority -50;
+//			meta l4proto tcp tcp dport @ports jump control
+//			meta l4proto tcp tcp sport @ports jump control
+//		}
+//		chain queue-forward { type filter hook forward priority -50; … }
+//		chain queue-output { type filter hook output priority -50; … }
+//	}
+func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
+	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName))}
+	r.ports = &nftables.Set{Table: r.table, Name: "ports", KeyType: nftables.TypeInetService}
+	elements := make([]nftables.SetElement, 0, len(cfg.Ports))
+	for _, port := range cfg.Ports {
+		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(port)})
+	}
+	if err := nft.AddSet(r.ports, elements); err != nil {
+		return err
+	}
+
+	if cfg.Helper != "" {
+		nft.AddObj(carrier(r.table, cfg.Helper))
+		for name, hook := range map[string]*nftables.ChainHook{
+			"assign-prerouting": nftables.ChainHookPrerouting,
+			"assign-output":     nftables.ChainHookOutput,
+		} {
+			chain := r.base(name, hook, priorityAssign)
+			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), []expr.Any{assign()})
+		}
+	}
+
+	control := nft.AddChain(&nftables.Chain{Table: r.table, Name: "control"})
+	r.add(control, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
+	r.add(control, payload(), []expr.Any{queue})
+	r.add(control, flags(flagsEnds), []expr.Any{queue})
+
+	for name, hook := range map[string]*nftables.ChainHook{
+		"queue-input":   nftables.ChainHookInput,
+		"queue-forward": nftables.ChainHookForward,
+		"queue-output":  nftables.ChainHookOutput,
+	} {
+		chain := r.base(name, hook, priorityQueue)
+		jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: control.Name}}
+		r.add(chain, r.port(offsetDport), jump)
+		r.add(chain, r.port(offsetSport), jump)
+	}
+	return nil
+}
+
+func newTable(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+}
+
+// base adds a chain at a hook. Its policy is to accept.
+func (r ruleset) base(name string, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
+	return r.nft.AddChain(&nftables.Chain{
+		Table: r.table, Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority,
+	})
+}
+
+// add adds a rule.
+func (r ruleset) add(chain *nftables.Chain, parts ...[]expr.Any) {
+	rule := &nftables.Rule{Table: r.table, Chain: chain}
+	for _, part := range parts {
+		rule.Exprs = append(rule.Exprs, part...)
+	}
+	r.nft.AddRule(rule)
+}
+
+// port matches TCP with the port at offset in the set of control ports.
+func (r ruleset) port(offset uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
+		&expr.Lookup{SourceRegister: register, SetName: r.ports.Name, SetID: r.ports.ID},
+	}
+}
+
+// flags matches TCP with one of the flags in mask.
+func flags(mask byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offsetFlags, Len: 1},
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 1, Mask: []byte{mask}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: []byte{0}},
+	}
+}
+
+// payload matches packets that have at least one byte behind the TCP header:
+// where there is none, loading it ends the rule.
+func payload() []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: register, Base: unix.NFT_PAYLOAD_INNER_HEADER, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: register, Data: []byte{0}},
+	}
+}
+
+// ctState matches packets in one of the states.
+func ctState(states uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: register},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(states), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: make([]byte, 4)},
+	}
+}
+
+// carrier is the object that names the kernel's helper, for IPv4 and IPv6.
+func carrier(table *nftables.Table, helper string) *nftables.NamedObj {
+	return &nftables.NamedObj{
+		Table: table, Name: helperName, Type: nftables.ObjTypeCtHelper,
+		Obj: &expr.CtHelper{Name: helper, L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
+	}
+}
+
+func assign() expr.Any {
+	return &expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: helperName}
+}
+
+// nftQueue is the statement "queue num N-M bypass".
+func nftQueue(cfg Config) expr.Any {
+	return &expr.Queue{Num: cfg.QueueNum, Total: cfg.QueueCount, Flag: expr.QueueFlagBypass}
+}
+
+// xtQueue is the same through the target of xtables: struct xt_NFQ_info_v3 of
+// include/uapi/linux/netfilter/xt_NFQUEUE.h, three 16-bit numbers of the host.
+// Both choose among several queues by a hash of the two addresses that is the
+// same in both directions.
+func xtQueue(cfg Config) expr.Any {
+	const bypass = 1 // NFQ_FLAG_BYPASS
+	info := binary.NativeEndian.AppendUint16(nil, cfg.QueueNum)
+	info = binary.NativeEndian.AppendUint16(info, cfg.QueueCount)
+	info = binary.NativeEndian.AppendUint16(info, bypass)
+	return &expr.Target{Name: "NFQUEUE", Rev: 3, Info: (*xt.Unknown)(&info)}
+}
+
+// What the kernel must have been built with.
+const noTables = "the kernel has no nftables for inet: load the module nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)"
+
+// feature is something that the kernel may lack.
+type feature struct {
+	// advice says what is wanting and where it is to be had.
+	advice string
+	// add adds a rule, or more, that uses it to chain.
+	add func(r ruleset, chain *nftables.Chain)
+}
+
+// features are what the table for cfg needs, each building on those before.
+func features(cfg Config, queue expr.Any) []feature {
+	list := []feature{
+		{noTables, func(ruleset, *nftables.Chain) {}},
+		{
+			"the kernel's nftables knows no connection tracking: load the module nft_ct (CONFIG_NFT_CT)",
+			func(r ruleset, chain *nftables.Chain) { r.add(chain, ctState(expr.CtStateBitNEW)) },
+		},
+		{
+			"the kernel's nftables cannot tell whether a packet has payload: Linux 5.16 or later is needed",
+			func(r ruleset, chain *nftables.Chain) { r.add(chain, payload()) },
+		},
+		{
+			"the kernel's nftables cannot queue packets: load the module nft_queue (CONFIG_NFT_QUEUE), or nft_compat and xt_NFQUEUE (CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_TARGET_NFQUEUE)",
+			func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) },
+		},
+	}
+	if cfg.Helper == "" {
+		return list
+	}
+	return append(list, feature{
+		fmt.Sprintf("the kernel has no conntrack helper %q for TCP: load its module (nf_conntrack_%[1]s, CONFIG_NF_CONNTRACK_…) or set helper.carrier to one that it has", cfg.Helper),
+		func(r ruleset, _ *nftables.Chain) { r.nft.AddObj(carrier(r.table, cfg.Helper)) },
+	}, feature{
+		"the kernel's nftables cannot assign a helper: load the module nft_objref (CONFIG_NFT_OBJREF)",
+		func(r ruleset, chain *nftables.Chain) {
+			r.nft.AddObj(carrier(r.table, cfg.Helper))
+			r.add(chain, []expr.Any{assign()})
+		},
+	})
+}
+
+// probe reports whether the kernel has f. It adds a table that uses it and
+// deletes the table in the same batch, which the kernel carries out as a whole
+// or not at all, so that nothing of it is ever to be seen.
+func (f feature) probe() error {
+	nft, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName + "-probe"))}
+	f.add(r, nft.AddChain(&nftables.Chain{Table: r.table, Name: "probe"}))
+	nft.DelTable(r.table)
+	return nft.Flush()
+}

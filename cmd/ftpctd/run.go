@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/cmd/ftpctd/internal/engine"
+	"ftpctd/cmd/ftpctd/internal/firewall"
+	"ftpctd/conntrack"
+	"ftpctd/conntrack/ctnetlink"
+	"ftpctd/nfq"
+)
+
+// readBuffer is the receive buffer of a queue's socket. The packets of a control
+// connection are small; this holds thousands of them.
+const readBuffer = 4 << 20
+
+func newRunCommand(e env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run [-c FILE]",
+		Short: "Run the daemon",
+		Long: `run reads the FTP control connections of this network namespace and has
+conntrack expect their data connections, until SIGTERM or SIGINT. It makes the
+nftables table "inet ftpctd" and removes it at the end.`,
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+	}
+	file := addConfigFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := file.load()
+		if err != nil {
+			return err
+		}
+		return daemon(cmd.Context(), cfg, e.logger(cfg.Log))
+	}
+	return cmd
+}
+
+// daemon runs until ctx ends or something breaks. Whatever it made is gone when
+// it returns.
+func daemon(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
+	if err := needNetAdmin(); err != nil {
+		return err
+	}
+	if cfg.Admit == config.AdmitEntry {
+		return &exitError{exitConfig, errors.New(`admit = "entry" is not built yet: use "auto" or "expect"`)}
+	}
+	lock, err := engine.Lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	kernel, err := ctnetlink.Dial()
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+
+	// What a killed daemon left: its rules would send packets to a queue that is
+	// not ready, and nobody would withdraw its expectations.
+	if cfg.Firewall.Manage {
+		if err := firewall.RemoveStale(); err != nil {
+			return err
+		}
+	}
+	if err := withdrawStale(kernel, cfg, log); err != nil {
+		return err
+	}
+
+	workers := make([]*worker, 0, cfg.Queue.Count)
+	defer func() {
+		for _, w := range workers {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	for i := range cfg.Queue.Count {
+		w, err := newWorker(cfg, cfg.Queue.Num+i, kernel, log)
+		if err != nil {
+			return err
+		}
+		workers = append(workers, w)
+	}
+
+	rule, remove := "managed elsewhere", func() error { return nil }
+	if cfg.Firewall.Manage {
+		table, err := firewall.Install(firewall.Config{
+			Ports: cfg.Ports, Helper: cfg.Helper.Carrier,
+			QueueNum: cfg.Queue.Num, QueueCount: cfg.Queue.Count,
+		})
+		if err != nil {
+			return err
+		}
+		rule, remove = table.Mode(), table.Remove
+	}
+
+	tasks, failed := errgroup.WithContext(ctx)
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	for _, w := range workers {
+		tasks.Go(func() error { return w.queue.Run(running) })
+		tasks.Go(func() error { return w.engine.Run(running) })
+	}
+	log.Info("ready", "ports", cfg.Ports, "admit", config.AdmitExpect,
+		"helper", cfg.Helper.Carrier, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule)
+	<-failed.Done() // a signal, or a task that failed
+	log.Info("stopping")
+	// The rules go first, while the queues are still read: no packet is caught
+	// in a queue that closes.
+	err = remove()
+	stop()
+	return errors.Join(tasks.Wait(), err)
+}
+
+// worker is a queue with its engine.
+type worker struct {
+	queue  *nfq.Queue
+	engine *engine.Engine
+}
+
+func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, log *slog.Logger) (*worker, error) {
+	w := &worker{}
+	accept := func(id uint32, before []byte) error { return w.queue.Accept(id, before) }
+	w.engine = engine.New(trackerConfig(cfg), engine.Expect{Conn: kernel}, accept, log)
+	var err error
+	w.queue, err = nfq.Open(nfq.Config{
+		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Logger: log,
+	}, w.engine)
+	return w, err
+}
+
+// close releases the packets that are held, then the queue.
+func (w *worker) close() error {
+	w.engine.Close()
+	return w.queue.Close()
+}
+
+// needNetAdmin fails unless the process may configure the network namespace.
+func needNetAdmin() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	if data[unix.CAP_NET_ADMIN/32].Effective&(1<<(unix.CAP_NET_ADMIN%32)) == 0 {
+		return &exitError{exitPermission, errors.New("CAP_NET_ADMIN is needed for the packet queue and the firewall rules: run it as root")}
+	}
+	return nil
+}
+
+// withdrawStale deletes the expectations of control connections that a daemon
+// left behind which could not end properly.
+func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) error {
+	entries, err := kernel.Expectations()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Helper != cfg.Helper.Carrier || !slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
+			continue
+		}
+		x := conntrack.Expectation{Master: e.Master, Tuple: e.Tuple}
+		if err := kernel.Delete(&x); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("stale expectation: %w", err)
+		}
+		log.Info("withdrew an expectation of an earlier run", "src", e.Tuple.Src.Addr(), "dst", e.Tuple.Dst)
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+// Package ctnetlink speaks ctnetlink, the netlink interface of the kernel's
+// connection tracking: it inserts, withdraws and lists expectations and looks
+// up the helper of a connection.
+//
+// There are two ways. [Conn] has a socket of its own and waits for the kernel's
+// answer. [AppendExpect] and [AppendDelete] only write messages, for a sender
+// that packs them with others and takes errors as they come ([Explain]).
+//
+// The formats are those of net/netfilter/nf_conntrack_netlink.c and
+// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+package ctnetlink
+
+import (
+	"encoding/binary"
+	"errors"
+	"sync"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+)
+
+// Conn is a ctnetlink socket whose operations wait for the kernel's answer. It
+// belongs to the network namespace of the thread that called [Dial]. It is safe
+// for concurrent use; operations follow each other.
+//
+// Every error is an *[Error].
+type Conn struct {
+	mu  sync.Mutex // held from a request to the end of its answer
+	nl  *netlink.Conn
+	raw syscall.RawConn
+}
+
+// Dial opens a socket. That alone needs no privilege; the operations need
+// CAP_NET_ADMIN.
+func Dial() (*Conn, error) {
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, Explain(OpDial, conntrack.Tuple{}, err)
+	}
+	// The kernel's own words make errors clearer, but Linux before 4.12 has none.
+	err = nl.SetOption(netlink.ExtendedAcknowledge, true)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		err = nil
+	}
+	raw, rawErr := nl.SyscallConn()
+	if err := errors.Join(err, rawErr); err != nil {
+		_ = nl.Close()
+		return nil, Explain(OpDial, conntrack.Tuple{}, err)
+	}
+	return &Conn{nl: nl, raw: raw}, nil
+}
+
+// Close closes the socket. It does not wait for operations under way, which
+// fail.
+func (c *Conn) Close() error { return c.nl.Close() }
+
+// Expect inserts x. It fails with EOPNOTSUPP if the master has no helper,
+// ENOENT if there is no such master, EEXIST or EBUSY if the same packets are
+// expected already, EMFILE if the table is full.
+//
+// A helper's policy bounds the number of expectations of one master: one more
+// than that is no error but takes the place of the oldest.
+func (c *Conn) Expect(x *conntrack.Expectation) error {
+	_, err := c.execute(AppendExpect(nil, 0, x), netlink.Acknowledge)
+	return Explain(OpExpect, x.Tuple, err)
+}
+
+// Delete withdraws x, found by its tuple. It fails with ENOENT if there is no
+// such expectation.
+func (c *Conn) Delete(x *conntrack.Expectation) error {
+	_, err := c.execute(AppendDelete(nil, 0, x), netlink.Acknowledge)
+	return Explain(OpDelete, x.Tuple, err)
+}
+
+// Expectations lists the expectations of the network namespace, those of other
+// helpers included, in no order.
+func (c *Conn) Expectations() ([]Entry, error) {
+	msgs, err := c.execute(appendDump(nil), 0)
+	if err != nil {
+		return nil, Explain(OpList, conntrack.Tuple{}, err)
+	}
+	entries := make([]Entry, 0, len(msgs))
+	for _, m := range msgs {
+		e, err := parseExpect(m.Data)
+		if err != nil {
+			return nil, &Error{Op: OpList, Err: err}
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// Helper looks up the connection t, given in either direction, and returns the
+// name of its helper: empty if it has none. found is false if there is no such
+// connection.
+func (c *Conn) Helper(t conntrack.Tuple) (name string, found bool, err error) {
+	data, err := c.lookup(t)
+	if errors.Is(err, unix.ENOENT) {
+		return "", false, nil
+	}
+	if err == nil {
+		name, err = parseHelper(data)
+	}
+	if err != nil {
+		return "", false, Explain(OpLookup, t, err)
+	}
+	return name, true, nil
+}
+
+// execute sends the message in b with flags added, and waits for the answer.
+func (c *Conn) execute(b []byte, flags netlink.HeaderFlags) ([]netlink.Message, error) {
+	m, err := request(b, flags)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nl.Execute(m)
+}
+
+// maxConntrack is more than the kernel gives to one connection's message: a page
+// at most (NLMSG_GOODSIZE).
+const maxConntrack = 8192
+
+// lookup returns what follows the netlink header of the connection's message.
+//
+// The kernel marks that message NLM_F_MULTI, as if it were of a dump, but ends
+// it with no NLMSG_DONE (ctnetlink_fill_info), and so Execute would wait for
+// ever. The answer to a request without ACK is one datagram: it is read here.
+func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
+	m, err := request(appendLookup(nil, t), 0)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.nl.Send(m); err != nil {
+		return nil, err
+	}
+	b := make([]byte, maxConntrack)
+	var n int
+	var recvErr error
+	err = c.raw.Read(func(fd uintptr) bool {
+		n, _, recvErr = unix.Recvfrom(int(fd), b, 0)
+		return recvErr != unix.EAGAIN && recvErr != unix.EINTR
+	})
+	if err := errors.Join(err, recvErr); err != nil {
+		return nil, err
+	}
+	var answer netlink.Message
+	if err := answer.UnmarshalBinary(b[:n]); err != nil {
+		return nil, err
+	}
+	switch {
+	case answer.Header.Type == msgConntrackNew:
+		return answer.Data, nil
+	case answer.Header.Type == netlink.Error && len(answer.Data) >= 4:
+		return nil, unix.Errno(-int32(binary.NativeEndian.Uint32(answer.Data)))
+	}
+	return nil, errAnswer
+}
+
+// errAnswer is for an answer that is neither a connection nor an error.
+var errAnswer = errors.New("unexpected answer")
+
+// request parses a message that one of the append functions wrote, for a socket
+// that numbers its requests itself.
+func request(b []byte, flags netlink.HeaderFlags) (netlink.Message, error) {
+	var m netlink.Message
+	err := m.UnmarshalBinary(b)
+	m.Header.Flags |= flags
+	return m, err
+}

@@ -1,0 +1,263 @@
+package ctnetlink
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+)
+
+func openConn(t *testing.T) *Conn {
+	t.Helper()
+	c, err := Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func tuple(c net.Conn) conntrack.Tuple {
+	return conntrack.Tuple{Src: c.LocalAddr().(*net.TCPAddr).AddrPort(), Dst: c.RemoteAddr().(*net.TCPAddr).AddrPort()}
+}
+
+func wantErrno(t *testing.T, err error, want unix.Errno) {
+	t.Helper()
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Err != want {
+		t.Fatalf("error %v, want an *Error of %v", err, want)
+	}
+}
+
+// TestKernel takes an expectation through its life on a real control connection.
+func TestKernel(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			assignHelper(t)
+			c := openConn(t)
+			master := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))
+			data := listen(t, net.JoinHostPort(tt.host, "0"))
+			x := &conntrack.Expectation{
+				Master: master,
+				Tuple: conntrack.Tuple{
+					Src: netip.AddrPortFrom(master.Src.Addr(), 0),
+					Dst: data.Addr().(*net.TCPAddr).AddrPort(),
+				},
+			}
+
+			name, found, err := c.Helper(master)
+			if name != "sane" || !found || err != nil {
+				t.Fatalf("helper %q, found %t, error %v; want sane", name, found, err)
+			}
+			reply := conntrack.Tuple{Src: master.Dst, Dst: master.Src}
+			if name, found, err := c.Helper(reply); name != "sane" || !found || err != nil {
+				t.Fatalf("helper %q, found %t, error %v for the reply direction; want sane", name, found, err)
+			}
+
+			if err := c.Expect(x); err != nil {
+				t.Fatal(err)
+			}
+			entries, err := c.Expectations()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(entries) != 1 {
+				t.Fatalf("%d expectations, want 1: %v", len(entries), entries)
+			}
+			e := entries[0]
+			if e.Timeout <= 0 || e.Timeout > 5*time.Minute {
+				t.Errorf("timeout %v is not within the policy of sane, 5m", e.Timeout)
+			}
+			e.Timeout, e.ID = 0, 0
+			want := Entry{Master: master, Tuple: x.Tuple, Mask: maskOf(x.Tuple), Protocol: unix.IPPROTO_TCP, Helper: "sane"}
+			if diff := cmp.Diff(want, e, compareAddrs); diff != "" {
+				t.Errorf("listed (-want +got):\n%s", diff)
+			}
+
+			wantErrno(t, c.Expect(x), unix.EEXIST)
+			if err := c.Delete(x); err != nil {
+				t.Fatal(err)
+			}
+			wantErrno(t, c.Delete(x), unix.ENOENT)
+
+			if _, err := c.execute(exactSource(AppendExpect(nil, 0, x)), netlink.Acknowledge); err != nil {
+				t.Fatal(err)
+			}
+			wantErrno(t, c.Expect(x), unix.EBUSY)
+			if _, err := c.execute(exactSource(AppendDelete(nil, 0, x)), netlink.Acknowledge); err != nil {
+				t.Fatal(err)
+			}
+
+			if err := c.Expect(x); err != nil {
+				t.Fatal(err)
+			}
+			dial(t, data)
+			if entries, err := c.Expectations(); err != nil || len(entries) != 0 {
+				t.Errorf("after the data connection came there are still %v (error %v)", entries, err)
+			}
+		})
+	}
+}
+
+// exactSource makes the message b one for the source port 20 alone: such an
+// expectation overlaps that for any source port.
+func exactSource(b []byte) []byte {
+	port := appendPort(nil, ctaProtoSrcPort, 0)
+	tuple := bytes.Index(b, port)
+	copy(b[tuple:], appendPort(nil, ctaProtoSrcPort, 20))
+	if mask := bytes.Index(b, port); mask > 0 {
+		copy(b[mask:], appendPort(nil, ctaProtoSrcPort, 0xffff))
+	}
+	return b
+}
+
+func TestKernelRefuses(t *testing.T) {
+	enterNetns(t)
+	assignHelper(t)
+	c := openConn(t)
+	plain := tuple(dial(t, listen(t, "127.0.0.1:2121")))
+	unknown := conntrack.Tuple{Src: plain.Src, Dst: netip.AddrPortFrom(plain.Dst.Addr(), 21)}
+
+	if name, found, err := c.Helper(plain); name != "" || !found || err != nil {
+		t.Errorf("connection without helper: helper %q, found %t, error %v", name, found, err)
+	}
+	if name, found, err := c.Helper(unknown); name != "" || found || err != nil {
+		t.Errorf("no connection: helper %q, found %t, error %v", name, found, err)
+	}
+
+	data := conntrack.Tuple{Src: addrPort("127.0.0.1:0"), Dst: addrPort("127.0.0.1:31240")}
+	wantErrno(t, c.Expect(&conntrack.Expectation{Master: plain, Tuple: data}), unix.EOPNOTSUPP)
+	wantErrno(t, c.Expect(&conntrack.Expectation{Master: unknown, Tuple: data}), unix.ENOENT)
+	data6 := conntrack.Tuple{Src: addrPort("[::1]:0"), Dst: addrPort("[::1]:31240")}
+	wantErrno(t, c.Expect(&conntrack.Expectation{Master: plain, Tuple: data6}), unix.EINVAL)
+}
+
+// TestTableFull fills the expectation table. A helper's policy keeps one master
+// from doing so, so as many masters are made, by ctnetlink too.
+func TestTableFull(t *testing.T) {
+	enterNetns(t)
+	assignHelper(t)
+	c := openConn(t)
+	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_expect_max")
+	if err != nil {
+		missing(t, err.Error())
+	}
+	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if limit > 1<<15 {
+		t.Skipf("nf_conntrack_expect_max is %d: too many to fill", limit)
+	}
+	expect := func(i int) *conntrack.Expectation {
+		client := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+		return &conntrack.Expectation{
+			Master: conntrack.Tuple{Src: netip.AddrPortFrom(client, 40001), Dst: addrPort("192.0.2.1:21")},
+			Tuple:  conntrack.Tuple{Src: netip.AddrPortFrom(client, 0), Dst: addrPort("192.0.2.1:31240")},
+		}
+	}
+	fill := openConn(t)
+	for i := range limit {
+		b := appendConntrack(nil, expect(i).Master)
+		b = AppendExpect(b, 1, expect(i))
+		var err error
+		if werr := fill.raw.Write(func(fd uintptr) bool {
+			_, err = unix.Write(int(fd), b)
+			return true
+		}); werr != nil || err != nil {
+			t.Fatal(werr, err)
+		}
+	}
+	entries, err := c.Expectations()
+	if err != nil || len(entries) != limit {
+		t.Fatalf("%d expectations listed, want %d (error %v)", len(entries), limit, err)
+	}
+	if _, err := c.execute(appendConntrack(nil, expect(limit).Master), netlink.Acknowledge); err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, c.Expect(expect(limit)), unix.EMFILE)
+}
+
+// appendConntrack appends an IPCTNL_MSG_CT_NEW message that makes the connection
+// t with the helper sane.
+func appendConntrack(b []byte, t conntrack.Tuple) []byte {
+	const ctaTupleReply, ctaTimeout = 2, 7
+	start := len(b)
+	b = appendHeader(b, msgConntrackNew, netlink.Request|netlink.Create|netlink.Excl, 0, family(t))
+	b = appendTuple(b, ctaTupleOrig, t)
+	b = appendTuple(b, ctaTupleReply, conntrack.Tuple{Src: t.Dst, Dst: t.Src})
+	b = binary.BigEndian.AppendUint32(appendAttr(b, ctaTimeout, 4), 60)
+	help := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|ctaHelp, 0)
+	b = append(appendAttr(b, ctaHelpName, 5), "sane\x00\x00\x00\x00"...)
+	endNest(b, help)
+	return endMessage(b, start)
+}
+
+// TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.
+func TestNoPrivilege(t *testing.T) {
+	enterNetns(t)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	c := openConn(t)
+	for name, do := range map[string]func() error{
+		"expect": func() error { return c.Expect(active4()) },
+		"delete": func() error { return c.Delete(active4()) },
+		"list":   func() error { _, err := c.Expectations(); return err },
+		"lookup": func() error { _, _, err := c.Helper(active4().Master); return err },
+	} {
+		if err := do(); !errors.Is(err, os.ErrPermission) {
+			t.Errorf("%s: error %v, want os.ErrPermission", name, err)
+		}
+	}
+}
+
+// TestConcurrentUse holds that answers reach the one who asked.
+func TestConcurrentUse(t *testing.T) {
+	enterNetns(t)
+	assignHelper(t)
+	c := openConn(t)
+	l := listen(t, "127.0.0.1:21")
+	var wg sync.WaitGroup
+	for range 4 {
+		master := tuple(dial(t, l))
+		wg.Go(func() {
+			x := &conntrack.Expectation{Master: master, Tuple: conntrack.Tuple{
+				Src: netip.AddrPortFrom(master.Src.Addr(), 0),
+				Dst: netip.AddrPortFrom(master.Dst.Addr(), master.Src.Port()),
+			}}
+			for range 50 {
+				if err := c.Expect(x); err != nil {
+					t.Errorf("expect: %v", err)
+				}
+				if name, found, err := c.Helper(master); name != "sane" || !found || err != nil {
+					t.Errorf("helper %q, found %t, error %v", name, found, err)
+				}
+				if err := c.Delete(x); err != nil {
+					t.Errorf("delete: %v", err)
+				}
+				if err := c.Delete(x); !errors.Is(err, unix.ENOENT) {
+					t.Errorf("second delete: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

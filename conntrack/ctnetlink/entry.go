@@ -1,0 +1,163 @@
+package ctnetlink
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/mdlayher/netlink"
+
+	"ftpctd/conntrack"
+)
+
+// Entry is an expectation as the kernel lists it. Expectations of every helper
+// are listed, so the protocol need not be TCP.
+type Entry struct {
+	// Master is the original direction of the connection that expects.
+	Master conntrack.Tuple
+	// Tuple and Mask select the first packet of the expected connection: it
+	// matches where it equals Tuple in the bits that Mask has set.
+	Tuple, Mask conntrack.Tuple
+	// Protocol is the IP protocol number of Tuple. Ports are 0 for a protocol
+	// that has none.
+	Protocol uint8
+	// Timeout is what is left of the life of the expectation, in whole seconds.
+	Timeout time.Duration
+	// ID tells two expectations of one tuple apart that followed each other.
+	ID uint32
+	// Helper is the name of the helper whose policy applies, Class the number
+	// of the policy.
+	Helper string
+	Class  uint32
+	// Flags are the NF_CT_EXPECT_* bits of
+	// include/uapi/linux/netfilter/nf_conntrack_common.h.
+	Flags uint32
+}
+
+var (
+	errShortMessage = errors.New("message ends within its header")
+	errAddress      = errors.New("address is neither 4 nor 16 bytes long")
+)
+
+// parseExpect decodes what follows the netlink header of an
+// IPCTNL_MSG_EXP_NEW message.
+func parseExpect(data []byte) (Entry, error) {
+	var e Entry
+	ad, err := attributes(data)
+	if err != nil {
+		return Entry{}, err
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case ctaExpectMaster:
+			ad.Nested(parseTuple(&e.Master, new(uint8)))
+		case ctaExpectTuple:
+			ad.Nested(parseTuple(&e.Tuple, &e.Protocol))
+		case ctaExpectMask:
+			ad.Nested(parseTuple(&e.Mask, new(uint8)))
+		case ctaExpectTimeout:
+			e.Timeout = time.Duration(ad.Uint32()) * time.Second
+		case ctaExpectID:
+			e.ID = ad.Uint32()
+		case ctaExpectHelpName:
+			e.Helper = ad.String()
+		case ctaExpectFlags:
+			e.Flags = ad.Uint32()
+		case ctaExpectClass:
+			e.Class = ad.Uint32()
+		}
+	}
+	if err := ad.Err(); err != nil {
+		return Entry{}, err
+	}
+	return e, nil
+}
+
+// parseHelper decodes what follows the netlink header of an
+// IPCTNL_MSG_CT_NEW message, but only the name of the helper.
+func parseHelper(data []byte) (string, error) {
+	var name string
+	ad, err := attributes(data)
+	if err != nil {
+		return "", err
+	}
+	for ad.Next() {
+		if ad.Type() != ctaHelp {
+			continue
+		}
+		ad.Nested(func(ad *netlink.AttributeDecoder) error {
+			for ad.Next() {
+				if ad.Type() == ctaHelpName {
+					name = ad.String()
+				}
+			}
+			return nil
+		})
+	}
+	return name, ad.Err()
+}
+
+func attributes(data []byte) (*netlink.AttributeDecoder, error) {
+	if len(data) < genmsgLen {
+		return nil, errShortMessage
+	}
+	ad, err := netlink.NewAttributeDecoder(data[genmsgLen:])
+	if err != nil {
+		return nil, err
+	}
+	ad.ByteOrder = binary.BigEndian
+	return ad, nil
+}
+
+// parseTuple returns a decoder of a nested CTA_TUPLE_* attribute that fills t
+// and protocol.
+func parseTuple(t *conntrack.Tuple, protocol *uint8) func(*netlink.AttributeDecoder) error {
+	return func(ad *netlink.AttributeDecoder) error {
+		var src, dst netip.Addr
+		var sport, dport uint16
+		for ad.Next() {
+			switch ad.Type() {
+			case ctaTupleIP:
+				ad.Nested(func(ad *netlink.AttributeDecoder) error {
+					for ad.Next() {
+						switch ad.Type() {
+						case ctaIPv4Src, ctaIPv6Src:
+							ad.Do(parseAddr(&src))
+						case ctaIPv4Dst, ctaIPv6Dst:
+							ad.Do(parseAddr(&dst))
+						}
+					}
+					return nil
+				})
+			case ctaTupleProto:
+				ad.Nested(func(ad *netlink.AttributeDecoder) error {
+					for ad.Next() {
+						switch ad.Type() {
+						case ctaProtoNum:
+							*protocol = ad.Uint8()
+						case ctaProtoSrcPort:
+							sport = ad.Uint16()
+						case ctaProtoDstPort:
+							dport = ad.Uint16()
+						}
+					}
+					return nil
+				})
+			}
+		}
+		*t = conntrack.Tuple{Src: netip.AddrPortFrom(src, sport), Dst: netip.AddrPortFrom(dst, dport)}
+		return nil
+	}
+}
+
+func parseAddr(a *netip.Addr) func([]byte) error {
+	return func(b []byte) error {
+		addr, ok := netip.AddrFromSlice(b)
+		if !ok {
+			return errAddress
+		}
+		*a = addr
+		return nil
+	}
+}

@@ -1,0 +1,89 @@
+package ctnetlink
+
+import (
+	"errors"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+)
+
+func TestExplain(t *testing.T) {
+	data := active4().Tuple
+	const endpoint = "203.0.113.1 -> 192.168.0.211:39632"
+	tests := []struct {
+		name string
+		op   Op
+		t    conntrack.Tuple
+		err  error
+		want string
+	}{
+		{
+			"no helper", OpExpect, data, unix.EOPNOTSUPP,
+			"ctnetlink: expect " + endpoint + ": operation not supported: the control connection has no helper: it began before the rules were in place, or no rule assigns one",
+		},
+		{
+			"same tuple", OpExpect, data, unix.EEXIST,
+			"ctnetlink: expect " + endpoint + ": file exists: the same endpoint is already expected, by another control connection or an earlier line of this one",
+		},
+		{
+			"overlap", OpExpect, data, unix.EBUSY,
+			"ctnetlink: expect " + endpoint + ": device or resource busy: the same endpoint is already expected, by another control connection or an earlier line of this one",
+		},
+		{
+			"table full", OpExpect, data, unix.EMFILE,
+			"ctnetlink: expect " + endpoint + ": too many open files: the expectation table is full: raise net.netfilter.nf_conntrack_expect_max",
+		},
+		{
+			"unknown master", OpExpect, data, unix.ENOENT,
+			"ctnetlink: expect " + endpoint + ": no such file or directory: the control connection is not in the connection table of this network namespace",
+		},
+		{
+			"used", OpDelete, data, unix.ENOENT,
+			"ctnetlink: delete " + endpoint + ": no such file or directory: the expectation was used, or ran out, or went with its control connection",
+		},
+		{
+			"no privilege", OpList, conntrack.Tuple{}, unix.EPERM,
+			"ctnetlink: list: operation not permitted: CAP_NET_ADMIN is needed in the user namespace that owns this network namespace",
+		},
+		{
+			"no ctnetlink", OpLookup, active4().Master, unix.EINVAL,
+			"ctnetlink: lookup 192.168.0.211:40001 -> 203.0.113.1:21: invalid argument: the kernel does not understand: load the module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK)",
+		},
+		{
+			"no nfnetlink", OpDial, conntrack.Tuple{}, os.NewSyscallError("socket", unix.EPROTONOSUPPORT),
+			"ctnetlink: dial: protocol not supported: the kernel has no nfnetlink: load the module nfnetlink (CONFIG_NETFILTER_NETLINK)",
+		},
+		{
+			"the kernel's words", OpDelete, data, &netlink.OpError{Op: "receive", Err: unix.EBUSY, Message: "later"},
+			"ctnetlink: delete " + endpoint + ": device or resource busy (later)",
+		},
+		{"not the kernel", OpList, conntrack.Tuple{}, io.ErrUnexpectedEOF, "ctnetlink: list: unexpected EOF"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := Explain(tt.op, tt.t, tt.err)
+			if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
+				t.Errorf("text (-want +got):\n%s", diff)
+			}
+			var want unix.Errno
+			if errors.As(tt.err, &want) && !errors.Is(err, want) {
+				t.Errorf("%v is not %v", err, want)
+			}
+			if e, ok := errors.AsType[*Error](err); !ok || e.Op != tt.op || e.Tuple != tt.t {
+				t.Errorf("not an *Error of %s %v: %#v", tt.op, tt.t, err)
+			}
+		})
+	}
+	if err := Explain(OpExpect, data, nil); err != nil {
+		t.Errorf("Explain of no error is %v", err)
+	}
+	if err := Explain(OpList, conntrack.Tuple{}, unix.EPERM); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("%v is not os.ErrPermission", err)
+	}
+}

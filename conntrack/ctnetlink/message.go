@@ -1,0 +1,207 @@
+package ctnetlink
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+)
+
+// Message types: the subsystem in the high byte, the operation in the low one
+// (enum cntl_msg_types and enum ctnl_exp_msg_types of
+// include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+const (
+	msgConntrackNew netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 + iota
+	msgConntrackGet
+)
+
+const (
+	msgExpectNew netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK_EXP<<8 + iota
+	msgExpectGet
+	msgExpectDelete
+)
+
+// Attributes, named as in include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+const (
+	ctaTupleOrig = 1
+	ctaHelp      = 5
+	ctaHelpName  = 1
+
+	ctaExpectMaster   = 1
+	ctaExpectTuple    = 2
+	ctaExpectMask     = 3
+	ctaExpectTimeout  = 4
+	ctaExpectID       = 5
+	ctaExpectHelpName = 6
+	ctaExpectFlags    = 8
+	ctaExpectClass    = 9
+
+	ctaTupleIP    = 1
+	ctaTupleProto = 2
+
+	ctaIPv4Src = 1
+	ctaIPv4Dst = 2
+	ctaIPv6Src = 3
+	ctaIPv6Dst = 4
+
+	ctaProtoNum     = 1
+	ctaProtoSrcPort = 2
+	ctaProtoDstPort = 3
+)
+
+const (
+	headerLen = 16 // struct nlmsghdr
+	genmsgLen = 4  // struct nfgenmsg
+	attrLen   = 4  // struct nlattr
+)
+
+// AppendExpect appends one complete IPCTNL_MSG_EXP_NEW message to b and returns
+// the extended slice: the netlink header with its length, struct nfgenmsg, and
+// the attributes CTA_EXPECT_MASTER, _TUPLE and _MASK. It does not allocate when
+// b has room (248 bytes suffice).
+//
+// The flags are REQUEST, CREATE and EXCL, not ACK: the kernel answers only with
+// an error, which carries seq and which [Explain] puts into words. The class is
+// 0 because CTA_EXPECT_CLASS is absent, and the timeout is that of the helper's
+// policy: the kernel ignores CTA_EXPECT_TIMEOUT in a message that creates
+// (ctnetlink_create_expect in net/netfilter/nf_conntrack_netlink.c).
+//
+// The source port of x.Tuple is taken as a wildcard whatever it says. Addresses
+// must be valid and of one family; an IPv4-mapped IPv6 address is IPv4.
+func AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
+	start := len(b)
+	b = appendHeader(b, msgExpectNew, netlink.Request|netlink.Create|netlink.Excl, seq, family(x.Tuple))
+	b = appendTuple(b, ctaExpectMaster, x.Master)
+	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
+	b = appendTuple(b, ctaExpectMask, maskOf(x.Tuple))
+	return endMessage(b, start)
+}
+
+// AppendDelete appends one complete IPCTNL_MSG_EXP_DELETE message to b and
+// returns the extended slice. It does not allocate when b has room (96 bytes
+// suffice).
+//
+// The expectation is found by its tuple alone. The only flag is REQUEST: the
+// kernel answers only with an error, which carries seq. ENOENT means that the
+// expectation was used by its data connection, ran out, or went away with its
+// master.
+func AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte {
+	start := len(b)
+	b = appendHeader(b, msgExpectDelete, netlink.Request, seq, family(x.Tuple))
+	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
+	return endMessage(b, start)
+}
+
+// appendLookup appends an IPCTNL_MSG_CT_GET message for the connection t.
+func appendLookup(b []byte, t conntrack.Tuple) []byte {
+	start := len(b)
+	b = appendHeader(b, msgConntrackGet, netlink.Request, 0, family(t))
+	b = appendTuple(b, ctaTupleOrig, t)
+	return endMessage(b, start)
+}
+
+// appendDump appends an IPCTNL_MSG_EXP_GET message that asks for all
+// expectations of the network namespace, of both families.
+func appendDump(b []byte) []byte {
+	start := len(b)
+	b = appendHeader(b, msgExpectGet, netlink.Request|netlink.Dump, 0, unix.AF_UNSPEC)
+	return endMessage(b, start)
+}
+
+func isIPv4(t conntrack.Tuple) bool {
+	return t.Src.Addr().Unmap().Is4() && t.Dst.Addr().Unmap().Is4()
+}
+
+func family(t conntrack.Tuple) uint8 {
+	if isIPv4(t) {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func anySource(t conntrack.Tuple) conntrack.Tuple {
+	return conntrack.Tuple{Src: netip.AddrPortFrom(t.Src.Addr(), 0), Dst: t.Dst}
+}
+
+// maskOf returns the mask of an expectation of t's family: everything must
+// match but the source port. The kernel reads only the source half of it, yet
+// refuses a mask without the other (ctnetlink_parse_tuple).
+func maskOf(t conntrack.Tuple) conntrack.Tuple {
+	ones := netip.AddrFrom16([16]byte{
+		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+	})
+	if isIPv4(t) {
+		ones = netip.AddrFrom4([4]byte{0xff, 0xff, 0xff, 0xff})
+	}
+	return conntrack.Tuple{
+		Src: netip.AddrPortFrom(ones, 0),
+		Dst: netip.AddrPortFrom(ones, 0xffff),
+	}
+}
+
+// appendHeader appends struct nlmsghdr, its length still open, and struct
+// nfgenmsg. The port ID stays 0: the kernel takes the sender's from the socket.
+func appendHeader(b []byte, typ netlink.HeaderType, flags netlink.HeaderFlags, seq uint32, family uint8) []byte {
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	b = binary.NativeEndian.AppendUint16(b, uint16(typ))
+	b = binary.NativeEndian.AppendUint16(b, uint16(flags))
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	return append(b, family, unix.NFNETLINK_V0, 0, 0)
+}
+
+// endMessage writes the length of the message that began at start. Every
+// attribute is padded, so the message is aligned to 4 bytes by itself.
+func endMessage(b []byte, start int) []byte {
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
+	return b
+}
+
+// appendTuple appends a tuple (CTA_TUPLE_*) of TCP as the nested attribute typ.
+func appendTuple(b []byte, typ uint16, t conntrack.Tuple) []byte {
+	tuple := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|typ, 0)
+
+	ip := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleIP, 0)
+	if isIPv4(t) {
+		src, dst := t.Src.Addr().Unmap().As4(), t.Dst.Addr().Unmap().As4()
+		b = append(appendAttr(b, ctaIPv4Src, 4), src[:]...)
+		b = append(appendAttr(b, ctaIPv4Dst, 4), dst[:]...)
+	} else {
+		src, dst := t.Src.Addr().As16(), t.Dst.Addr().As16()
+		b = append(appendAttr(b, ctaIPv6Src, 16), src[:]...)
+		b = append(appendAttr(b, ctaIPv6Dst, 16), dst[:]...)
+	}
+	endNest(b, ip)
+
+	proto := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleProto, 0)
+	b = append(appendAttr(b, ctaProtoNum, 1), unix.IPPROTO_TCP, 0, 0, 0)
+	b = appendPort(b, ctaProtoSrcPort, t.Src.Port())
+	b = appendPort(b, ctaProtoDstPort, t.Dst.Port())
+	endNest(b, proto)
+
+	endNest(b, tuple)
+	return b
+}
+
+// appendAttr appends struct nlattr for n bytes of value.
+func appendAttr(b []byte, typ uint16, n uint16) []byte {
+	b = binary.NativeEndian.AppendUint16(b, attrLen+n)
+	return binary.NativeEndian.AppendUint16(b, typ)
+}
+
+func appendPort(b []byte, typ, port uint16) []byte {
+	b = binary.BigEndian.AppendUint16(appendAttr(b, typ, 2), port)
+	return append(b, 0, 0)
+}
+
+// endNest writes the length of the nested attribute that began at start.
+func endNest(b []byte, start int) {
+	binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start))
+}

@@ -1,0 +1,108 @@
+package ctnetlink
+
+import (
+	"net"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// enterNetns moves the test's goroutine to a network namespace of its own whose
+// only link is lo. The namespace goes away with the thread, which is thrown
+// away with the goroutine, because it stays locked.
+func enterNetns(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		missing(t, "cannot make a network namespace (root is needed): "+err.Error())
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// missing ends a test for want of something: on CI nothing may be wanting.
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// assignHelper adds the rule that gives new connections to port 21 the helper
+// "sane", which ignores FTP.
+func assignHelper(t *testing.T) {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := nft.AddTable(&nftables.Table{Name: "test", Family: nftables.TableFamilyINet})
+	nft.AddObj(&nftables.NamedObj{
+		Table: table, Name: "carrier", Type: nftables.ObjTypeCtHelper,
+		Obj: &expr.CtHelper{Name: "sane", L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
+	})
+	chain := nft.AddChain(&nftables.Chain{
+		Table: table, Name: "output", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityMangle,
+	})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(21)},
+		&expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: "carrier"},
+	}})
+	// Conntrack is on in a namespace only where a rule asks for it.
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+	}})
+	if err := nft.Flush(); err != nil {
+		missing(t, "cannot assign the helper sane (CONFIG_NF_TABLES_INET, NFT_CT, NF_CONNTRACK_SANE): "+err.Error())
+	}
+}
+
+// listen opens a TCP listener on the port of host.
+func listen(t *testing.T, address string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// dial opens a TCP connection to l, both ends of which stay open until the end
+// of the test.
+func dial(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return c
+}

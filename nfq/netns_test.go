@@ -1,0 +1,169 @@
+package nfq
+
+import (
+	"net"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+)
+
+// port is where the test's servers listen and queue where packets to it go.
+const (
+	port  = 21
+	queue = 21
+)
+
+// enterNetns moves the test's goroutine to a network namespace of its own whose
+// only link is lo. The namespace goes away with the thread, which is thrown
+// away with the goroutine, because it stays locked.
+func enterNetns(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		missing(t, "cannot make a network namespace (root is needed): "+err.Error())
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// missing ends a test for want of something: on CI nothing may be wanting.
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// rules is a table that queues packets to port with payload as they come in, and
+// behind that counts what passes it with the conntrack mark set.
+type rules struct {
+	nft    *nftables.Conn
+	table  *nftables.Table
+	marked *nftables.Chain
+}
+
+func install(t *testing.T) rules {
+	t.Helper()
+	targets := []expr.Any{
+		&expr.Queue{Num: queue, Flag: expr.QueueFlagBypass},
+		// Kernels without nft_queue: struct xt_NFQ_info_v3 {num, total, flags}.
+		&expr.Target{Name: "NFQUEUE", Rev: 3, Info: &xt.Unknown{queue, 0, 1, 0, 1, 0}},
+	}
+	var err error
+	for _, target := range targets {
+		var r rules
+		if r, err = installTarget(target); err == nil {
+			return r
+		}
+	}
+	missing(t, "cannot queue (CONFIG_NF_TABLES_INET; NFT_QUEUE, or NFT_COMPAT and NETFILTER_XT_TARGET_NFQUEUE): "+err.Error())
+	return rules{}
+}
+
+func installTarget(target expr.Any) (rules, error) {
+	nft, err := nftables.New()
+	if err != nil {
+		return rules{}, err
+	}
+	r := rules{nft: nft}
+	r.table = nft.AddTable(&nftables.Table{Name: "test", Family: nftables.TableFamilyINet})
+	input := nft.AddChain(&nftables.Chain{
+		Table: r.table, Name: "input", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(-50),
+	})
+	nft.AddRule(&nftables.Rule{Table: r.table, Chain: input, Exprs: append(
+		toPort(),
+		&expr.Payload{DestRegister: 1, Base: unix.NFT_PAYLOAD_INNER_HEADER, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{0}},
+		target,
+	)})
+	r.marked = nft.AddChain(&nftables.Chain{
+		Table: r.table, Name: "marked", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
+	})
+	nft.AddRule(&nftables.Rule{Table: r.table, Chain: r.marked, Exprs: append(
+		toPort(),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0, 0, 0}},
+		&expr.Counter{},
+	)})
+	return r, nft.Flush()
+}
+
+func toPort() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+	}
+}
+
+// countMarked returns how many packets passed with the conntrack mark set.
+func (r rules) countMarked(t *testing.T) uint64 {
+	t.Helper()
+	got, err := r.nft.GetRules(r.table, r.marked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range got {
+		for _, e := range rule.Exprs {
+			if c, ok := e.(*expr.Counter); ok {
+				return c.Packets
+			}
+		}
+	}
+	t.Fatal("the rule has no counter")
+	return 0
+}
+
+// connect opens a TCP connection to port of host. Both ends are closed at the
+// end of the test, and reading and writing fail after a while.
+func connect(t *testing.T, host string) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "21"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return connectTo(t, l)
+}
+
+func connectTo(t *testing.T, l net.Listener) (client, server net.Conn) {
+	t.Helper()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []net.Conn{client, server} {
+		t.Cleanup(func() { _ = c.Close() })
+		if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return client, server
+}

@@ -1,0 +1,35 @@
+package nfq
+
+import "net/netip"
+
+// Flags are the TCP flags that matter to a reader of streams, at their places
+// in the TCP header (RFC 9293 section 3.1).
+type Flags uint8
+
+// The flags.
+const (
+	FIN Flags = 1 << 0
+	SYN Flags = 1 << 1
+	RST Flags = 1 << 2
+	ACK Flags = 1 << 4
+)
+
+// Has reports whether every flag of g is set in f.
+func (f Flags) Has(g Flags) bool { return f&g == g }
+
+// Packet is one TCP segment. It is valid only while the handler that was given
+// it runs: Payload is borrowed, and the Packet is used again for the next one.
+type Packet struct {
+	// ID is the queue's name for the packet, which [Queue.Accept] wants. It is 0
+	// where the packet comes from no queue.
+	ID uint32
+	// Src and Dst are the addresses as they stand in the packet: an IPv4-mapped
+	// address in an IPv6 packet stays an IPv6 address.
+	Src, Dst netip.AddrPort
+	// Seq and Ack are the sequence and acknowledgment numbers, Seq that of the
+	// first byte of Payload, or of the SYN.
+	Seq, Ack uint32
+	Flags    Flags
+	// Payload is what the segment carries, without the padding of the link.
+	Payload []byte
+}

@@ -1,0 +1,613 @@
+package nfq
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/florianl/go-nfqueue/v2"
+	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// handler is a Handler made of functions, of which packet may be nil.
+type handler struct {
+	packet  func(*Packet) Verdict
+	refused chan refusal
+}
+
+type refusal struct {
+	Seq uint32
+	Err error
+}
+
+func (h handler) Packet(p *Packet) Verdict {
+	if h.packet == nil {
+		return Verdict{}
+	}
+	return h.packet(p)
+}
+
+func (h handler) Refused(seq uint32, err error) { h.refused <- refusal{seq, err} }
+
+// start opens a queue and runs it until the end of the test, or until stop is
+// called, which returns what Run returned.
+func start(t *testing.T, cfg Config, h Handler) (q *Queue, stop func() error) {
+	t.Helper()
+	cfg.Num = queue
+	q, err := Open(cfg, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var runErr error
+	done := make(chan struct{})
+	go func() {
+		runErr = q.Run(ctx)
+		close(done)
+	}()
+	stop = func() error {
+		cancel()
+		<-done
+		return runErr
+	}
+	t.Cleanup(func() { _ = stop() })
+	return q, stop
+}
+
+func write(t *testing.T, c net.Conn, s string) {
+	t.Helper()
+	if _, err := io.WriteString(c, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, c net.Conn, n int) string {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := io.ReadFull(c, b); err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// eventually waits until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it did not come to be: %s", what)
+		}
+	}
+}
+
+func TestEachPayloadOnce(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			var mu sync.Mutex
+			var got []Packet
+			q, stop := start(t, Config{}, handler{packet: func(p *Packet) Verdict {
+				mu.Lock()
+				defer mu.Unlock()
+				c := *p
+				c.Payload = bytes.Clone(p.Payload)
+				got = append(got, c)
+				return Verdict{}
+			}})
+			install(t)
+			client, server := connect(t, tt.host)
+
+			var want []Packet
+			lines := []string{"USER x\r\n", "PASV\r\n", strings.Repeat("x", 5000), "QUIT\r\n"}
+			for i, line := range lines {
+				write(t, client, line)
+				if s := read(t, server, len(line)); s != line {
+					t.Fatalf("server read %q, want %q", s, line)
+				}
+				write(t, server, "200\r\n") // not queued
+				read(t, client, 5)
+				want = append(want, Packet{
+					ID:      uint32(i + 1),
+					Src:     client.LocalAddr().(*net.TCPAddr).AddrPort(),
+					Dst:     server.LocalAddr().(*net.TCPAddr).AddrPort(),
+					Flags:   ACK,
+					Payload: []byte(line),
+				})
+			}
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+
+			for i := range got {
+				if i > 0 && got[i].Seq != got[i-1].Seq+uint32(len(lines[i-1])) {
+					t.Errorf("packet %d has sequence number %d, the one before %d with %d bytes", i, got[i].Seq, got[i-1].Seq, len(lines[i-1]))
+				}
+				if i > 0 && got[i].Ack != got[i-1].Ack+5 {
+					t.Errorf("packet %d acknowledges %d, the one before %d", i, got[i].Ack, got[i-1].Ack)
+				}
+			}
+			for i := range got {
+				got[i].Seq, got[i].Ack = 0, 0
+			}
+			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+				t.Errorf("packets (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(Stats{Packets: 4}, q.Stats()); diff != "" {
+				t.Errorf("counters (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestHold(t *testing.T) {
+	enterNetns(t)
+	held := make(chan uint32, 100)
+	q, _ := start(t, Config{}, handler{packet: func(p *Packet) Verdict {
+		held <- p.ID
+		return Verdict{Hold: true}
+	}})
+	install(t)
+	client, server := connect(t, "127.0.0.1")
+
+	write(t, client, "PORT")
+	id := <-held
+	arrived := make(chan error, 1)
+	go func() {
+		_, err := io.ReadFull(server, make([]byte, 4))
+		arrived <- err
+	}()
+	select {
+	case err := <-arrived:
+		t.Fatalf("the packet passed though held (error %v)", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := q.Accept(id, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-arrived; err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Accept(id, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a verdict for a packet that is gone is counted", func() bool { return q.Stats().Gone == 1 })
+	if s := q.Stats(); s.Held < 1 || s.SendErrors != 0 {
+		t.Errorf("counters %+v, want Held and no SendErrors", s)
+	}
+}
+
+// TestBefore has the handler set the conntrack mark of the connection before its
+// packet moves on. A rule behind the queue counts packets with the mark, and
+// must count every one.
+func TestBefore(t *testing.T) {
+	tests := []struct {
+		name string
+		hold bool
+	}{
+		{"with the verdict", false},
+		{"with a later verdict", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			var q *Queue
+			h := handler{refused: make(chan refusal, 100)}
+			h.packet = func(p *Packet) Verdict {
+				before := setMark(p.Src, p.Dst, 1)
+				if !tt.hold {
+					return Verdict{Before: before}
+				}
+				id := p.ID
+				time.AfterFunc(time.Millisecond, func() {
+					if err := q.Accept(id, before); err != nil {
+						t.Error(err)
+					}
+				})
+				return Verdict{Hold: true}
+			}
+			q, err := Open(Config{Num: queue}, h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() { done <- q.Run(ctx) }()
+			defer func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}()
+			r := install(t)
+			l, err := net.Listen("tcp", "127.0.0.1:21")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			// The first packet of each connection, so that each needs its own mark.
+			for i := range uint64(20) {
+				client, server := connectTo(t, l)
+				write(t, client, "PASV\r\n")
+				read(t, server, 6)
+				if n := r.countMarked(t); n != i+1 {
+					t.Fatalf("%d packets passed with the mark, want %d", n, i+1)
+				}
+			}
+			if len(h.refused) > 0 {
+				t.Errorf("refused: %v", <-h.refused)
+			}
+		})
+	}
+}
+
+// setMark is an IPCTNL_MSG_CT_NEW message that sets the conntrack mark of an
+// IPv4 connection.
+func setMark(src, dst netip.AddrPort, seq uint32) []byte {
+	const ctaTupleOrig, ctaMark = 1, 8
+	ae := netlink.NewAttributeEncoder()
+	ae.ByteOrder = binary.BigEndian
+	ae.Nested(ctaTupleOrig, func(ae *netlink.AttributeEncoder) error {
+		ae.Nested(1, func(ae *netlink.AttributeEncoder) error {
+			ae.Bytes(1, src.Addr().AsSlice())
+			ae.Bytes(2, dst.Addr().AsSlice())
+			return nil
+		})
+		ae.Nested(2, func(ae *netlink.AttributeEncoder) error {
+			ae.Uint8(1, unix.IPPROTO_TCP)
+			ae.Uint16(2, src.Port())
+			ae.Uint16(3, dst.Port())
+			return nil
+		})
+		return nil
+	})
+	ae.Uint32(ctaMark, 7)
+	attrs, err := ae.Encode()
+	if err != nil {
+		panic(err)
+	}
+	b := append(appendHeader(nil, unix.NFNL_SUBSYS_CTNETLINK<<8, seq, 0, uint32(len(attrs))), attrs...)
+	b[16] = unix.AF_INET
+	return b
+}
+
+func TestRefused(t *testing.T) {
+	enterNetns(t)
+	h := handler{refused: make(chan refusal, 1)}
+	h.packet = func(p *Packet) Verdict {
+		// There is no such connection: an update without CREATE fails.
+		return Verdict{Before: setMark(p.Src, netip.AddrPortFrom(p.Dst.Addr(), 9), 77)}
+	}
+	start(t, Config{}, h)
+	install(t)
+	client, server := connect(t, "127.0.0.1")
+	write(t, client, "PASV\r\n")
+	read(t, server, 6) // the packet passes nevertheless
+	if got := <-h.refused; got.Seq != 77 || !errors.Is(got.Err, unix.ENOENT) {
+		t.Errorf("refused %v, want sequence number 77 and ENOENT", got)
+	}
+}
+
+func TestUndecoded(t *testing.T) {
+	enterNetns(t)
+	q, _ := start(t, Config{CopyRange: 41}, handler{packet: func(p *Packet) Verdict {
+		t.Errorf("a packet cut by CopyRange was handled: %+v", p)
+		return Verdict{}
+	}})
+	install(t)
+	client, server := connect(t, "127.0.0.1")
+	write(t, client, "PASV\r\n")
+	read(t, server, 6)
+	if diff := cmp.Diff(Stats{Packets: 1, Undecoded: 1}, q.Stats()); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+}
+
+// TestOverrun stops the handler while more packets come than the receive buffer
+// has room for. They pass, and the queue goes on.
+func TestOverrun(t *testing.T) {
+	enterNetns(t)
+	release := make(chan struct{})
+	var mu sync.Mutex
+	var last string
+	q, _ := start(t, Config{ReadBuffer: 4096}, handler{packet: func(p *Packet) Verdict {
+		<-release
+		mu.Lock()
+		defer mu.Unlock()
+		last = string(p.Payload)
+		return Verdict{}
+	}})
+	install(t)
+	l, err := net.Listen("tcp", "127.0.0.1:21")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var servers []net.Conn
+	for range 40 {
+		client, server := connectTo(t, l)
+		write(t, client, "PASV\r\n")
+		servers = append(servers, server)
+	}
+	read(t, servers[len(servers)-1], 6) // passed unread
+	close(release)
+	for _, server := range servers[:len(servers)-1] {
+		read(t, server, 6)
+	}
+	eventually(t, "the overrun is counted", func() bool { return q.Stats().Overruns > 0 })
+
+	client, server := connectTo(t, l)
+	write(t, client, "QUIT\r\n")
+	read(t, server, 6)
+	mu.Lock()
+	defer mu.Unlock()
+	if last != "QUIT\r\n" {
+		t.Errorf("the last packet read after the overrun is %q, want QUIT", last)
+	}
+}
+
+// TestOpenUnderTraffic opens the queue over and over while rules already send
+// packets there. Each Open must succeed, and nothing be lost for good.
+func TestOpenUnderTraffic(t *testing.T) {
+	enterNetns(t)
+	install(t)
+	client, server := connect(t, "127.0.0.1")
+	const line = "NOOP\r\n"
+	sent := make(chan int, 1)
+	stop := make(chan struct{})
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				sent <- n
+				_ = client.Close()
+				return
+			default:
+				if _, err := io.WriteString(client, line); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	received := make(chan int64, 1)
+	go func() {
+		n, err := io.Copy(io.Discard, server)
+		if err != nil {
+			t.Error(err)
+		}
+		received <- n
+	}()
+	for range 100 {
+		q, err := Open(Config{Num: queue}, handler{})
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		done := make(chan error, 1)
+		go func() { done <- q.Run(t.Context()) }()
+		time.Sleep(time.Millisecond)
+		if err := errors.Join(q.Close(), <-done); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	if n, want := <-received, int64(<-sent*len(line)); n != want {
+		t.Errorf("%d bytes arrived, want %d", n, want)
+	}
+}
+
+// TestAdmitPackets holds that a packet that the kernel queued while the socket
+// refused packets does not wait for ever.
+func TestAdmitPackets(t *testing.T) {
+	enterNetns(t)
+	q, _ := start(t, Config{}, handler{})
+	install(t)
+	client, server := connect(t, "127.0.0.1")
+	if err := q.refusePackets(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, client, "PASV\r\n")
+	eventually(t, "the packet waits in the kernel", func() bool {
+		waiting := findLine("/proc/thread-self/net/netfilter/nfnetlink_queue", func(f []string) bool { return f[2] != "0" })
+		return waiting != nil
+	})
+	if err := q.admitPackets(); err != nil {
+		t.Fatal(err)
+	}
+	read(t, server, 6)
+	if diff := cmp.Diff(Stats{}, q.Stats()); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+}
+
+func TestOpenTwice(t *testing.T) {
+	enterNetns(t)
+	q, _ := start(t, Config{}, handler{})
+	_, err := Open(Config{Num: queue}, handler{})
+	if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, unix.EBUSY) || e.Queue != queue {
+		t.Fatalf("error %v, want an *Error of EBUSY", err)
+	}
+	comm, readErr := os.ReadFile("/proc/self/comm")
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	want := fmt.Sprintf("the queue is already bound by process %d (%s), port ID ", os.Getpid(), strings.TrimSpace(string(comm)))
+	if !strings.Contains(err.Error(), want) {
+		t.Errorf("error %q does not contain %q", err, want)
+	}
+	// The first owner keeps it.
+	install(t)
+	client, server := connect(t, "127.0.0.1")
+	write(t, client, "PASV\r\n")
+	read(t, server, 6)
+	if n := q.Stats().Packets; n != 1 {
+		t.Errorf("the first owner has %d packets, want 1", n)
+	}
+}
+
+// TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.
+func TestNoPrivilege(t *testing.T) {
+	enterNetns(t)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(Config{Num: queue}, handler{})
+	if !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+		t.Errorf("error %v, want os.ErrPermission and CAP_NET_ADMIN", err)
+	}
+}
+
+// TestStop holds that what waits when Run ends passes, held packets too, and
+// that connections live on without the queue.
+func TestStop(t *testing.T) {
+	tests := []struct {
+		name string
+		end  func(q *Queue, stop func() error) error
+	}{
+		{"cancelled", func(_ *Queue, stop func() error) error { return stop() }},
+		{"closed", func(q *Queue, stop func() error) error { return errors.Join(q.Close(), stop()) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			held := make(chan uint32, 100)
+			q, stop := start(t, Config{}, handler{packet: func(p *Packet) Verdict {
+				held <- p.ID
+				return Verdict{Hold: true}
+			}})
+			install(t)
+			client, server := connect(t, "127.0.0.1")
+			write(t, client, "PASV\r\n")
+			id := <-held
+			if err := tt.end(q, stop); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			read(t, server, 6)
+			if d := time.Since(began); d > 150*time.Millisecond {
+				t.Errorf("the held packet came after %v: sent anew, not accepted", d)
+			}
+			write(t, client, "QUIT\r\n")
+			read(t, server, 6)
+			if err := q.Accept(id, nil); err == nil {
+				t.Error("Accept on a closed queue is no error")
+			}
+		})
+	}
+}
+
+// TestNothingLeft holds that opening and closing leaves no descriptor and no
+// goroutine, whether Run was called or not, or Open failed.
+func TestNothingLeft(t *testing.T) {
+	enterNetns(t)
+	count := func() [2]int {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return [2]int{len(fds), runtime.NumGoroutine()}
+	}
+	cycle := func() {
+		q, err := Open(Config{Num: queue}, handler{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(Config{Num: queue}, handler{}); err == nil {
+			t.Fatal("a second Open succeeded")
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+		q, err = Open(Config{Num: queue}, handler{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := q.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cycle() // what the runtime keeps for itself is there after the first
+	before := count()
+	for range 5 {
+		cycle()
+	}
+	eventually(t, "descriptors and goroutines are as before", func() bool {
+		after := count()
+		return after[0] <= before[0] && after[1] <= before[1]
+	})
+}
+
+// TestReceiveFails takes the socket away from under the queue.
+func TestReceiveFails(t *testing.T) {
+	enterNetns(t)
+	q, err := Open(Config{Num: queue}, handler{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := q.nf.Con.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if e, ok := errors.AsType[*Error](q.Run(t.Context())); !ok || e.Op != "receive" {
+		t.Errorf("error %v, want an *Error of receive", e)
+	}
+}
+
+// nullConn is a socket that swallows what is written.
+type nullConn struct {
+	syscall.RawConn
+	fd uintptr
+}
+
+func (c nullConn) Write(f func(fd uintptr) bool) error {
+	for !f(c.fd) {
+		continue
+	}
+	return nil
+}
+
+// TestAllocations holds that a packet costs no allocation from go-nfqueue's
+// callback to the system call.
+func TestAllocations(t *testing.T) {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	before := setMark(v4.Src, v4.Dst, 1)
+	q := newQueue(Config{Num: queue}, handler{packet: func(*Packet) Verdict { return Verdict{Before: before} }})
+	q.raw = nullConn{fd: null.Fd()}
+	close(q.running)
+	b := ipv4(tcp, 0, nil, segment(timestamps...))
+	id := uint32(1)
+	a := nfqueue.Attribute{PacketID: &id, Payload: &b}
+	if n := testing.AllocsPerRun(100, func() {
+		if q.receive(a) != goOn {
+			t.Fatal("the loop was told to stop")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+	if s := q.Stats(); s.Packets != 101 || s.Undecoded+s.SendErrors != 0 {
+		t.Errorf("counters %+v, want 101 packets and no error", s)
+	}
+	if diff := cmp.Diff(string(before)+string(appendVerdict(nil, queue, 1)), string(q.out)); diff != "" {
+		t.Errorf("datagram (-want +got):\n%s", diff)
+	}
+}
