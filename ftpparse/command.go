@@ -78,66 +78,52 @@ const (
 // lower case are alike (RFC 959 section 5.3). Blanks before the verb are not
 // FTP; blanks around the argument are allowed.
 func ParseCommand(line []byte) Command {
-	var c Command
 	if len(line) < 4 || len(line) > 4 && line[4] != ' ' {
-		return c
+		return Command{}
 	}
 	switch uint32(line[0])<<24 | uint32(line[1])<<16 | uint32(line[2])<<8 | uint32(line[3]) | 0x20202020 {
 	case wPORT:
-		c.Verb = VerbPORT
-		cur := cursor{b: argument(line)}
-		c.Endpoint, c.Err = cur.hostPort()
-		c.atEnd(&cur)
+		return portCommand(VerbPORT, line, hostPort)
 	case wEPRT:
-		c.Verb = VerbEPRT
-		cur := cursor{b: argument(line)}
-		c.Endpoint, c.Err = cur.extended()
-		c.atEnd(&cur)
+		return portCommand(VerbEPRT, line, extended)
 	case wLPRT:
-		c.Verb = VerbLPRT
-		cur := cursor{b: argument(line)}
-		c.Endpoint, c.Err = cur.longHostPort()
-		c.atEnd(&cur)
+		return portCommand(VerbLPRT, line, longHostPort)
 	case wPASV, wCPSV:
-		c.Verb = VerbPASV
+		return Command{Verb: VerbPASV}
 	case wPATSW:
 		if line[1] == '@' {
-			c.Verb = VerbPASV
+			return Command{Verb: VerbPASV}
 		}
 	case wEPSV:
-		c.Verb = VerbEPSV
 		if a := argument(line); len(a) == 3 && a[0]|0x20 == 'a' && a[1]|0x20 == 'l' && a[2]|0x20 == 'l' {
-			c.Verb = VerbEPSVAll
+			return Command{Verb: VerbEPSVAll}
 		}
+		return Command{Verb: VerbEPSV}
 	case wLPSV:
-		c.Verb = VerbLPSV
+		return Command{Verb: VerbLPSV}
 	case wAUTH:
-		c.Verb = VerbAUTH
+		return Command{Verb: VerbAUTH}
 	case wREIN:
-		c.Verb = VerbREIN
+		return Command{Verb: VerbREIN}
 	case wUSER:
-		c.Verb = VerbUSER
+		return Command{Verb: VerbUSER}
 	case wPASS:
-		c.Verb = VerbPASS
+		return Command{Verb: VerbPASS}
 	case wACCT:
-		c.Verb = VerbACCT
+		return Command{Verb: VerbACCT}
 	case wABOR:
-		c.Verb = VerbABOR
+		return Command{Verb: VerbABOR}
 	case wQUIT:
-		c.Verb = VerbQUIT
+		return Command{Verb: VerbQUIT}
 	}
-	return c
+	return Command{}
 }
 
-// atEnd refuses what follows a complete endpoint: a seventh number, say, which
-// another reader may have taken for part of it.
-func (c *Command) atEnd(cur *cursor) {
-	if c.Err == "" && !cur.done() {
-		c.Err = Malformed
-	}
-	if c.Err != "" {
-		c.Endpoint = netip.AddrPort{}
-	}
+// portCommand reads the argument of a PORT, EPRT or LPRT.
+func portCommand(verb Verb, line []byte, f form) Command {
+	c := cursor{b: argument(line)}
+	endpoint, why := c.endpoint(f)
+	return Command{Verb: verb, Endpoint: endpoint, Err: why}
 }
 
 // argument is what follows the verb, without the blanks around it.

@@ -11,6 +11,37 @@ type cursor struct {
 
 func (c *cursor) done() bool { return c.i >= len(c.b) }
 
+// form is a way of writing an endpoint.
+type form uint8
+
+const (
+	hostPort     form = iota // h1,h2,h3,h4,p1,p2
+	longHostPort             // af,hal,h1,…,pal,p1,p2
+	extended                 // |net-prt|net-addr|tcp-port|
+)
+
+// endpoint reads an endpoint and refuses what follows it: a seventh number, say,
+// which another reader may have taken for part of it.
+func (c *cursor) endpoint(f form) (netip.AddrPort, Reason) {
+	var a netip.AddrPort
+	var why Reason
+	switch f {
+	case hostPort:
+		a, why = c.hostPort()
+	case longHostPort:
+		a, why = c.longHostPort()
+	case extended:
+		a, why = c.extended()
+	}
+	if why == "" && !c.done() {
+		why = Malformed
+	}
+	if why != "" {
+		return netip.AddrPort{}, why
+	}
+	return a, ""
+}
+
 // accept consumes ch if it is next.
 func (c *cursor) accept(ch byte) bool {
 	if c.i < len(c.b) && c.b[c.i] == ch {
@@ -24,34 +55,56 @@ func (c *cursor) accept(ch byte) bool {
 // decimal zeros, not octal (019 is 19). More digits than allowed fail, whatever
 // their value: a reader with a narrower integer would see another number.
 func (c *cursor) number(maxDigits int) (uint32, bool) {
-	var n uint32
-	start := c.i
-	for c.i < len(c.b) && isDigit(c.b[c.i]) {
-		if c.i-start == maxDigits {
+	b := c.b[c.i:]
+	if len(b) == 0 || !isDigit(b[0]) {
+		return 0, false
+	}
+	n := uint32(b[0] - '0')
+	i := 1
+	for ; i < len(b) && isDigit(b[i]); i++ {
+		if i == maxDigits {
 			return 0, false
 		}
-		n = n*10 + uint32(c.b[c.i]-'0')
-		c.i++
+		n = n*10 + uint32(b[i]-'0')
 	}
-	return n, c.i > start
+	c.i += i
+	return n, true
 }
 
 // octets fills out with numbers of 0 to 255 that sep separates, and gives over
-// for a larger one.
+// for a larger one. It is number(3) and accept in one pass: every PORT and 227
+// spends its time here.
 func (c *cursor) octets(out []byte, sep byte, over Reason) Reason {
+	b, i := c.b, c.i
 	for k := range out {
-		if k > 0 && !c.accept(sep) {
+		if k > 0 {
+			if i >= len(b) || b[i] != sep {
+				return Malformed
+			}
+			i++
+		}
+		if i >= len(b) || !isDigit(b[i]) {
 			return Malformed
 		}
-		n, ok := c.number(3)
-		if !ok {
-			return Malformed
-		}
-		if n > 255 {
-			return over
+		n := uint(b[i] - '0')
+		i++
+		if i < len(b) && isDigit(b[i]) {
+			n = n*10 + uint(b[i]-'0')
+			i++
+			if i < len(b) && isDigit(b[i]) {
+				n = n*10 + uint(b[i]-'0')
+				i++
+				if i < len(b) && isDigit(b[i]) {
+					return Malformed
+				}
+				if n > 255 {
+					return over
+				}
+			}
 		}
 		out[k] = byte(n)
 	}
+	c.i = i
 	return ""
 }
 

@@ -40,55 +40,41 @@ func (r Reply) Via() Via {
 // ParseReply reads one line of the server, without its line end. The endpoint
 // of a 227, 228 or 229 is read from its last line only.
 func ParseReply(line []byte) Reply {
-	var r Reply
-	if len(line) < 3 || !isDigit(line[0]) || !isDigit(line[1]) || !isDigit(line[2]) ||
-		line[0] == '0' || line[0] > '6' {
-		return r
+	if len(line) < 3 {
+		return Reply{}
 	}
-	if len(line) > 3 {
-		switch line[3] {
-		case ' ':
-		case '-':
-			r.More = true
-		default:
-			return r
+	a, b, c := line[0]-'0', line[1]-'0', line[2]-'0'
+	if a-1 > 5 || b > 9 || c > 9 { // class 1 to 6
+		return Reply{}
+	}
+	code := uint16(a)*100 + uint16(b)*10 + uint16(c)
+	if len(line) > 3 && line[3] != ' ' {
+		if line[3] == '-' {
+			return Reply{Code: code, More: true}
 		}
+		return Reply{}
 	}
-	r.Code = uint16(line[0]-'0')*100 + uint16(line[1]-'0')*10 + uint16(line[2]-'0')
-	if r.Code < 227 || r.Code > 229 || r.More {
-		return r
-	}
-	text := line[3:]
-	switch r.Code {
+	switch code {
 	case 227:
-		cur, ok := numberList(text)
-		if !ok {
-			r.Err = Malformed
-			break
-		}
-		r.Endpoint, r.Err = cur.hostPort()
-		r.atEnd(&cur)
+		return listReply(code, line[3:], hostPort)
 	case 228:
-		cur, ok := numberList(text)
-		if !ok {
-			r.Err = Malformed
-			break
-		}
-		r.Endpoint, r.Err = cur.longHostPort()
-		r.atEnd(&cur)
+		return listReply(code, line[3:], longHostPort)
 	case 229:
-		r.Endpoint, r.Err = parseExtendedPassive(text)
+		endpoint, why := parseExtendedPassive(line[3:])
+		return Reply{Code: code, Endpoint: endpoint, Err: why}
+	default:
+		return Reply{Code: code}
 	}
-	return r
 }
 
-func (r *Reply) atEnd(cur *cursor) {
-	if r.Err == "" && !cur.done() {
-		r.Err = Malformed
+// listReply reads the comma-separated numbers of a 227 or 228.
+func listReply(code uint16, text []byte, f form) Reply {
+	c, ok := numberList(text)
+	if !ok {
+		return Reply{Code: code, Err: Malformed}
 	}
-	if r.Err != "" {
-		r.Endpoint = netip.AddrPort{}
-	}
+	endpoint, why := c.endpoint(f)
+	return Reply{Code: code, Endpoint: endpoint, Err: why}
 }
 
 // numberList finds the comma-separated numbers in the text of a 227 or 228.
@@ -102,13 +88,16 @@ func numberList(text []byte) (cursor, bool) {
 	comma := bytes.IndexByte(text, ',')
 	for comma >= 0 {
 		start, end := comma, comma+1
-		for start > 0 && (isDigit(text[start-1]) || text[start-1] == ',') {
+		digits := false
+		for start > 0 && inList[text[start-1]] {
 			start--
+			digits = digits || text[start] != ','
 		}
-		for end < len(text) && (isDigit(text[end]) || text[end] == ',') {
+		for end < len(text) && inList[text[end]] {
+			digits = digits || text[end] != ','
 			end++
 		}
-		if hasDigit(text[start:end]) {
+		if digits {
 			return cursor{b: text[start:end]}, standsAlone(text, start, end)
 		}
 		next := bytes.IndexByte(text[end:], ',')
@@ -120,14 +109,13 @@ func numberList(text []byte) (cursor, bool) {
 	return cursor{}, false
 }
 
-func hasDigit(b []byte) bool {
-	for _, ch := range b {
-		if isDigit(ch) {
-			return true
-		}
+// inList has the bytes that a list of numbers is made of.
+var inList = func() (in [256]bool) {
+	for _, ch := range []byte("0123456789,") {
+		in[ch] = true
 	}
-	return false
-}
+	return in
+}()
 
 // standsAlone reports whether text[start:end] is a list of its own and not the
 // middle of something else: a sign, a letter or a decimal point beside it.
