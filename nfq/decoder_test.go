@@ -25,7 +25,7 @@ func segment(options ...byte) []byte {
 	return append(b, "PASV\r\n"...)
 }
 
-func ipv4(protocol byte, fragment uint16, options []byte, payload []byte) []byte {
+func ipv4(protocol byte, fragment uint16, options, payload []byte) []byte {
 	b := []byte{0x40 | byte(20+len(options))/4, 0}
 	b = binary.BigEndian.AppendUint16(b, uint16(20+len(options)+len(payload)))
 	b = append(b, 0, 1)
@@ -77,11 +77,14 @@ var decodeTests = []struct {
 	b    []byte
 	want Packet // of which the ports, numbers and flags are filled in by the test
 	err  error
+	// nonsense is for options of which gopacket complains in words of its own,
+	// which cost an allocation.
+	nonsense bool
 }{
 	{name: "IPv4", b: ipv4(tcp, 0, nil, segment()), want: v4},
 	{name: "IPv4 that must not be fragmented", b: ipv4(tcp, 0x4000, nil, segment()), want: v4},
 	{name: "IPv4 with options", b: ipv4(tcp, 0, []byte{148, 4, 0, 0}, segment(timestamps...)), want: v4},
-	{name: "IPv4 with an option that makes no sense", b: ipv4(tcp, 0, []byte{148, 200, 0, 0}, segment()), want: v4},
+	{name: "IPv4 with an option that makes no sense", b: ipv4(tcp, 0, []byte{148, 200, 0, 0}, segment()), want: v4, nonsense: true},
 	{name: "IPv4 with padding of the link", b: append(ipv4(tcp, 0, nil, segment()), 0, 0, 0, 0), want: v4},
 	{name: "IPv6", b: ipv6(tcp, "fd00::1", "fd00::2", segment()), want: v6},
 	{name: "IPv6 with padding of the link", b: append(ipv6(tcp, "fd00::1", "fd00::2", segment()), 0, 0), want: v6},
@@ -93,8 +96,8 @@ var decodeTests = []struct {
 	{name: "all headers", b: ipv6(hopByHop, "fd00::1", "fd00::2", extension(option), extension(routing), extension(fragment), fragmentHeader(option, 0), extension(tcp), segment(syn...)), want: v6},
 	{name: "fragment that is whole", b: ipv6(fragment, "fd00::1", "fd00::2", fragmentHeader(tcp, 0), segment()), want: v6},
 	{name: "options of a SYN", b: ipv4(tcp, 0, nil, segment(syn...)), want: v4},
-	{name: "TCP option that is too long", b: ipv4(tcp, 0, nil, segment(8, 200, 0, 0)), want: v4},
-	{name: "TCP option of length 0", b: ipv4(tcp, 0, nil, segment(8, 0, 0, 0)), want: v4},
+	{name: "TCP option that is too long", b: ipv4(tcp, 0, nil, segment(8, 200, 0, 0)), want: v4, nonsense: true},
+	{name: "TCP option of length 0", b: ipv4(tcp, 0, nil, segment(8, 0, 0, 0)), want: v4, nonsense: true},
 
 	{name: "nothing", b: nil, err: ErrTruncated},
 	{name: "IPv4 cut within the header", b: ipv4(tcp, 0, nil, segment())[:19], err: ErrTruncated},
@@ -146,19 +149,12 @@ func TestDecode(t *testing.T) {
 				if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 					t.Errorf("packet (-want +got):\n%s", diff)
 				}
-				if n := testing.AllocsPerRun(100, func() { _ = d.Decode(tt.b, &got) }); n != 0 && !nonsense(tt.name) {
+				if n := testing.AllocsPerRun(100, func() { _ = d.Decode(tt.b, &got) }); n != 0 && !tt.nonsense {
 					t.Errorf("%v allocations, want none", n)
 				}
 			}
 		})
 	}
-}
-
-// nonsense reports whether a row has options for which gopacket makes an error
-// text of its own.
-func nonsense(name string) bool {
-	return name == "IPv4 with an option that makes no sense" ||
-		name == "TCP option that is too long" || name == "TCP option of length 0"
 }
 
 func TestFlags(t *testing.T) {

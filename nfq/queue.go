@@ -272,7 +272,8 @@ func (q *Queue) release() error {
 // Accept sends the messages in before, which may be empty, and the verdict for
 // the packet id, which the handler held. It may be called while the handler
 // still runs. If the packet has left the queue meanwhile, that is counted, and
-// no error.
+// no error. Of a closed queue every packet has been accepted: it fails with
+// os.ErrClosed.
 func (q *Queue) Accept(id uint32, before []byte) error {
 	if err := q.send(before, id, true); err != nil {
 		return newError("verdict", q.num, err)
@@ -330,7 +331,7 @@ func (q *Queue) receive(a nfqueue.Attribute) int {
 			return goOn
 		}
 	}
-	if err := q.send(v.Before, *a.PacketID, !v.Hold); err != nil {
+	if err := q.send(v.Before, *a.PacketID, !v.Hold); err != nil && !errors.Is(err, os.ErrClosed) {
 		q.log.Error("cannot send a verdict", "queue", q.num, "err", err)
 	}
 	return goOn
@@ -393,7 +394,7 @@ func (q *Queue) send(before []byte, id uint32, accept bool) error {
 		q.out = appendVerdict(q.out, q.num, id)
 	}
 	err := q.flush()
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrClosed) {
 		q.sendErrors.Add(1)
 	}
 	return err
@@ -412,7 +413,12 @@ func (q *Queue) acceptAll(after []byte) error {
 
 func (q *Queue) flush() error {
 	if err := q.raw.Write(q.write); err != nil {
-		return err
+		select {
+		case <-q.closed:
+			return os.ErrClosed
+		default:
+			return err
+		}
 	}
 	return q.sendErr
 }

@@ -504,8 +504,8 @@ func TestStop(t *testing.T) {
 			}
 			write(t, client, "QUIT\r\n")
 			read(t, server, 6)
-			if err := q.Accept(id, nil); err == nil {
-				t.Error("Accept on a closed queue is no error")
+			if err := q.Accept(id, nil); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("Accept on a closed queue: error %v, want os.ErrClosed", err)
 			}
 		})
 	}

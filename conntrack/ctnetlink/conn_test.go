@@ -37,7 +37,7 @@ func tuple(c net.Conn) conntrack.Tuple {
 func wantErrno(t *testing.T, err error, want unix.Errno) {
 	t.Helper()
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Err != want {
+	if !ok || !errors.Is(e, want) {
 		t.Fatalf("error %v, want an *Error of %v", err, want)
 	}
 }

@@ -48,7 +48,9 @@ func TestExplain(t *testing.T) {
 			"ctnetlink: delete " + endpoint + ": no such file or directory: the expectation was used, or ran out, or went with its control connection",
 		},
 		{
-			"no privilege", OpList, conntrack.Tuple{}, unix.EPERM,
+			"no privilege", OpList,
+			conntrack.Tuple{},
+			unix.EPERM,
 			"ctnetlink: list: operation not permitted: CAP_NET_ADMIN is needed in the user namespace that owns this network namespace",
 		},
 		{
@@ -56,7 +58,9 @@ func TestExplain(t *testing.T) {
 			"ctnetlink: lookup 192.168.0.211:40001 -> 203.0.113.1:21: invalid argument: the kernel does not understand: load the module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK)",
 		},
 		{
-			"no nfnetlink", OpDial, conntrack.Tuple{}, os.NewSyscallError("socket", unix.EPROTONOSUPPORT),
+			"no nfnetlink", OpDial,
+			conntrack.Tuple{},
+			os.NewSyscallError("socket", unix.EPROTONOSUPPORT),
 			"ctnetlink: dial: protocol not supported: the kernel has no nfnetlink: load the module nfnetlink (CONFIG_NETFILTER_NETLINK)",
 		},
 		{

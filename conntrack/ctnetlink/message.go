@@ -191,7 +191,7 @@ func appendTuple(b []byte, typ uint16, t conntrack.Tuple) []byte {
 }
 
 // appendAttr appends struct nlattr for n bytes of value.
-func appendAttr(b []byte, typ uint16, n uint16) []byte {
+func appendAttr(b []byte, typ, n uint16) []byte {
 	b = binary.NativeEndian.AppendUint16(b, attrLen+n)
 	return binary.NativeEndian.AppendUint16(b, typ)
 }

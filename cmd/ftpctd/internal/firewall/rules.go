@@ -79,11 +79,10 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 
 	if cfg.Helper != "" {
 		nft.AddObj(carrier(r.table, cfg.Helper))
-		for name, hook := range map[string]*nftables.ChainHook{
-			"assign-prerouting": nftables.ChainHookPrerouting,
-			"assign-output":     nftables.ChainHookOutput,
+		for _, chain := range []*nftables.Chain{
+			r.base("assign-prerouting", nftables.ChainHookPrerouting, priorityAssign),
+			r.base("assign-output", nftables.ChainHookOutput, priorityAssign),
 		} {
-			chain := r.base(name, hook, priorityAssign)
 			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), []expr.Any{assign()})
 		}
 	}
@@ -93,13 +92,12 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 	r.add(control, payload(), []expr.Any{queue})
 	r.add(control, flags(flagsEnds), []expr.Any{queue})
 
-	for name, hook := range map[string]*nftables.ChainHook{
-		"queue-input":   nftables.ChainHookInput,
-		"queue-forward": nftables.ChainHookForward,
-		"queue-output":  nftables.ChainHookOutput,
+	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: control.Name}}
+	for _, chain := range []*nftables.Chain{
+		r.base("queue-input", nftables.ChainHookInput, priorityQueue),
+		r.base("queue-forward", nftables.ChainHookForward, priorityQueue),
+		r.base("queue-output", nftables.ChainHookOutput, priorityQueue),
 	} {
-		chain := r.base(name, hook, priorityQueue)
-		jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: control.Name}}
 		r.add(chain, r.port(offsetDport), jump)
 		r.add(chain, r.port(offsetSport), jump)
 	}

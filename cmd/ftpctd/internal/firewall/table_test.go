@@ -1,0 +1,545 @@
+package firewall
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+	"ftpctd/conntrack/ctnetlink"
+	"ftpctd/nfq"
+)
+
+var carried = Config{Ports: []uint16{21, 2121}, Helper: "sane", QueueNum: 21, QueueCount: 1}
+
+func install(t *testing.T, cfg Config) *Table {
+	t.Helper()
+	table, err := Install(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+// recorder is a handler that notes what it is given.
+type recorder struct {
+	mu     sync.Mutex
+	seen   map[string]int // by what the packet is
+	before func(*nfq.Packet) []byte
+	errs   []error
+}
+
+func (r *recorder) Packet(p *nfq.Packet) nfq.Verdict {
+	words := []string{fmt.Sprintf("%d -> %d", p.Src.Port(), p.Dst.Port())}
+	for _, f := range []struct {
+		flag nfq.Flags
+		name string
+	}{{nfq.SYN, "SYN"}, {nfq.FIN, "FIN"}, {nfq.RST, "RST"}} {
+		if p.Flags.Has(f.flag) {
+			words = append(words, f.name)
+		}
+	}
+	if len(p.Payload) > 0 {
+		words = append(words, string(p.Payload))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen == nil {
+		r.seen = make(map[string]int)
+	}
+	r.seen[strings.Join(words, " ")]++
+	if r.before == nil {
+		return nfq.Verdict{}
+	}
+	return nfq.Verdict{Before: r.before(p)}
+}
+
+func (r *recorder) Refused(_ uint32, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errs = append(r.errs, err)
+}
+
+// run reads queue num until the end of the test, or until stop is called.
+func run(t *testing.T, num uint16, h nfq.Handler) (q *nfq.Queue, stop func()) {
+	t.Helper()
+	q, err := nfq.Open(nfq.Config{Num: num}, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := q.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	stop = func() {
+		cancel()
+		<-done
+	}
+	t.Cleanup(stop)
+	return q, stop
+}
+
+// say sends a line from one end to the other.
+func say(t *testing.T, from, to net.Conn, line string) {
+	t.Helper()
+	if _, err := io.WriteString(from, line); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(to, make([]byte, len(line))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestQueued holds that the packets of control connections that matter are
+// queued, in both directions, and no others: neither ACKs without payload nor
+// the packets of other connections.
+func TestQueued(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			var r recorder
+			_, stop := run(t, carried.QueueNum, &r)
+			table := install(t, carried)
+			if m := table.Mode(); m != "nft queue" && m != "xt NFQUEUE" {
+				t.Errorf("mode %q", m)
+			}
+			want := make(map[string]bool)
+			for _, port := range []string{"21", "2121", "2122"} {
+				l := listen(t, net.JoinHostPort(tt.host, port))
+				client, server := connect(t, tt.host, l)
+				say(t, server, client, "220 hello\r\n")
+				say(t, client, server, "PASV\r\n")
+				say(t, server, client, "227 no\r\n")
+				_ = client.Close()
+				if _, err := server.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+					t.Fatalf("error %v at the end of the connection, want EOF", err)
+				}
+				_ = server.Close()
+				if port == "2122" {
+					continue
+				}
+				_, eph, _ := net.SplitHostPort(client.LocalAddr().String())
+				for _, what := range []string{"%s -> %s SYN", "%s -> %s PASV\r\n", "%s -> %s FIN"} {
+					want[fmt.Sprintf(what, eph, port)] = true
+				}
+				for _, what := range []string{"%s -> %s SYN", "%s -> %s 220 hello\r\n", "%s -> %s 227 no\r\n", "%s -> %s FIN"} {
+					want[fmt.Sprintf(what, port, eph)] = true
+				}
+			}
+			stop()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			got := make(map[string]bool)
+			for what, n := range r.seen {
+				got[what] = true
+				if n < 2 { // as it leaves and as it comes in
+					t.Errorf("%q was queued %d times, want 2 on lo", what, n)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("queued (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestRelated takes the whole way: the table assigns the helper and queues a
+// reply, the expectation goes out with its verdict, and the data connection,
+// made the moment the reply arrives, is RELATED.
+func TestRelated(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			data := listen(t, net.JoinHostPort(tt.host, "0"))
+			dport := uint16(data.Addr().(*net.TCPAddr).Port)
+			var once sync.Once
+			r := recorder{before: func(p *nfq.Packet) (b []byte) {
+				if strings.HasPrefix(string(p.Payload), "229") {
+					once.Do(func() {
+						b = ctnetlink.AppendExpect(nil, 1, &conntrack.Expectation{
+							Master: conntrack.Tuple{Src: p.Dst, Dst: p.Src},
+							Tuple:  conntrack.Tuple{Src: p.Dst, Dst: netip.AddrPortFrom(p.Src.Addr(), dport)},
+						})
+					})
+				}
+				return b
+			}}
+			_, stop := run(t, carried.QueueNum, &r)
+			install(t, carried)
+			related := countRelated(t)
+			client, server := connect(t, tt.host, listen(t, net.JoinHostPort(tt.host, "2121")))
+
+			c, err := ctnetlink.Dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			master := conntrack.Tuple{
+				Src: client.LocalAddr().(*net.TCPAddr).AddrPort(),
+				Dst: client.RemoteAddr().(*net.TCPAddr).AddrPort(),
+			}
+			if name, found, err := c.Helper(master); name != "sane" || !found || err != nil {
+				t.Fatalf("helper %q, found %t, error %v; want sane", name, found, err)
+			}
+
+			connect(t, tt.host, data)
+			if n := related(); n != 0 {
+				t.Fatalf("%d RELATED packets before the reply, want none", n)
+			}
+			say(t, server, client, "229 (|||"+fmt.Sprint(dport)+"|)\r\n")
+			connect(t, tt.host, data)
+			if n := related(); n != 1 {
+				t.Errorf("%d RELATED packets after the first data connection, want 1", n)
+			}
+			connect(t, tt.host, data)
+			if n := related(); n != 1 {
+				t.Errorf("%d RELATED packets after a second data connection, want 1", n)
+			}
+			stop()
+			if len(r.errs) > 0 {
+				t.Errorf("refused: %v", r.errs)
+			}
+		})
+	}
+}
+
+// countRelated adds a table of its own that counts RELATED packets that come in,
+// and returns the reader of the counter.
+func countRelated(t *testing.T) func() uint64 {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := ruleset{nft: nft, table: nft.AddTable(newTable("test"))}
+	chain := r.base("input", nftables.ChainHookInput, 0)
+	r.add(chain, ctState(expr.CtStateBitRELATED), []expr.Any{&expr.Counter{}})
+	if err := nft.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return func() uint64 {
+		rules, err := nft.GetRules(r.table, chain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(rules[0].Exprs, func(e expr.Any) bool { _, ok := e.(*expr.Counter); return ok })
+		return rules[0].Exprs[i].(*expr.Counter).Packets
+	}
+}
+
+// TestSeveralQueues holds that queues share the connections, and that both
+// directions of one come to the same queue.
+func TestSeveralQueues(t *testing.T) {
+	enterNetns(t)
+	cfg := carried
+	cfg.QueueCount = 3
+	recorders := make([]recorder, cfg.QueueCount)
+	var stops []func()
+	for i := range recorders {
+		_, stop := run(t, cfg.QueueNum+uint16(i), &recorders[i])
+		stops = append(stops, stop)
+	}
+	install(t, cfg)
+	l := listen(t, "127.0.0.1:21")
+	// So many pairs of addresses that they do not all hash to fewer queues.
+	for i := range 48 {
+		client, server := connect(t, fmt.Sprintf("127.0.1.%d", i+1), l)
+		say(t, client, server, fmt.Sprintf("client %d", i))
+		say(t, server, client, fmt.Sprintf("server %d", i))
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	ends := make(map[string][]int) // connection to queues
+	for i := range recorders {
+		n := 0
+		for what := range recorders[i].seen {
+			words := strings.Fields(what)
+			if words[len(words)-1] == "SYN" {
+				continue
+			}
+			n++
+			connection := words[len(words)-1]
+			if !slices.Contains(ends[connection], i) {
+				ends[connection] = append(ends[connection], i)
+			}
+		}
+		if n == 0 {
+			t.Errorf("queue %d has no packets", i)
+		}
+	}
+	for connection, queues := range ends {
+		if len(queues) != 1 {
+			t.Errorf("connection %s is in queues %v, want one", connection, queues)
+		}
+	}
+	if len(ends) != 48 {
+		t.Errorf("%d connections were seen, want 48", len(ends))
+	}
+}
+
+// TestNobodyReads holds that control connections live while no daemon runs.
+func TestNobodyReads(t *testing.T) {
+	enterNetns(t)
+	install(t, carried)
+	client, server := connect(t, "127.0.0.1", listen(t, "127.0.0.1:21"))
+	say(t, client, server, "PASV\r\n")
+	say(t, server, client, "227\r\n")
+}
+
+// described is what the kernel says of the table.
+type described struct {
+	Chains []string
+	Ports  []uint16
+	Helper string
+}
+
+func describe(t *testing.T) described {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d described
+	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range chains {
+		if c.Table.Name != tableName {
+			t.Errorf("there is a chain %s in table %s", c.Name, c.Table.Name)
+		}
+		s := c.Name
+		if c.Hooknum != nil {
+			s += fmt.Sprintf(" hook %d priority %d", *c.Hooknum, *c.Priority)
+		}
+		d.Chains = append(d.Chains, s)
+	}
+	slices.Sort(d.Chains)
+	set, err := nft.GetSetByName(newTable(tableName), "ports")
+	if err != nil {
+		t.Fatal(err)
+	}
+	elements, err := nft.GetSetElements(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range elements {
+		d.Ports = append(d.Ports, binary.BigEndian.Uint16(e.Key))
+	}
+	slices.Sort(d.Ports)
+	objects, err := nft.GetNamedObjects(newTable(tableName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects {
+		d.Helper = strings.TrimRight(o.(*nftables.NamedObj).Obj.(*expr.CtHelper).Name, "\x00")
+	}
+	return d
+}
+
+func exists(t *testing.T) bool {
+	t.Helper()
+	is, err := Exists()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return is
+}
+
+// TestLifecycle installs, replaces and removes.
+func TestLifecycle(t *testing.T) {
+	enterNetns(t)
+	queueChains := []string{
+		"control",
+		"queue-forward hook 2 priority -50",
+		"queue-input hook 1 priority -50",
+		"queue-output hook 3 priority -50",
+	}
+	if exists(t) {
+		t.Fatal("the table is there before Install")
+	}
+	if err := RemoveStale(); err != nil {
+		t.Fatalf("nothing to remove: %v", err)
+	}
+
+	install(t, carried) // as by a daemon that was killed
+	want := described{
+		Chains: append([]string{
+			"assign-output hook 3 priority -150",
+			"assign-prerouting hook 0 priority -150",
+		}, queueChains...),
+		Ports:  []uint16{21, 2121},
+		Helper: "sane",
+	}
+	if diff := cmp.Diff(want, describe(t)); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+
+	nosuch := carried
+	nosuch.Ports, nosuch.Helper = []uint16{990}, "nosuch"
+	_, err := Install(nosuch)
+	if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, unix.ENOENT) || !strings.Contains(e.Advice, `helper "nosuch"`) {
+		t.Errorf("error %v, want an *Error of ENOENT that names the helper", err)
+	}
+	if diff := cmp.Diff(want, describe(t)); diff != "" {
+		t.Errorf("table after a failed Install (-want +got):\n%s", diff)
+	}
+
+	plain := carried
+	plain.Ports, plain.Helper = []uint16{990}, ""
+	table := install(t, plain)
+	if diff := cmp.Diff(described{Chains: queueChains, Ports: []uint16{990}}, describe(t)); diff != "" {
+		t.Errorf("table in place of the first (-want +got):\n%s", diff)
+	}
+
+	if err := table.Remove(); err != nil {
+		t.Error(err)
+	}
+	if exists(t) {
+		t.Error("the table is there after Remove")
+	}
+	table = install(t, plain)
+	if err := RemoveStale(); err != nil {
+		t.Error(err)
+	}
+	if exists(t) {
+		t.Error("the table is there after RemoveStale")
+	}
+	if err := table.Remove(); err != nil {
+		t.Errorf("somebody else has removed it: %v", err)
+	}
+}
+
+// TestRemoveElsewhere holds that Remove finds the table's namespace again.
+func TestRemoveElsewhere(t *testing.T) {
+	enterNetns(t)
+	table := install(t, carried)
+	done := make(chan error)
+	go func() { done <- table.Remove() }() // on another thread
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if exists(t) {
+		t.Error("the table is there after Remove")
+	}
+}
+
+// TestUnknownHelper holds that nothing is left of an Install that failed.
+func TestUnknownHelper(t *testing.T) {
+	enterNetns(t)
+	cfg := carried
+	cfg.Helper = "nosuch"
+	if _, err := Install(cfg); err == nil {
+		t.Fatal("there is a helper nosuch")
+	}
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := nft.ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(tables) != 0 {
+		t.Errorf("tables are left: %q", tables[0].Name)
+	}
+}
+
+// TestUntracked holds that packets that conntrack does not follow are not
+// queued: nothing could be expected on their behalf.
+func TestUntracked(t *testing.T) {
+	enterNetns(t)
+	var rec recorder
+	q, _ := run(t, carried.QueueNum, &rec)
+	install(t, carried)
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := ruleset{nft: nft, table: nft.AddTable(newTable("test"))}
+	for _, chain := range []*nftables.Chain{
+		r.base("prerouting", nftables.ChainHookPrerouting, -300),
+		r.base("output", nftables.ChainHookOutput, -300),
+	} {
+		r.add(chain, []expr.Any{&expr.Notrack{}})
+	}
+	if err := nft.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	client, server := connect(t, "127.0.0.1", listen(t, "127.0.0.1:21"))
+	say(t, client, server, "PASV\r\n")
+	if n := q.Stats().Packets; n != 0 {
+		t.Errorf("%d untracked packets were queued, want none", n)
+	}
+}
+
+// TestWanting holds that a feature that the kernel lacks is told by its probe.
+func TestWanting(t *testing.T) {
+	enterNetns(t)
+	table := install(t, carried)
+	if err := table.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	queue := nftQueue(carried)
+	if table.Mode() == "xt NFQUEUE" {
+		queue = xtQueue(carried)
+	}
+	tests := []struct {
+		name  string
+		cfg   Config
+		queue expr.Any
+		want  string
+	}{
+		{"nothing", carried, queue, ""},
+		{"helper", Config{Helper: "nosuch"}, queue, "helper"},
+		{"queue", carried, &expr.Target{Name: "NOSUCH", Rev: 3, Info: xtQueue(carried).(*expr.Target).Info}, "CONFIG_NFT_QUEUE"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			got := wanting(tt.cfg, tt.queue)
+			if !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
+				t.Errorf("wanting %q, want what contains %q", got, tt.want)
+			}
+			if is := exists(t); is {
+				t.Error("the probe left a table")
+			}
+		})
+	}
+}
+
+// TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.
+func TestNoPrivilege(t *testing.T) {
+	enterNetns(t)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	_, installErr := Install(carried)
+	_, existsErr := Exists()
+	for name, err := range map[string]error{"install": installErr, "remove": RemoveStale(), "list": existsErr} {
+		if !errors.Is(err, os.ErrPermission) || !strings.Contains(fmt.Sprint(err), "CAP_NET_ADMIN") {
+			t.Errorf("%s: error %v, want os.ErrPermission and CAP_NET_ADMIN", name, err)
+		}
+	}
+}
