@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -123,7 +124,8 @@ func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
 		for i := range expect {
 			e.insist(&expect[i])
 		}
-		if err := e.accept(id, nil); err != nil {
+		// A queue that closed has let it go already.
+		if err := e.accept(id, nil); err != nil && !errors.Is(err, os.ErrClosed) {
 			e.log.Error("cannot release a held packet", "err", err)
 		}
 	})
