@@ -32,7 +32,18 @@ type Decision struct {
 	// control connection expects the same endpoint and may not have used it yet:
 	// hold the packet until the kernel has taken it, and tell the Tracker.
 	Contested bool
+	// Opaque are hosts between which a control connection went into TLS, while
+	// there was none before; Readable are those whose last such connection
+	// ended, or returned to clear text.
+	Opaque, Readable []Hosts
+}
+
+// Hosts are the two ends of control connections.
+type Hosts struct {
+	Client, Server netip.Addr
 }
 
 // Idle reports whether there is nothing to do.
-func (d *Decision) Idle() bool { return len(d.Withdraw) == 0 && len(d.Expect) == 0 }
+func (d *Decision) Idle() bool {
+	return len(d.Withdraw) == 0 && len(d.Expect) == 0 && len(d.Opaque) == 0 && len(d.Readable) == 0
+}

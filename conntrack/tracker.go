@@ -65,6 +65,7 @@ type Tracker struct {
 	free  *conn
 
 	expected expectationTable
+	opaque   map[Hosts]*conn // the newest of those that cannot be read for TLS
 	buffered int
 
 	now      time.Time
@@ -74,7 +75,7 @@ type Tracker struct {
 
 // New makes a Tracker.
 func New(cfg Config) *Tracker {
-	t := &Tracker{cfg: cfg, conns: make(map[connKey]*conn)}
+	t := &Tracker{cfg: cfg, conns: make(map[connKey]*conn), opaque: make(map[Hosts]*conn)}
 	t.lru.next, t.lru.prev = &t.lru, &t.lru
 	t.expected.init()
 	return t
@@ -129,6 +130,7 @@ type conn struct {
 	seen       int64     // Unix nanoseconds of the last packet
 	next, prev *conn
 	newest     *expectation // of this connection, linked by age
+	opaque     *conn        // the next opaque connection between the same hosts
 }
 
 type connState uint8
@@ -139,6 +141,7 @@ const (
 	clientFIN
 	serverFIN
 	closed
+	opaque
 )
 
 // Packet takes the next packet of a control connection. now must not go back.
@@ -163,6 +166,8 @@ func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
 func (t *Tracker) begin() {
 	t.decision.Withdraw = t.decision.Withdraw[:0]
 	t.decision.Expect = t.decision.Expect[:0]
+	t.decision.Opaque = t.decision.Opaque[:0]
+	t.decision.Readable = t.decision.Readable[:0]
 	t.decision.Contested = false
 }
 
@@ -307,11 +312,14 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 		}
 	case ftpparse.Opaque:
 		t.stats.Opaque++
+		t.setOpaque(c)
 		t.observe(Event{Kind: EventOpaque, Master: c.key.master(), Reason: e.Reason})
 	case ftpparse.NotFTP:
 		t.stats.NotFTP++
 		t.withdrawAll(c, NotAnFTPSession)
 		t.observe(Event{Kind: EventNotFTP, Master: c.key.master(), Reason: e.Reason})
+	case ftpparse.Cleared:
+		t.clearOpaque(c)
 	case ftpparse.Gap:
 		t.stats.Gaps++
 	}
@@ -382,6 +390,7 @@ func (c *conn) unlink() {
 // connection of it.
 func (t *Tracker) close(c *conn, why Reason) {
 	t.withdrawAll(c, why)
+	t.clearOpaque(c)
 	t.buffered -= c.session.Buffered()
 	c.session.Release()
 	c.state |= closed
@@ -402,6 +411,57 @@ func (t *Tracker) remove(c *conn) {
 	c.unlink()
 	*c = conn{next: t.free}
 	t.free = c
+}
+
+func (c *conn) hosts() Hosts {
+	m := c.key.master()
+	return Hosts{Client: m.Src.Addr(), Server: m.Dst.Addr()}
+}
+
+// setOpaque notes that c went into TLS.
+func (t *Tracker) setOpaque(c *conn) {
+	if c.state&opaque != 0 {
+		return
+	}
+	c.state |= opaque
+	h := c.hosts()
+	c.opaque = t.opaque[h]
+	t.opaque[h] = c
+	if c.opaque == nil {
+		t.decision.Opaque = append(t.decision.Opaque, h)
+	}
+}
+
+// clearOpaque notes that c ended or can be read again.
+func (t *Tracker) clearOpaque(c *conn) {
+	if c.state&opaque == 0 {
+		return
+	}
+	c.state &^= opaque
+	h := c.hosts()
+	if head := t.opaque[h]; head != c {
+		for head.opaque != c {
+			head = head.opaque
+		}
+		head.opaque = c.opaque
+	} else if c.opaque != nil {
+		t.opaque[h] = c.opaque
+	} else {
+		delete(t.opaque, h)
+		t.decision.Readable = append(t.decision.Readable, h)
+	}
+	c.opaque = nil
+}
+
+// OpaqueMaster returns a control connection between client and server that went
+// into TLS, the newest if there are several: the master of data connections
+// whose announcement could not be read.
+func (t *Tracker) OpaqueMaster(client, server netip.Addr) (Tuple, bool) {
+	c := t.opaque[Hosts{Client: client, Server: server}]
+	if c == nil {
+		return Tuple{}, false
+	}
+	return c.key.master(), true
 }
 
 // Expire withdraws what nobody used in time and forgets connections that ended

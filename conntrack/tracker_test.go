@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -338,6 +339,59 @@ func TestUse(t *testing.T) {
 	}
 }
 
+func TestOpaqueHosts(t *testing.T) {
+	tr := New(testConfig())
+	hosts := []Hosts{{Client: testClient.Addr(), Server: testServer.Addr()}}
+	auth := func(w *wire) Decision {
+		w.handshake()
+		w.s("220 r\r\n")
+		w.c("AUTH TLS\r\n")
+		return w.s("234 go\r\n")
+	}
+	first, second := newWire(tr), newWire(tr)
+	second.client = netip.MustParseAddrPort("192.0.2.10:40001")
+
+	if _, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); ok {
+		t.Error("opaque before AUTH")
+	}
+	if d := auth(first); !slices.Equal(d.Opaque, hosts) {
+		t.Errorf("first: %+v", d)
+	}
+	if d := auth(second); !d.Idle() {
+		t.Errorf("second: %+v, want nothing: the hosts are known", d)
+	}
+	if m, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); !ok || m.Src != second.client {
+		t.Errorf("master %v, %v, want the newest", m, ok)
+	}
+	if _, ok := tr.OpaqueMaster(netip.MustParseAddr("192.0.2.11"), testServer.Addr()); ok {
+		t.Error("another client has a master")
+	}
+	if d := first.send(first.server, first.client, first.sseq, 0, RST, ""); !d.Idle() {
+		t.Errorf("end of the first: %+v, want nothing: the second is open", d)
+	}
+	for _, w := range []struct {
+		typ      byte
+		toServer bool
+	}{{22, true}, {22, false}, {21, true}, {21, false}} {
+		record := string([]byte{w.typ, 3, 3, 0, 1, 'x'})
+		if w.toServer {
+			second.c(record)
+		} else {
+			second.s(record)
+		}
+	}
+	second.c("NOOP\r\n")
+	if d := second.s("200 ok\r\n"); !slices.Equal(d.Readable, hosts) {
+		t.Errorf("after CCC: %+v", d)
+	}
+	if _, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); ok {
+		t.Error("opaque after CCC")
+	}
+	if d := second.send(second.server, second.client, second.sseq, 0, RST, ""); !d.Idle() {
+		t.Errorf("end of the second: %+v", d)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	t.Run("expectations of a connection", func(t *testing.T) {
 		cfg := testConfig()
@@ -576,6 +630,23 @@ func checkBooks(t *testing.T, tr *Tracker) {
 	}
 	if conns != len(tr.conns) || conns > tr.cfg.Connections {
 		t.Fatalf("%d connections in order, %d by tuple, at most %d", conns, len(tr.conns), tr.cfg.Connections)
+	}
+	opaques := 0
+	for h, c := range tr.opaque {
+		for ; c != nil; c = c.opaque {
+			opaques++
+			if c.state&(opaque|closed) != opaque || c.hosts() != h {
+				t.Fatalf("a connection of %v in state %v is listed as opaque between %v", c.hosts(), c.state, h)
+			}
+		}
+	}
+	for c := tr.lru.next; c != &tr.lru; c = c.next {
+		if c.state&opaque != 0 {
+			opaques--
+		}
+	}
+	if opaques != 0 {
+		t.Fatalf("%d more opaque connections listed than there are", opaques)
 	}
 	if buffered != tr.buffered {
 		t.Fatalf("%d bytes buffered, counted %d", buffered, tr.buffered)

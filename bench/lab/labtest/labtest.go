@@ -64,11 +64,11 @@ func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
 	}
 }
 
-// Connect returns a client of the server at an address, logged in and closed
-// at the end of the test.
-func Connect(ctx context.Context, t testing.TB, h *lab.Host, server netip.Addr) *miniftp.Client {
+// Connect returns a client, on a host of a lab, of the server at an address,
+// logged in and closed at the end of the test.
+func Connect(ctx context.Context, t testing.TB, n miniftp.Network, server netip.Addr) *miniftp.Client {
 	t.Helper()
-	c, err := miniftp.Dial(ctx, h, netip.AddrPortFrom(server, lab.ControlPort))
+	c, err := miniftp.Dial(ctx, n, netip.AddrPortFrom(server, lab.ControlPort))
 	if err != nil {
 		t.Fatal(err)
 	}
