@@ -1,0 +1,163 @@
+package bench
+
+import (
+	"bufio"
+	"net/netip"
+	"net/textproto"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"ftpctd/ftpparse"
+)
+
+// lines are the kinds of lines that are measured, with their line ends.
+var lines = []struct {
+	kind   string
+	line   string
+	server bool
+}{
+	{"boring-command", "RETR pub/linux/README.txt\r\n", false},
+	{"boring-reply", "226 Transfer complete.\r\n", true},
+	{"PORT", "PORT 192,168,0,211,154,208\r\n", false},
+	{"EPRT-v4", "EPRT |1|192.168.0.211|39632|\r\n", false},
+	{"EPRT-v6", "EPRT |2|2001:db8:85a3::8a2e:370:7334|39632|\r\n", false},
+	{"227", "227 Entering Passive Mode (192,168,0,201,122,8).\r\n", true},
+	{"229", "229 Entering Extended Passive Mode (|||31240|)\r\n", true},
+	{"hostile", "227 ,,,,1,2,3,4,5,256 (192,168,0,201,122,8," + strings.Repeat("1,", 200) + ")\r\n", true},
+}
+
+// Results go here, so that the compiler cannot leave out what makes them.
+var (
+	sinkCommand  ftpparse.Command
+	sinkReply    ftpparse.Reply
+	sinkEvents   []ftpparse.Event
+	sinkAddrPort netip.AddrPort
+)
+
+// BenchmarkLine is the grammar of one line.
+func BenchmarkLine(b *testing.B) {
+	for _, l := range lines {
+		line := []byte(strings.TrimRight(l.line, "\r\n"))
+		b.Run(l.kind, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(line)))
+			if l.server {
+				for b.Loop() {
+					sinkReply = ftpparse.ParseReply(line)
+				}
+				return
+			}
+			for b.Loop() {
+				sinkCommand = ftpparse.ParseCommand(line)
+			}
+		})
+	}
+}
+
+// The grammar as one would write it with regular expressions.
+var (
+	commandPattern  = regexp.MustCompile(`(?i)^(PORT|EPRT|PASV|EPSV)(?: (.*))?$`)
+	replyPattern    = regexp.MustCompile(`^(227|229) (.*)$`)
+	listPattern     = regexp.MustCompile(`(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})`)
+	eprtPattern     = regexp.MustCompile(`^\|([12])\|([0-9a-fA-F.:]+)\|(\d{1,5})\|$`)
+	extendedPattern = regexp.MustCompile(`\(\|\|\|(\d{1,5})\|\)`)
+)
+
+func regexpLine(line string) netip.AddrPort {
+	m := commandPattern.FindStringSubmatch(line)
+	if m == nil {
+		m = replyPattern.FindStringSubmatch(line)
+	}
+	if m == nil {
+		return netip.AddrPort{}
+	}
+	switch strings.ToUpper(m[1]) {
+	case "PORT", "227":
+		f := listPattern.FindStringSubmatch(m[2])
+		if f == nil {
+			return netip.AddrPort{}
+		}
+		var n [6]byte
+		for i := range n {
+			v, err := strconv.ParseUint(f[i+1], 10, 8)
+			if err != nil {
+				return netip.AddrPort{}
+			}
+			n[i] = byte(v)
+		}
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(n[:4])), uint16(n[4])<<8|uint16(n[5]))
+	case "EPRT":
+		f := eprtPattern.FindStringSubmatch(m[2])
+		if f == nil {
+			return netip.AddrPort{}
+		}
+		addr, err := netip.ParseAddr(f[2])
+		port, err2 := strconv.ParseUint(f[3], 10, 16)
+		if err != nil || err2 != nil {
+			return netip.AddrPort{}
+		}
+		return netip.AddrPortFrom(addr, uint16(port))
+	case "229":
+		f := extendedPattern.FindStringSubmatch(m[2])
+		if f == nil {
+			return netip.AddrPort{}
+		}
+		port, err := strconv.ParseUint(f[1], 10, 16)
+		if err != nil {
+			return netip.AddrPort{}
+		}
+		return netip.AddrPortFrom(netip.Addr{}, uint16(port))
+	}
+	return netip.AddrPort{}
+}
+
+// BenchmarkYardstick reads the same lines with regular expressions, and the
+// server's with net/textproto, which only takes the code off.
+func BenchmarkYardstick(b *testing.B) {
+	for _, l := range lines {
+		line := strings.TrimRight(l.line, "\r\n")
+		b.Run("regexp/"+l.kind, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(line)))
+			for b.Loop() {
+				sinkAddrPort = regexpLine(line)
+			}
+		})
+	}
+	for _, l := range lines {
+		if !l.server {
+			continue
+		}
+		b.Run("textproto/"+l.kind, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(l.line)))
+			src := strings.NewReader(l.line)
+			buf := bufio.NewReader(src)
+			r := textproto.NewReader(buf)
+			for b.Loop() {
+				src.Reset(l.line)
+				buf.Reset(src)
+				if _, _, err := r.ReadCodeLine(0); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestYardstickReadsTheSame keeps the yardstick honest: it must find the same
+// endpoints.
+func TestYardstickReadsTheSame(t *testing.T) {
+	for _, l := range lines {
+		line := strings.TrimRight(l.line, "\r\n")
+		want := ftpparse.ParseCommand([]byte(line)).Endpoint
+		if l.server {
+			want = ftpparse.ParseReply([]byte(line)).Endpoint
+		}
+		if got := regexpLine(line); got != want && l.kind != "hostile" {
+			t.Errorf("%s: %v by regular expression, %v by the grammar", l.kind, got, want)
+		}
+	}
+}
