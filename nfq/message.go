@@ -17,10 +17,32 @@ const (
 
 // From the same file.
 const (
+	nfqaPacketHeader  = 1
 	nfqaVerdictHeader = 2
+	nfqaPayload       = 10
+
 	nfqaConfigCommand = 1
+	nfqaConfigParams  = 2
+	nfqaConfigMaxLen  = 3
+	nfqaConfigMask    = 4
+	nfqaConfigFlags   = 5
+	commandBind       = 1
 	commandUnbind     = 2
+	commandNothing    = 3 // NFQNL_CFG_CMD_PF_BIND, which Linux has long ignored
+	copyPacket        = 2 // NFQNL_COPY_PACKET
+	flagFailOpen      = 1 // NFQA_CFG_F_FAIL_OPEN
 	verdictAccept     = 1 // NF_ACCEPT
+)
+
+// Sizes and masks of netlink.
+const (
+	nlmsgHeaderLen = 16
+	nfgenmsgLen    = 4
+	attrHeaderLen  = 4
+	attrTypeMask   = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+	// messageOverhead is more than the kernel puts around the bytes of a packet:
+	// the headers, and attributes with devices, marks and the like.
+	messageOverhead = 1024
 )
 
 // Sequence numbers of the messages of this package. The kernel answers them only
@@ -28,6 +50,9 @@ const (
 const (
 	// SeqVerdict marks verdicts. A message of a handler must not use it.
 	SeqVerdict uint32 = 0
+	// SeqPing marks the messages of [Queue.Ping]. A message of a handler must not
+	// use it.
+	SeqPing uint32 = 1<<32 - 2
 	// SeqRelease marks the messages that release the whole queue. A message of a
 	// handler must not use it.
 	SeqRelease uint32 = 1<<32 - 1
@@ -36,30 +61,70 @@ const (
 // appendVerdict appends an NFQNL_MSG_VERDICT message that accepts the packet id
 // of queue num.
 func appendVerdict(b []byte, num uint16, id uint32) []byte {
-	b = appendHeader(b, msgVerdict, SeqVerdict, num, 12)
+	b = appendHeader(b, msgVerdict, 0, SeqVerdict, num, 12)
+	return appendVerdictHeader(b, id)
+}
+
+// appendPing appends the same with a number of its own.
+func appendPing(b []byte, num uint16, id uint32) []byte {
+	b = appendHeader(b, msgVerdict, 0, SeqPing, num, 12)
 	return appendVerdictHeader(b, id)
 }
 
 // appendVerdictBatch appends an NFQNL_MSG_VERDICT_BATCH message that accepts
 // every packet of queue num up to the packet id, in the cyclic order of IDs.
 func appendVerdictBatch(b []byte, num uint16, id uint32) []byte {
-	b = appendHeader(b, msgVerdictBatch, SeqRelease, num, 12)
+	b = appendHeader(b, msgVerdictBatch, 0, SeqRelease, num, 12)
 	return appendVerdictHeader(b, id)
 }
 
 // appendUnbind appends an NFQNL_MSG_CONFIG message that gives queue num up.
 func appendUnbind(b []byte, num uint16) []byte {
-	b = appendHeader(b, msgConfig, SeqRelease, num, 8)
+	b = appendHeader(b, msgConfig, 0, SeqRelease, num, 8)
+	return appendConfigCommand(b, commandUnbind)
+}
+
+// appendCommand appends an NFQNL_MSG_CONFIG message with a command for queue
+// num, which the kernel answers.
+func appendCommand(b []byte, num uint16, command byte) []byte {
+	b = appendHeader(b, msgConfig, unix.NLM_F_ACK, SeqRelease, num, 8)
+	return appendConfigCommand(b, command)
+}
+
+func appendConfigCommand(b []byte, command byte) []byte {
 	b = appendAttr(b, nfqaConfigCommand, 4)
-	return append(b, commandUnbind, 0, 0, unix.AF_UNSPEC)
+	return append(b, command, 0, 0, unix.AF_UNSPEC) // both families come
+}
+
+// appendConfig appends an NFQNL_MSG_CONFIG message that sets queue num up, which
+// the kernel answers: copyRange bytes of a packet are copied, length packets may
+// wait, 0 for the kernel's default, and more pass.
+func appendConfig(b []byte, num uint16, copyRange, length uint32) []byte {
+	n := uint32(12 + 8 + 8)
+	if length > 0 {
+		n += 8
+	}
+	b = appendHeader(b, msgConfig, unix.NLM_F_ACK, SeqRelease, num, n)
+	b = appendAttr(b, nfqaConfigParams, 5)
+	b = binary.BigEndian.AppendUint32(b, copyRange)
+	b = append(b, copyPacket, 0, 0, 0) // and padding
+	if length > 0 {
+		b = appendUint32(b, nfqaConfigMaxLen, length)
+	}
+	b = appendUint32(b, nfqaConfigMask, flagFailOpen)
+	return appendUint32(b, nfqaConfigFlags, flagFailOpen)
+}
+
+func appendUint32(b []byte, typ uint16, v uint32) []byte {
+	return binary.BigEndian.AppendUint32(appendAttr(b, typ, 4), v)
 }
 
 // appendHeader appends struct nlmsghdr and struct nfgenmsg of a message with n
 // bytes of attributes.
-func appendHeader(b []byte, typ uint16, seq uint32, num uint16, n uint32) []byte {
+func appendHeader(b []byte, typ, flags uint16, seq uint32, num uint16, n uint32) []byte {
 	b = binary.NativeEndian.AppendUint32(b, 20+n)
 	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
 	b = binary.NativeEndian.AppendUint32(b, seq)
 	b = binary.NativeEndian.AppendUint32(b, 0)
 	b = append(b, unix.AF_UNSPEC, unix.NFNETLINK_V0)

@@ -29,6 +29,20 @@ func TestMessages(t *testing.T) {
 			"unbind", hex.EncodeToString(appendUnbind(nil, 0xfffe)),
 			"1c000000" + "0203" + "0100" + "ffffffff" + "00000000" + "0000fffe" + "08000100" + "02000000",
 		},
+		{
+			"bind", hex.EncodeToString(appendCommand(nil, 21, commandBind)),
+			"1c000000" + "0203" + "0500" + "ffffffff" + "00000000" + "00000015" + "08000100" + "01000000",
+		},
+		{
+			"config", hex.EncodeToString(appendConfig(nil, 21, 0xfffb, 4096)),
+			"38000000" + "0203" + "0500" + "ffffffff" + "00000000" + "00000015" +
+				"09000200" + "0000fffb02" + "000000" + "08000300" + "00001000" + "08000400" + "00000001" + "08000500" + "00000001",
+		},
+		{
+			"config with the default length", hex.EncodeToString(appendConfig(nil, 21, 1500, 0)),
+			"30000000" + "0203" + "0500" + "ffffffff" + "00000000" + "00000015" +
+				"09000200" + "000005dc02" + "000000" + "08000400" + "00000001" + "08000500" + "00000001",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -11,15 +11,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/florianl/go-nfqueue/v2"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,7 +38,7 @@ type Verdict struct {
 	// them out before the packet moves on. They should not ask for ACKs; their
 	// errors come to Handler.Refused. They are borrowed until the next call of
 	// the handler, and their sequence numbers are the handler's, but for
-	// [SeqVerdict] and [SeqRelease].
+	// [SeqVerdict], [SeqPing] and [SeqRelease].
 	Before []byte
 	// Hold keeps the packet in the kernel until Queue.Accept is called with its
 	// ID. Before is sent at once.
@@ -61,8 +59,32 @@ type Config struct {
 	// default (net.core.rmem_default). Packets that do not fit pass unread and
 	// are counted as an overrun.
 	ReadBuffer int
+	// Driver is what reads the queue: DriverNetlink, also if empty, or
+	// DriverGoNFQueue.
+	Driver string
 	// Logger may be nil.
 	Logger *slog.Logger
+}
+
+// The drivers.
+const (
+	// DriverNetlink is this package's own: a blocking socket on a thread of its
+	// own, several packets a system call.
+	DriverNetlink = "netlink"
+	// DriverGoNFQueue is github.com/florianl/go-nfqueue.
+	DriverGoNFQueue = "go-nfqueue"
+)
+
+// A driver is a bound socket and the loop that reads it. The loop waits for
+// Queue.wait and then calls begin, packetIn for one or more packets, and end;
+// refused for answers of the kernel; and survives and fail for its own errors.
+type driver interface {
+	// send writes one datagram of messages to the socket. Calls follow each
+	// other, and none comes after close.
+	send(b []byte) error
+	// close ends the loop, waits for its end, and closes the socket. The queue
+	// is closed when it is called.
+	close() error
 }
 
 // Stats counts since Open.
@@ -82,27 +104,27 @@ type Queue struct {
 	log     *slog.Logger
 	handler Handler
 
-	nf  *nfqueue.Nfqueue
-	raw syscall.RawConn
+	driver driver
 
 	// What follows is of the receive loop's goroutine.
 	decoder   Decoder
 	packet    Packet
+	batch     []byte    // what leaves at its end
 	complaint time.Time // when an overrun was last logged
 
 	running   chan struct{} // closed by Run: the handler may be called
-	closed    chan struct{} // closed by Close
+	closed    chan struct{} // closed by Close, under sendMu
 	failed    chan error    // what ended the receive loop
 	closeOnce sync.Once
 	closeErr  error
 
-	sendMu  sync.Mutex
-	out     []byte
-	sendErr error
-	write   func(fd uintptr) bool // writes out and sets sendErr; made once, so as not to allocate
+	sendMu sync.Mutex // held while the driver sends
+	out    []byte     // of Accept
+
+	ping pinger
 
 	lastID atomic.Uint32
-	busy   atomic.Bool // the receive loop has a packet in hand
+	busy   atomic.Bool // the receive loop has packets in hand
 
 	packets, undecoded, held, overruns, gone, sendErrors atomic.Uint64
 }
@@ -118,22 +140,24 @@ type Queue struct {
 // An error is an *[Error]: of EBUSY if the queue is bound already, it says by
 // whom; os.ErrPermission without CAP_NET_ADMIN.
 func Open(cfg Config, h Handler) (*Queue, error) {
-	q := newQueue(cfg, h)
-	nf, err := nfqueue.Open(&nfqueue.Config{
-		NfQueue:      cfg.Num,
-		MaxQueueLen:  cfg.Length,
-		MaxPacketLen: cfg.CopyRange,
-		Copymode:     nfqueue.NfQnlCopyPacket,
-		Flags:        nfqueue.NfQaCfgFlagFailOpen,
-		AfFamily:     unix.AF_UNSPEC, // both families come
-	})
-	if err != nil {
-		return nil, newError("open", cfg.Num, err)
+	open := openSocket
+	switch cfg.Driver {
+	case DriverNetlink, "":
+	case DriverGoNFQueue:
+		open = openGoNFQueue
+	default:
+		return nil, newError("open", cfg.Num, fmt.Errorf("no driver %q: there are %s and %s", cfg.Driver, DriverNetlink, DriverGoNFQueue))
 	}
-	q.nf = nf
-	if err := q.bind(cfg); err != nil {
-		_ = q.release()
-		return nil, newError("bind", cfg.Num, err)
+	q := newQueue(cfg, h)
+	var err error
+	if q.driver, err = open(cfg, q); err != nil {
+		return nil, err
+	}
+	// What was queued while the socket refused packets would wait for ever.
+	// Packets that have come since are let go as well; the handler still hears
+	// of them.
+	if err := q.acceptAll(nil); err != nil {
+		return nil, errors.Join(newError("bind", cfg.Num, err), q.Close())
 	}
 	return q, nil
 }
@@ -150,49 +174,12 @@ func newQueue(cfg Config, h Handler) *Queue {
 	if q.log == nil {
 		q.log = slog.New(slog.DiscardHandler)
 	}
-	q.write = func(fd uintptr) bool {
-		for {
-			_, err := unix.Write(int(fd), q.out)
-			if err == unix.EINTR {
-				continue
-			}
-			q.sendErr = err
-			return err != unix.EAGAIN // false waits until the socket is writable
-		}
-	}
 	return q
-}
-
-// bind configures the queue and starts the receive loop.
-//
-// The library waits for an ACK after each step of the configuration and takes
-// the next datagram for it. Where rules point to the queue already, that may be
-// a packet. So packets are kept off the socket until the queue is configured,
-// and what the kernel has queued by then, unseen, is let go.
-func (q *Queue) bind(cfg Config) error {
-	if cfg.ReadBuffer > 0 {
-		if err := q.nf.Con.SetReadBuffer(cfg.ReadBuffer); err != nil {
-			return err
-		}
-	}
-	raw, err := q.nf.Con.SyscallConn()
-	if err != nil {
-		return err
-	}
-	q.raw = raw
-	if err := q.refusePackets(); err != nil {
-		return err
-	}
-	// The receive loop ends with the socket, not with a context.
-	if err := q.nf.RegisterWithErrorFunc(context.Background(), q.receive, q.receiveError); err != nil {
-		return err
-	}
-	return q.admitPackets()
 }
 
 // refusePackets attaches a filter to the socket that lets everything in but
 // packets. The kernel takes a message that is filtered away for delivered.
-func (q *Queue) refusePackets() error {
+func refusePackets(fd int) error {
 	// BPF loads in network byte order what netlink writes in the host's.
 	typ := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, msgPacket))
 	const typeOffset = 4 // of nlmsg_type in struct nlmsghdr
@@ -202,18 +189,8 @@ func (q *Queue) refusePackets() error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
 	}
-	var err error
-	controlErr := q.raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
-	})
-	return errors.Join(controlErr, err)
-}
-
-// admitPackets removes the filter, and accepts what was queued under it and what
-// came since. Of the latter the handler still hears.
-func (q *Queue) admitPackets() error {
-	return errors.Join(q.nf.Con.RemoveBPF(), q.acceptAll(nil))
+	return os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}))
 }
 
 // Run calls the handler until ctx is cancelled, and returns nil then, or until
@@ -258,15 +235,12 @@ func (q *Queue) Close() error {
 		// The kernel drops what a queue still holds when its socket is closed. In
 		// one datagram with the unbinding, next to nothing can come between.
 		_ = q.acceptAll(appendUnbind(nil, q.num))
-		q.closeErr = q.release()
+		q.sendMu.Lock()
+		close(q.closed)
+		q.sendMu.Unlock()
+		q.closeErr = q.driver.close()
 	})
 	return q.closeErr
-}
-
-// release closes the socket and waits for the end of the receive loop.
-func (q *Queue) release() error {
-	close(q.closed)
-	return q.nf.Close()
 }
 
 // Accept sends the messages in before, which may be empty, and the verdict for
@@ -275,7 +249,11 @@ func (q *Queue) release() error {
 // no error. Of a closed queue every packet has been accepted: it fails with
 // os.ErrClosed.
 func (q *Queue) Accept(id uint32, before []byte) error {
-	if err := q.send(before, id, true); err != nil {
+	q.sendMu.Lock()
+	defer q.sendMu.Unlock()
+	q.out = append(q.out[:0], before...)
+	q.out = appendVerdict(q.out, q.num, id)
+	if err := q.lockedSend(q.out); err != nil {
 		return newError("verdict", q.num, err)
 	}
 	return nil
@@ -293,85 +271,93 @@ func (q *Queue) Stats() Stats {
 	}
 }
 
-// What a callback of go-nfqueue returns.
-const (
-	goOn = 0
-	stop = 1
-)
-
-// receive is go-nfqueue's callback for a message.
-func (q *Queue) receive(a nfqueue.Attribute) int {
+// wait is called by the receive loop before its first packet. It reports false
+// if the queue was closed before Run was called.
+func (q *Queue) wait() bool {
 	select {
 	case <-q.running:
+		return true
 	case <-q.closed:
-		return stop
+		return false
 	}
-	if a.PacketID == nil {
-		return goOn // an ACK
-	}
-	q.busy.Store(true)
-	defer q.busy.Store(false)
-	q.packets.Add(1)
-	q.lastID.Store(*a.PacketID)
+}
 
-	var b []byte
-	if a.Payload != nil {
-		b = *a.Payload
+// isClosed reports whether Close was called.
+func (q *Queue) isClosed() bool {
+	select {
+	case <-q.closed:
+		return true
+	default:
+		return false
 	}
+}
+
+// begin is called by the receive loop when it has packets.
+func (q *Queue) begin() { q.busy.Store(true) }
+
+// packetIn is called by the receive loop for a packet, whose bytes are borrowed.
+func (q *Queue) packetIn(id uint32, b []byte) {
+	q.packets.Add(1)
+	q.lastID.Store(id)
 	var v Verdict
 	if err := q.decoder.Decode(b, &q.packet); err != nil {
 		q.undecoded.Add(1)
 	} else {
-		q.packet.ID = *a.PacketID
+		q.packet.ID = id
 		v = q.handler.Packet(&q.packet)
 	}
+	q.batch = append(q.batch, v.Before...)
 	if v.Hold {
 		q.held.Add(1)
-		if len(v.Before) == 0 {
-			return goOn
-		}
+		return
 	}
-	if err := q.send(v.Before, *a.PacketID, !v.Hold); err != nil && !errors.Is(err, os.ErrClosed) {
-		q.log.Error("cannot send a verdict", "queue", q.num, "err", err)
-	}
-	return goOn
+	q.batch = appendVerdict(q.batch, q.num, id)
 }
 
-// receiveError is go-nfqueue's callback for an error.
-func (q *Queue) receiveError(err error) int {
-	if _, ok := errors.AsType[*os.SyscallError](err); !ok {
-		// Not from the socket, but the kernel's answer to a message.
-		op, ok := errors.AsType[*netlink.OpError](err)
-		errno, isErrno := errors.AsType[unix.Errno](err)
-		if ok && isErrno {
-			q.refused(op.Sequence, errno)
-			return goOn
+// end is called by the receive loop when it has handed in all packets it had.
+// What is to be said about them leaves in one datagram.
+func (q *Queue) end() {
+	if len(q.batch) > 0 {
+		if err := q.send(q.batch); err != nil && !errors.Is(err, os.ErrClosed) {
+			q.log.Error("cannot send a verdict", "queue", q.num, "err", err)
 		}
+		q.batch = q.batch[:0]
 	}
-	if errors.Is(err, unix.ENOBUFS) {
-		// The kernel says so once and then goes on to deliver.
-		n := q.overruns.Add(1)
-		if now := time.Now(); now.Sub(q.complaint) >= time.Second {
-			q.complaint = now
-			q.log.Warn("the receive buffer overflowed and packets passed unread: raise net.core.rmem_max or lower the load",
-				"queue", q.num, "overruns", n)
-		}
-		return goOn
+	q.busy.Store(false)
+}
+
+// survives is called by the receive loop for an error of its socket and reports
+// whether it may go on: after ENOBUFS, which the kernel says once and then goes
+// on to deliver.
+func (q *Queue) survives(err error) bool {
+	if !errors.Is(err, unix.ENOBUFS) {
+		return false
 	}
-	// The library unbinds at once when this returns.
-	select {
-	case <-q.closed:
-	default:
+	n := q.overruns.Add(1)
+	if now := time.Now(); now.Sub(q.complaint) >= time.Second {
+		q.complaint = now
+		q.log.Warn("the receive buffer overflowed and packets passed unread: raise net.core.rmem_max or lower the load",
+			"queue", q.num, "overruns", n)
+	}
+	return true
+}
+
+// fail is called by the receive loop for an error that ends it.
+func (q *Queue) fail(err error) {
+	if !q.isClosed() {
 		_ = q.acceptAll(nil)
 		q.failed <- err
 	}
-	return stop
 }
 
+// refused is called by the receive loop for an error with which the kernel
+// answered a message.
 func (q *Queue) refused(seq uint32, errno unix.Errno) {
 	switch seq {
 	case SeqRelease:
 		// Nothing waited.
+	case SeqPing:
+		q.ping.answer(errno)
 	case SeqVerdict:
 		if errno == unix.ENOENT {
 			q.gone.Add(1)
@@ -384,17 +370,20 @@ func (q *Queue) refused(seq uint32, errno unix.Errno) {
 	}
 }
 
-// send writes the messages in before and, if accept, the verdict for the packet
-// id in one datagram. Verdicts are taken only from the socket that is bound.
-func (q *Queue) send(before []byte, id uint32, accept bool) error {
+// send writes one datagram. Verdicts are taken only from the socket that is
+// bound.
+func (q *Queue) send(b []byte) error {
 	q.sendMu.Lock()
 	defer q.sendMu.Unlock()
-	q.out = append(q.out[:0], before...)
-	if accept {
-		q.out = appendVerdict(q.out, q.num, id)
+	return q.lockedSend(b)
+}
+
+func (q *Queue) lockedSend(b []byte) error {
+	if q.isClosed() {
+		return os.ErrClosed
 	}
-	err := q.flush()
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	err := q.driver.send(b)
+	if err != nil {
 		q.sendErrors.Add(1)
 	}
 	return err
@@ -403,22 +392,7 @@ func (q *Queue) send(before []byte, id uint32, accept bool) error {
 // acceptAll accepts every packet that waits in the kernel, and sends the
 // messages in after with that.
 func (q *Queue) acceptAll(after []byte) error {
-	q.sendMu.Lock()
-	defer q.sendMu.Unlock()
 	// Within half the circle of IDs everything counts as before this one.
-	q.out = appendVerdictBatch(q.out[:0], q.num, q.lastID.Load()+1<<30)
-	q.out = append(q.out, after...)
-	return q.flush()
-}
-
-func (q *Queue) flush() error {
-	if err := q.raw.Write(q.write); err != nil {
-		select {
-		case <-q.closed:
-			return os.ErrClosed
-		default:
-			return err
-		}
-	}
-	return q.sendErr
+	b := appendVerdictBatch(nil, q.num, q.lastID.Load()+1<<30)
+	return q.send(append(b, after...))
 }

@@ -132,7 +132,7 @@ func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, log *slog.
 	w.engine = engine.New(trackerConfig(cfg), engine.Expect{Conn: kernel}, accept, log)
 	var err error
 	w.queue, err = nfq.Open(nfq.Config{
-		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Logger: log,
+		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Driver: string(cfg.Queue.Driver), Logger: log,
 	}, w.engine)
 	return w, err
 }

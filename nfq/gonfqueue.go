@@ -1,0 +1,145 @@
+package nfq
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+
+	"github.com/florianl/go-nfqueue/v2"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// goNFQueue is the driver on github.com/florianl/go-nfqueue. The library sends
+// no more than a verdict in a datagram, so its socket is written to directly.
+type goNFQueue struct {
+	q   *Queue
+	nf  *nfqueue.Nfqueue
+	raw syscall.RawConn
+
+	out     []byte // what write writes
+	sendErr error
+	write   func(fd uintptr) bool // made once, so as not to allocate
+}
+
+func openGoNFQueue(cfg Config, q *Queue) (driver, error) {
+	nf, err := nfqueue.Open(&nfqueue.Config{
+		NfQueue:      cfg.Num,
+		MaxQueueLen:  cfg.Length,
+		MaxPacketLen: cfg.CopyRange,
+		Copymode:     nfqueue.NfQnlCopyPacket,
+		Flags:        nfqueue.NfQaCfgFlagFailOpen,
+		AfFamily:     unix.AF_UNSPEC, // both families come
+	})
+	if err != nil {
+		return nil, newError("open", cfg.Num, err)
+	}
+	d := newGoNFQueue(q)
+	d.nf = nf
+	if err := d.bind(cfg); err != nil {
+		_ = nf.Close()
+		return nil, newError("bind", cfg.Num, err)
+	}
+	return d, nil
+}
+
+func newGoNFQueue(q *Queue) *goNFQueue {
+	d := &goNFQueue{q: q}
+	d.write = func(fd uintptr) bool {
+		for {
+			_, err := unix.Write(int(fd), d.out)
+			if err == unix.EINTR {
+				continue
+			}
+			d.sendErr = err
+			return err != unix.EAGAIN // false waits until the socket is writable
+		}
+	}
+	return d
+}
+
+// bind configures the queue and starts the receive loop.
+//
+// The library waits for an ACK after each step of the configuration and takes
+// the next datagram for it. Where rules point to the queue already, that may be
+// a packet. So packets are kept off the socket until the queue is configured,
+// and what the kernel has queued by then, unseen, is let go.
+func (d *goNFQueue) bind(cfg Config) error {
+	if cfg.ReadBuffer > 0 {
+		if err := d.nf.Con.SetReadBuffer(cfg.ReadBuffer); err != nil {
+			return err
+		}
+	}
+	raw, err := d.nf.Con.SyscallConn()
+	if err != nil {
+		return err
+	}
+	d.raw = raw
+	var filterErr error
+	if err := raw.Control(func(fd uintptr) { filterErr = refusePackets(int(fd)) }); err != nil {
+		return err
+	}
+	if filterErr != nil {
+		return filterErr
+	}
+	// The receive loop ends with the socket, not with a context.
+	if err := d.nf.RegisterWithErrorFunc(context.Background(), d.receive, d.receiveError); err != nil {
+		return err
+	}
+	return d.nf.Con.RemoveBPF()
+}
+
+// send implements driver. The queue makes its calls one after the other.
+func (d *goNFQueue) send(b []byte) error {
+	d.out = b
+	if err := d.raw.Write(d.write); err != nil {
+		return err
+	}
+	return d.sendErr
+}
+
+// close implements driver.
+func (d *goNFQueue) close() error { return d.nf.Close() }
+
+// What a callback of go-nfqueue returns.
+const (
+	goOn = 0
+	stop = 1
+)
+
+// receive is go-nfqueue's callback for a message.
+func (d *goNFQueue) receive(a nfqueue.Attribute) int {
+	if !d.q.wait() {
+		return stop
+	}
+	if a.PacketID == nil {
+		return goOn // an ACK
+	}
+	var b []byte
+	if a.Payload != nil {
+		b = *a.Payload
+	}
+	d.q.begin()
+	d.q.packetIn(*a.PacketID, b)
+	d.q.end()
+	return goOn
+}
+
+// receiveError is go-nfqueue's callback for an error.
+func (d *goNFQueue) receiveError(err error) int {
+	if _, ok := errors.AsType[*os.SyscallError](err); !ok {
+		// Not from the socket, but the kernel's answer to a message.
+		op, ok := errors.AsType[*netlink.OpError](err)
+		errno, isErrno := errors.AsType[unix.Errno](err)
+		if ok && isErrno {
+			d.q.refused(op.Sequence, errno)
+			return goOn
+		}
+	}
+	if d.q.survives(err) {
+		return goOn
+	}
+	d.q.fail(err) // the library unbinds at once when this returns
+	return stop
+}
