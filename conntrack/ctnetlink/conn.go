@@ -1,13 +1,16 @@
 // Package ctnetlink speaks ctnetlink, the netlink interface of the kernel's
-// connection tracking: it inserts, withdraws and lists expectations and looks
-// up the helper of a connection.
+// connection tracking: it inserts, withdraws and lists expectations, makes the
+// entries of connections that are yet to come, looks up the helper of a
+// connection, and registers helpers.
 //
 // There are two ways. [Conn] has a socket of its own and waits for the kernel's
-// answer. [AppendExpect] and [AppendDelete] only write messages, for a sender
-// that packs them with others and takes errors as they come ([Explain]).
+// answer. [AppendExpect], [AppendDelete] and [AppendEntry] only write messages,
+// for a sender that packs them with others and takes errors as they come
+// ([Explain]).
 //
-// The formats are those of net/netfilter/nf_conntrack_netlink.c and
-// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+// The formats are those of net/netfilter/nf_conntrack_netlink.c,
+// net/netfilter/nfnetlink_cthelper.c and their headers in
+// include/uapi/linux/netfilter.
 package ctnetlink
 
 import (
@@ -77,12 +80,12 @@ func (c *Conn) Delete(x *conntrack.Expectation) error {
 
 // Expectations lists the expectations of the network namespace, those of other
 // helpers included, in no order.
-func (c *Conn) Expectations() ([]Entry, error) {
+func (c *Conn) Expectations() ([]Listed, error) {
 	msgs, err := c.execute(appendDump(nil), 0)
 	if err != nil {
 		return nil, Explain(OpList, conntrack.Tuple{}, err)
 	}
-	entries := make([]Entry, 0, len(msgs))
+	entries := make([]Listed, 0, len(msgs))
 	for _, m := range msgs {
 		e, err := parseExpect(m.Data)
 		if err != nil {
@@ -108,6 +111,22 @@ func (c *Conn) Helper(t conntrack.Tuple) (name string, found bool, err error) {
 		return "", false, Explain(OpLookup, t, err)
 	}
 	return name, true, nil
+}
+
+// CreateEntry makes an entry for the data connection data, ahead of its first
+// packet, as RELATED to the connection master: see [AppendEntry]. It fails with
+// ENOENT if there is no such master, EEXIST if data has an entry, ENOMEM if the
+// connection table is full.
+func (c *Conn) CreateEntry(data, master conntrack.Tuple) error {
+	_, err := c.execute(AppendEntry(nil, 0, data, master), netlink.Acknowledge)
+	return Explain(OpCreate, data, err)
+}
+
+// DeleteConnection removes the entry of the connection t, given in either
+// direction, whoever made it. It fails with ENOENT if there is none.
+func (c *Conn) DeleteConnection(t conntrack.Tuple) error {
+	_, err := c.execute(appendDeleteConnection(nil, t), netlink.Acknowledge)
+	return Explain(OpRemove, t, err)
 }
 
 // execute sends the message in b with flags added, and waits for the answer.

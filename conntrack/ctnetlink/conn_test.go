@@ -2,7 +2,6 @@ package ctnetlink
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -47,7 +46,7 @@ func TestKernel(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
 			enterNetns(t)
-			assignHelper(t)
+			assignSane(t)
 			c := openConn(t)
 			master := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))
 			data := listen(t, net.JoinHostPort(tt.host, "0"))
@@ -83,7 +82,7 @@ func TestKernel(t *testing.T) {
 				t.Errorf("timeout %v is not within the policy of sane, 5m", e.Timeout)
 			}
 			e.Timeout, e.ID = 0, 0
-			want := Entry{Master: master, Tuple: x.Tuple, Mask: maskOf(x.Tuple), Protocol: unix.IPPROTO_TCP, Helper: "sane"}
+			want := Listed{Master: master, Tuple: x.Tuple, Mask: maskOf(x.Tuple), Protocol: unix.IPPROTO_TCP, Helper: "sane"}
 			if diff := cmp.Diff(want, e, compareAddrs); diff != "" {
 				t.Errorf("listed (-want +got):\n%s", diff)
 			}
@@ -116,18 +115,18 @@ func TestKernel(t *testing.T) {
 // exactSource makes the message b one for the source port 20 alone: such an
 // expectation overlaps that for any source port.
 func exactSource(b []byte) []byte {
-	port := appendPort(nil, ctaProtoSrcPort, 0)
+	port := appendUint16(nil, ctaProtoSrcPort, 0)
 	tuple := bytes.Index(b, port)
-	copy(b[tuple:], appendPort(nil, ctaProtoSrcPort, 20))
+	copy(b[tuple:], appendUint16(nil, ctaProtoSrcPort, 20))
 	if mask := bytes.Index(b, port); mask > 0 {
-		copy(b[mask:], appendPort(nil, ctaProtoSrcPort, 0xffff))
+		copy(b[mask:], appendUint16(nil, ctaProtoSrcPort, 0xffff))
 	}
 	return b
 }
 
 func TestKernelRefuses(t *testing.T) {
 	enterNetns(t)
-	assignHelper(t)
+	assignSane(t)
 	c := openConn(t)
 	plain := tuple(dial(t, listen(t, "127.0.0.1:2121")))
 	unknown := conntrack.Tuple{Src: plain.Src, Dst: netip.AddrPortFrom(plain.Dst.Addr(), 21)}
@@ -150,7 +149,7 @@ func TestKernelRefuses(t *testing.T) {
 // from doing so, so as many masters are made, by ctnetlink too.
 func TestTableFull(t *testing.T) {
 	enterNetns(t)
-	assignHelper(t)
+	assignSane(t)
 	c := openConn(t)
 	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_expect_max")
 	if err != nil {
@@ -195,15 +194,14 @@ func TestTableFull(t *testing.T) {
 // appendConntrack appends an IPCTNL_MSG_CT_NEW message that makes the connection
 // t with the helper sane.
 func appendConntrack(b []byte, t conntrack.Tuple) []byte {
-	const ctaTupleReply, ctaTimeout = 2, 7
 	start := len(b)
 	b = appendHeader(b, msgConntrackNew, netlink.Request|netlink.Create|netlink.Excl, 0, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
 	b = appendTuple(b, ctaTupleReply, conntrack.Tuple{Src: t.Dst, Dst: t.Src})
-	b = binary.BigEndian.AppendUint32(appendAttr(b, ctaTimeout, 4), 60)
+	b = appendUint32(b, ctaTimeout, 60)
 	help := len(b)
 	b = appendAttr(b, unix.NLA_F_NESTED|ctaHelp, 0)
-	b = append(appendAttr(b, ctaHelpName, 5), "sane\x00\x00\x00\x00"...)
+	b = appendString(b, ctaHelpName, "sane")
 	endNest(b, help)
 	return endMessage(b, start)
 }
@@ -222,6 +220,8 @@ func TestNoPrivilege(t *testing.T) {
 		"delete": func() error { return c.Delete(active4()) },
 		"list":   func() error { _, err := c.Expectations(); return err },
 		"lookup": func() error { _, _, err := c.Helper(active4().Master); return err },
+		"create": func() error { return c.CreateEntry(active4().Tuple, active4().Master) },
+		"remove": func() error { return c.DeleteConnection(active4().Master) },
 	} {
 		if err := do(); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("%s: error %v, want os.ErrPermission", name, err)
@@ -232,7 +232,7 @@ func TestNoPrivilege(t *testing.T) {
 // TestConcurrentUse holds that answers reach the one who asked.
 func TestConcurrentUse(t *testing.T) {
 	enterNetns(t)
-	assignHelper(t)
+	assignSane(t)
 	c := openConn(t)
 	l := listen(t, "127.0.0.1:21")
 	var wg sync.WaitGroup

@@ -67,6 +67,18 @@ func TestExplain(t *testing.T) {
 			"the kernel's words", OpDelete, data, &netlink.OpError{Op: "receive", Err: unix.EBUSY, Message: "later"},
 			"ctnetlink: delete " + endpoint + ": device or resource busy (later)",
 		},
+		{
+			"entry is there", OpCreate, data, unix.EEXIST,
+			"ctnetlink: create " + endpoint + ": file exists: the data connection is in the connection table already",
+		},
+		{
+			"connection table full", OpCreate, data, unix.ENOMEM,
+			"ctnetlink: create " + endpoint + ": cannot allocate memory: the connection table is full: raise net.netfilter.nf_conntrack_max",
+		},
+		{
+			"no such connection", OpRemove, data, unix.ENOENT,
+			"ctnetlink: remove " + endpoint + ": no such file or directory: the connection is not in the connection table of this network namespace",
+		},
 		{"not the kernel", OpList, conntrack.Tuple{}, io.ErrUnexpectedEOF, "ctnetlink: list: unexpected EOF"},
 	}
 	for _, tt := range tests {

@@ -3,6 +3,7 @@ package ctnetlink
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ import (
 const (
 	msgConntrackNew netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 + iota
 	msgConntrackGet
+	msgConntrackDelete
 )
 
 const (
@@ -24,11 +26,22 @@ const (
 	msgExpectDelete
 )
 
+// Of include/uapi/linux/netfilter/nfnetlink_cthelper.h.
+const (
+	msgHelperNew netlink.HeaderType = unix.NFNL_SUBSYS_CTHELPER<<8 + iota
+	msgHelperGet
+	msgHelperDelete
+)
+
 // Attributes, named as in include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const (
-	ctaTupleOrig = 1
-	ctaHelp      = 5
-	ctaHelpName  = 1
+	ctaTupleOrig   = 1
+	ctaTupleReply  = 2
+	ctaHelp        = 5
+	ctaTimeout     = 7
+	ctaTupleMaster = 14
+
+	ctaHelpName = 1
 
 	ctaExpectMaster   = 1
 	ctaExpectTuple    = 2
@@ -50,6 +63,27 @@ const (
 	ctaProtoNum     = 1
 	ctaProtoSrcPort = 2
 	ctaProtoDstPort = 3
+)
+
+// Attributes, named as in include/uapi/linux/netfilter/nfnetlink_cthelper.h.
+const (
+	nfcthName        = 1
+	nfcthTuple       = 2
+	nfcthPolicy      = 4
+	nfcthPrivDataLen = 5
+	nfcthStatus      = 6
+
+	nfcthTupleL3Proto = 1
+	nfcthTupleL4Proto = 2
+
+	nfcthPolicySetNum = 1
+	nfcthPolicySet1   = 2
+
+	nfcthPolicyName    = 1
+	nfcthPolicyMax     = 2
+	nfcthPolicyTimeout = 3
+
+	statusDisabled = 0
 )
 
 const (
@@ -95,6 +129,44 @@ func AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	return endMessage(b, start)
 }
 
+// entryTimeout is what an entry has until the connection's first packet gives it
+// that of its state, in seconds: as long as the kernel waits for the answer to a
+// SYN (nf_conntrack_tcp_timeout_syn_sent).
+const entryTimeout = 120
+
+// AppendEntry appends one complete IPCTNL_MSG_CT_NEW message to b and returns the
+// extended slice. It does not allocate when b has room (256 bytes suffice).
+//
+// The message makes an entry for the data connection data ahead of its first
+// packet, as RELATED to the connection master, which may be given in either
+// direction and needs no helper: the packet is RELATED, and so is each time it
+// is sent again, until it is answered. The source port of data is taken
+// literally. The entry is without NAT, as if the NAT rules had not matched, and
+// does not inherit the master's mark.
+//
+// The flags are REQUEST, CREATE and EXCL, not ACK: the kernel answers only with
+// an error, which carries seq. EEXIST means that the data connection has an
+// entry. Addresses must be valid and of one family; an IPv4-mapped IPv6 address
+// is IPv4.
+func AppendEntry(b []byte, seq uint32, data, master conntrack.Tuple) []byte {
+	start := len(b)
+	b = appendHeader(b, msgConntrackNew, netlink.Request|netlink.Create|netlink.Excl, seq, family(data))
+	b = appendTuple(b, ctaTupleOrig, data)
+	b = appendTuple(b, ctaTupleReply, conntrack.Tuple{Src: data.Dst, Dst: data.Src})
+	b = appendUint32(b, ctaTimeout, entryTimeout)
+	b = appendTuple(b, ctaTupleMaster, master)
+	return endMessage(b, start)
+}
+
+// appendDeleteConnection appends an IPCTNL_MSG_CT_DELETE message for the
+// connection t.
+func appendDeleteConnection(b []byte, t conntrack.Tuple) []byte {
+	start := len(b)
+	b = appendHeader(b, msgConntrackDelete, netlink.Request, 0, family(t))
+	b = appendTuple(b, ctaTupleOrig, t)
+	return endMessage(b, start)
+}
+
 // appendLookup appends an IPCTNL_MSG_CT_GET message for the connection t.
 func appendLookup(b []byte, t conntrack.Tuple) []byte {
 	start := len(b)
@@ -108,6 +180,67 @@ func appendLookup(b []byte, t conntrack.Tuple) []byte {
 func appendDump(b []byte) []byte {
 	start := len(b)
 	b = appendHeader(b, msgExpectGet, netlink.Request|netlink.Dump, 0, unix.AF_UNSPEC)
+	return endMessage(b, start)
+}
+
+// appendHelper appends an NFNL_MSG_CTHELPER_NEW message for one family, which
+// registers the helper or changes its policy. There is one policy, of the
+// helper's name, and no private data.
+func appendHelper(b []byte, h HelperConfig, family uint16) []byte {
+	start := len(b)
+	b = appendHelperName(b, msgHelperNew, netlink.Create, h.Name, family)
+	set := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|nfcthPolicy, 0)
+	b = appendUint32(b, nfcthPolicySetNum, 1)
+	policy := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|nfcthPolicySet1, 0)
+	b = appendString(b, nfcthPolicyName, h.Name)
+	b = appendUint32(b, nfcthPolicyMax, h.MaxExpected)
+	b = appendUint32(b, nfcthPolicyTimeout, uint32(h.Timeout/time.Second))
+	endNest(b, policy)
+	endNest(b, set)
+	b = appendUint32(b, nfcthPrivDataLen, 0)
+	b = appendUint32(b, nfcthStatus, statusDisabled)
+	return endMessage(b, start)
+}
+
+// appendDeleteHelper appends an NFNL_MSG_CTHELPER_DEL message for one family.
+func appendDeleteHelper(b []byte, name string, family uint16) []byte {
+	start := len(b)
+	return endMessage(appendHelperName(b, msgHelperDelete, 0, name, family), start)
+}
+
+// appendHelperDump appends an NFNL_MSG_CTHELPER_GET message for all user-space
+// helpers.
+func appendHelperDump(b []byte) []byte {
+	start := len(b)
+	b = appendHeader(b, msgHelperGet, netlink.Request|netlink.Dump, 0, unix.AF_UNSPEC)
+	return endMessage(b, start)
+}
+
+// appendHelperName appends the header of a message about a helper, and the
+// attributes that name it.
+func appendHelperName(b []byte, typ netlink.HeaderType, flags netlink.HeaderFlags, name string, family uint16) []byte {
+	b = appendHeader(b, typ, netlink.Request|flags, 0, unix.AF_UNSPEC)
+	b = appendString(b, nfcthName, name)
+	tuple := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|nfcthTuple, 0)
+	b = appendUint16(b, nfcthTupleL3Proto, family)
+	b = append(appendAttr(b, nfcthTupleL4Proto, 1), unix.IPPROTO_TCP, 0, 0, 0)
+	endNest(b, tuple)
+	return b
+}
+
+// appendProbe appends the message of AppendEntry with a helper, if it has a name.
+func appendProbe(b []byte, helper string, data, master conntrack.Tuple) []byte {
+	start := len(b)
+	b = AppendEntry(b, 0, data, master)
+	if helper != "" {
+		help := len(b)
+		b = appendAttr(b, unix.NLA_F_NESTED|ctaHelp, 0)
+		b = appendString(b, ctaHelpName, helper)
+		endNest(b, help)
+	}
 	return endMessage(b, start)
 }
 
@@ -182,8 +315,8 @@ func appendTuple(b []byte, typ uint16, t conntrack.Tuple) []byte {
 	proto := len(b)
 	b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleProto, 0)
 	b = append(appendAttr(b, ctaProtoNum, 1), unix.IPPROTO_TCP, 0, 0, 0)
-	b = appendPort(b, ctaProtoSrcPort, t.Src.Port())
-	b = appendPort(b, ctaProtoDstPort, t.Dst.Port())
+	b = appendUint16(b, ctaProtoSrcPort, t.Src.Port())
+	b = appendUint16(b, ctaProtoDstPort, t.Dst.Port())
 	endNest(b, proto)
 
 	endNest(b, tuple)
@@ -196,9 +329,22 @@ func appendAttr(b []byte, typ, n uint16) []byte {
 	return binary.NativeEndian.AppendUint16(b, typ)
 }
 
-func appendPort(b []byte, typ, port uint16) []byte {
-	b = binary.BigEndian.AppendUint16(appendAttr(b, typ, 2), port)
+func appendUint16(b []byte, typ, v uint16) []byte {
+	b = binary.BigEndian.AppendUint16(appendAttr(b, typ, 2), v)
 	return append(b, 0, 0)
+}
+
+func appendUint32(b []byte, typ uint16, v uint32) []byte {
+	return binary.BigEndian.AppendUint32(appendAttr(b, typ, 4), v)
+}
+
+// appendString appends s with a NUL behind it, and padding.
+func appendString(b []byte, typ uint16, s string) []byte {
+	b = append(appendAttr(b, typ, uint16(len(s)+1)), s...)
+	for range 4 - len(s)%4 {
+		b = append(b, 0)
+	}
+	return b
 }
 
 // endNest writes the length of the nested attribute that began at start.

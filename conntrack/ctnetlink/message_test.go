@@ -5,9 +5,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
 	"ftpctd/ftpparse"
@@ -103,6 +105,66 @@ f8000000 0002 0106 08000000 00000000 # nlmsghdr: 248 bytes, EXP_NEW, REQUEST|EXC
     0600 0200 0000 0000
     0600 0300 ffff 0000`
 
+	// The entry of active4's data connection from port 20.
+	entryActive4 = `
+b8000000 0001 0106 0b000000 00000000 # nlmsghdr: 184 bytes, CT_NEW, REQUEST|EXCL|CREATE, seq 11, port 0
+02 00 0000                           # nfgenmsg: AF_INET
+3400 0180                            # CTA_TUPLE_ORIG
+  1400 0180
+    0800 0100 cb007101               #     203.0.113.1
+    0800 0200 c0a800d3               #     192.168.0.211
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 0014 0000              #     20
+    0600 0300 9ad0 0000              #     39632
+3400 0280                            # CTA_TUPLE_REPLY
+  1400 0180
+    0800 0100 c0a800d3
+    0800 0200 cb007101
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9ad0 0000
+    0600 0300 0014 0000
+0800 0700 00000078                   # CTA_TIMEOUT 120
+3400 0e80                            # CTA_TUPLE_MASTER
+  1400 0180
+    0800 0100 c0a800d3
+    0800 0200 cb007101
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9c41 0000              #     40001
+    0600 0300 0015 0000              #     21`
+
+	// The entry of passive6's data connection from port 50000.
+	entryPassive6 = `
+00010000 0001 0106 0c000000 00000000 # nlmsghdr: 256 bytes, CT_NEW, REQUEST|EXCL|CREATE, seq 12, port 0
+0a 00 0000                           # nfgenmsg: AF_INET6
+4c00 0180                            # CTA_TUPLE_ORIG
+  2c00 0180
+    1400 0300 fd000000000000000000000000000002
+    1400 0400 fd000000000000000000000000000001
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 c350 0000              #     50000
+    0600 0300 7a08 0000              #     31240
+4c00 0280                            # CTA_TUPLE_REPLY
+  2c00 0180
+    1400 0300 fd000000000000000000000000000001
+    1400 0400 fd000000000000000000000000000002
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 7a08 0000
+    0600 0300 c350 0000
+0800 0700 00000078                   # CTA_TIMEOUT 120
+4c00 0e80                            # CTA_TUPLE_MASTER
+  2c00 0180
+    1400 0300 fd000000000000000000000000000002
+    1400 0400 fd000000000000000000000000000001
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9c41 0000
+    0600 0300 0015 0000`
+
 	deleteActive4 = `
 48000000 0202 0100 09000000 00000000 # nlmsghdr: 72 bytes, EXP_DELETE, REQUEST, seq 9, port 0
 02 00 0000
@@ -128,6 +190,80 @@ f8000000 0002 0106 08000000 00000000 # nlmsghdr: 248 bytes, EXP_NEW, REQUEST|EXC
     0600 0300 7a08 0000`
 )
 
+const (
+	newHelper6 = `
+70000000 0009 0104 00000000 00000000 # nlmsghdr: 112 bytes, CTHELPER_NEW, REQUEST|CREATE
+00 00 0000                           # nfgenmsg: AF_UNSPEC
+0b00 0100 66747063746400 00          # NFCTH_NAME "ftpctd"
+1400 0280                            # NFCTH_TUPLE
+  0600 0100 000a 0000                #   NFCTH_TUPLE_L3PROTONUM AF_INET6
+  0500 0200 06 000000                #   NFCTH_TUPLE_L4PROTONUM TCP
+2c00 0480                            # NFCTH_POLICY
+  0800 0100 00000001                 #   NFCTH_POLICY_SET_NUM 1
+  2000 0280                          #   NFCTH_POLICY_SET1
+    0b00 0100 66747063746400 00      #     NFCTH_POLICY_NAME "ftpctd"
+    0800 0200 00000008               #     NFCTH_POLICY_EXPECT_MAX 8
+    0800 0300 0000001e               #     NFCTH_POLICY_EXPECT_TIMEOUT 30
+0800 0500 00000000                   # NFCTH_PRIV_DATA_LEN 0
+0800 0600 00000000                   # NFCTH_STATUS disabled`
+
+	deleteHelper4 = `
+34000000 0209 0100 00000000 00000000 # nlmsghdr: 52 bytes, CTHELPER_DEL, REQUEST
+00 00 0000
+0b00 0100 66747063746400 00
+1400 0280
+  0600 0100 0002 0000                #   AF_INET
+  0500 0200 06 000000`
+
+	dumpHelpers = `
+14000000 0109 0103 00000000 00000000 # nlmsghdr: 20 bytes, CTHELPER_GET, REQUEST|DUMP
+00 00 0000`
+
+	deleteConnection4 = `
+48000000 0201 0100 00000000 00000000 # nlmsghdr: 72 bytes, CT_DELETE, REQUEST
+02 00 0000
+3400 0180                            # CTA_TUPLE_ORIG
+  1400 0180
+    0800 0100 c0a800d3
+    0800 0200 cb007101
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9c41 0000
+    0600 0300 0015 0000`
+)
+
+// What probes append to the message of AppendEntry.
+const probeSane = `
+1000 0580                            # CTA_HELP
+  0900 0100 73616e65 00 000000       #   CTA_HELP_NAME "sane"`
+
+func TestPrivateMessages(t *testing.T) {
+	skipBigEndian(t)
+	probe := parseHex(t, entryPassive6+probeSane)
+	probe[0] = 0x10 // longer by 16 bytes
+	probe[8] = 0    // sequence number
+	ftpctd := HelperConfig{Name: "ftpctd", MaxExpected: 8, Timeout: 30 * time.Second}
+	data := passive6().Tuple
+	data.Src = netip.AddrPortFrom(data.Src.Addr(), 50000)
+	tests := []struct {
+		name      string
+		got, want []byte
+	}{
+		{"register helper", appendHelper(nil, ftpctd, unix.AF_INET6), parseHex(t, newHelper6)},
+		{"delete helper", appendDeleteHelper(nil, "ftpctd", unix.AF_INET), parseHex(t, deleteHelper4)},
+		{"list helpers", appendHelperDump(nil), parseHex(t, dumpHelpers)},
+		{"delete connection", appendDeleteConnection(nil, active4().Master), parseHex(t, deleteConnection4)},
+		{"probe", appendProbe(nil, "sane", data, passive6().Master), probe},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(hex.Dump(tt.want), hex.Dump(tt.got)); diff != "" {
+				t.Errorf("message (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func parseHex(tb testing.TB, dump string) []byte {
 	tb.Helper()
 	var digits strings.Builder
@@ -151,6 +287,16 @@ func skipBigEndian(t *testing.T) {
 	}
 }
 
+// appendEntryFrom makes AppendEntry of an expectation whose data connection comes
+// from port.
+func appendEntryFrom(port uint16) func([]byte, uint32, *conntrack.Expectation) []byte {
+	return func(b []byte, seq uint32, x *conntrack.Expectation) []byte {
+		data := x.Tuple
+		data.Src = netip.AddrPortFrom(data.Src.Addr(), port)
+		return AppendEntry(b, seq, data, x.Master)
+	}
+}
+
 func TestMessages(t *testing.T) {
 	skipBigEndian(t)
 	tests := []struct {
@@ -166,6 +312,9 @@ func TestMessages(t *testing.T) {
 		{"delete, active, IPv4", AppendDelete, 9, active4(), deleteActive4},
 		{"delete, passive, IPv6", AppendDelete, 10, passive6(), deletePassive6},
 		{"delete, IPv4 spelled as IPv6", AppendDelete, 9, mapped(), deleteActive4},
+		{"entry, active, IPv4", appendEntryFrom(20), 11, active4(), entryActive4},
+		{"entry, passive, IPv6", appendEntryFrom(50000), 12, passive6(), entryPassive6},
+		{"entry, IPv4 spelled as IPv6", appendEntryFrom(20), 11, mapped(), entryActive4},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -198,7 +347,9 @@ func TestInvalidTuples(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var m netlink.Message
-			for _, b := range [][]byte{AppendExpect(nil, 1, &tt.x), AppendDelete(nil, 1, &tt.x)} {
+			for _, b := range [][]byte{
+				AppendExpect(nil, 1, &tt.x), AppendDelete(nil, 1, &tt.x), AppendEntry(nil, 1, tt.x.Tuple, tt.x.Master),
+			} {
 				if err := m.UnmarshalBinary(b); err != nil {
 					t.Error(err)
 				}

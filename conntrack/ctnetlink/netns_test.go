@@ -46,9 +46,18 @@ func missing(t *testing.T, what string) {
 	t.Skip(what)
 }
 
-// assignHelper adds the rule that gives new connections to port 21 the helper
+// assignSane adds the rule that gives new connections to port 21 the helper
 // "sane", which ignores FTP.
-func assignHelper(t *testing.T) {
+func assignSane(t *testing.T) {
+	t.Helper()
+	if _, err := assignHelper(t, "sane"); err != nil {
+		missing(t, "cannot assign the helper sane (CONFIG_NF_TABLES_INET, NFT_CT, NF_CONNTRACK_SANE): "+err.Error())
+	}
+}
+
+// assignHelper adds the rule that gives new connections to port 21 a helper, and
+// returns what removes it.
+func assignHelper(t *testing.T, name string) (remove func(), err error) {
 	t.Helper()
 	nft, err := nftables.New()
 	if err != nil {
@@ -57,7 +66,7 @@ func assignHelper(t *testing.T) {
 	table := nft.AddTable(&nftables.Table{Name: "test", Family: nftables.TableFamilyINet})
 	nft.AddObj(&nftables.NamedObj{
 		Table: table, Name: "carrier", Type: nftables.ObjTypeCtHelper,
-		Obj: &expr.CtHelper{Name: "sane", L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
+		Obj: &expr.CtHelper{Name: name, L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
 	})
 	chain := nft.AddChain(&nftables.Chain{
 		Table: table, Name: "output", Type: nftables.ChainTypeFilter,
@@ -74,8 +83,47 @@ func assignHelper(t *testing.T) {
 	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
 	}})
+	return func() {
+		t.Helper()
+		nft.DelTable(table)
+		if err := nft.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}, nft.Flush()
+}
+
+// countRelated counts the RELATED packets that come in, and returns the reader of
+// the counter. There is no helper in the namespace by this.
+func countRelated(t *testing.T) func() uint64 {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := nft.AddTable(&nftables.Table{Name: "related", Family: nftables.TableFamilyINet})
+	chain := nft.AddChain(&nftables.Chain{
+		Table: table, Name: "input", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
+	})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitRELATED), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		&expr.Counter{},
+	}})
 	if err := nft.Flush(); err != nil {
-		missing(t, "cannot assign the helper sane (CONFIG_NF_TABLES_INET, NFT_CT, NF_CONNTRACK_SANE): "+err.Error())
+		missing(t, "cannot count RELATED packets (CONFIG_NF_TABLES_INET, NFT_CT): "+err.Error())
+	}
+	return func() uint64 {
+		t.Helper()
+		rules, err := nft.GetRules(table, chain)
+		if err != nil || len(rules) != 1 {
+			t.Fatalf("%d rules, error %v", len(rules), err)
+		}
+		return rules[0].Exprs[len(rules[0].Exprs)-1].(*expr.Counter).Packets
 	}
 }
 

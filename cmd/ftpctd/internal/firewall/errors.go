@@ -7,10 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Operations, as the text of an error says them: they are followed by the table.
+const (
+	opInstall = "install"
+	opRemove  = "remove"
+	opList    = "list"
+	opAdd     = "add to"
+	opDelete  = "delete from"
+)
+
 // Error is the error of every operation on the table. Its text says what failed,
 // which feature is wanting, and what to do about it.
 type Error struct {
-	// Op is what failed: "install", "remove" or "list".
+	// Op is what failed: "install", "remove", "list", "add to" or "delete from".
 	Op string
 	// Advice is what is wanting and what to do, or empty.
 	Advice string

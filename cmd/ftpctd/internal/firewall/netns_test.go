@@ -7,13 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // enterNetns moves the test's goroutine to a network namespace of its own whose
 // only link is lo. The namespace goes away with the thread, which is thrown
 // away with the goroutine, because it stays locked.
-func enterNetns(t *testing.T) {
+func enterNetns(t testing.TB) {
 	t.Helper()
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -69,4 +70,21 @@ func connect(t *testing.T, host string, l net.Listener) (client, server net.Conn
 		}
 	}
 	return client, server
+}
+
+// addLoopback gives lo another IPv6 address.
+func addLoopback(t *testing.T, address string) {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := netlink.ParseAddr(address + "/128")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Flags = unix.IFA_F_NODAD
+	if err := netlink.AddrAdd(lo, a); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -3,12 +3,15 @@ package firewall
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
 )
 
 const (
@@ -20,7 +23,11 @@ const (
 // (-200) has seen the packet and before NAT (-100), which needs to know of it to
 // prepare for changes of length. Packets are queued after NAT and before filters
 // (0), which must see the data connection's packet as RELATED.
+//
+// The SYN of a data connection is queued ahead of conntrack: the daemon makes its
+// connection's entry before conntrack looks for one.
 const (
+	priorityData   = -300
 	priorityAssign = -150
 	priorityQueue  = -50
 )
@@ -30,17 +37,25 @@ const (
 	offsetSport = 0
 	offsetDport = 2
 	offsetFlags = 13
-	flagsEnds   = 0b111 // FIN, SYN and RST
+
+	flagSYN   = 0b10
+	flagsEnds = 0b111   // FIN, SYN and RST
+	flagsSYN  = 0b10111 // the same and ACK: of these a connection's first packet has SYN alone
 )
 
-// The two registers of nftables hold what an expression compares.
-const register = 1
+// The registers of nftables hold what an expression compares. A concatenation
+// begins in register, which is four of 4 bytes each, the first of them register32.
+const (
+	register   = unix.NFT_REG_1
+	register32 = unix.NFT_REG32_00
+)
 
 // ruleset adds the content of the table to a batch.
 type ruleset struct {
 	nft   *nftables.Conn
 	table *nftables.Table
 	ports *nftables.Set
+	queue expr.Any
 }
 
 // addRuleset adds the whole table, in nft's words:
@@ -65,9 +80,24 @@ type ruleset struct {
 //		}
 //		chain queue-forward { type filter hook forward priority -50; … }
 //		chain queue-output { type filter hook output priority -50; … }
+//		set expected4 { type ipv4_addr . ipv4_addr . inet_service; flags timeout; }
+//		set expected6 { type ipv6_addr . ipv6_addr . inet_service; flags timeout; }
+//		set opaque4 { type ipv4_addr . ipv4_addr; flags timeout; }
+//		set opaque6 { type ipv6_addr . ipv6_addr; flags timeout; }
+//		chain data {
+//			meta nfproto ipv4 ip saddr . ip daddr . tcp dport @expected4 queue num 21 bypass
+//			meta nfproto ipv6 ip6 saddr . ip6 daddr . tcp dport @expected6 queue num 21 bypass
+//			meta nfproto ipv4 ip saddr . ip daddr @opaque4 tcp dport 30000-30999 queue num 21 bypass
+//			meta nfproto ipv6 ip6 saddr . ip6 daddr @opaque6 tcp dport 30000-30999 queue num 21 bypass
+//		}
+//		chain data-prerouting {
+//			type filter hook prerouting priority -300;
+//			meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn jump data
+//		}
+//		chain data-output { type filter hook output priority -300; … }
 //	}
 func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
-	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName))}
+	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName)), queue: queue}
 	r.ports = &nftables.Set{Table: r.table, Name: "ports", KeyType: nftables.TypeInetService}
 	elements := make([]nftables.SetElement, 0, len(cfg.Ports))
 	for _, port := range cfg.Ports {
@@ -90,9 +120,9 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 	control := nft.AddChain(&nftables.Chain{Table: r.table, Name: "control"})
 	r.add(control, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
 	r.add(control, payload(), []expr.Any{queue})
-	r.add(control, flags(flagsEnds), []expr.Any{queue})
+	r.add(control, flags(flagsEnds, expr.CmpOpNeq, 0), []expr.Any{queue})
 
-	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: control.Name}}
+	jump := jumpTo(control)
 	for _, chain := range []*nftables.Chain{
 		r.base("queue-input", nftables.ChainHookInput, priorityQueue),
 		r.base("queue-forward", nftables.ChainHookForward, priorityQueue),
@@ -101,7 +131,98 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 		r.add(chain, r.port(offsetDport), jump)
 		r.add(chain, r.port(offsetSport), jump)
 	}
+	return r.addData(cfg.TLSPorts)
+}
+
+// addData adds what queues the first packets of data connections.
+func (r ruleset) addData(tlsPorts conntrack.PortRange) error {
+	data := r.nft.AddChain(&nftables.Chain{Table: r.table, Name: "data"})
+	for _, f := range families {
+		if err := r.addSet(f.expected, f.addr, f.addr, nftables.TypeInetService); err != nil {
+			return err
+		}
+		r.add(data, f.pair(), load(expr.PayloadBaseTransportHeader, offsetDport, 2, f.port), lookup(f.expected), []expr.Any{r.queue})
+	}
+	for _, f := range families {
+		if err := r.addSet(f.opaque, f.addr, f.addr); err != nil {
+			return err
+		}
+		if tlsPorts != (conntrack.PortRange{}) {
+			r.add(data, f.pair(), lookup(f.opaque), dportIn(tlsPorts), []expr.Any{r.queue})
+		}
+	}
+	for _, chain := range []*nftables.Chain{
+		r.base("data-prerouting", nftables.ChainHookPrerouting, priorityData),
+		r.base("data-output", nftables.ChainHookOutput, priorityData),
+	} {
+		r.add(chain, tcp(), flags(flagsSYN, expr.CmpOpEq, flagSYN), jumpTo(data))
+	}
 	return nil
+}
+
+// addSet adds an empty set whose elements have a timeout each.
+func (r ruleset) addSet(name string, types ...nftables.SetDatatype) error {
+	key, err := nftables.ConcatSetType(types...)
+	if err != nil {
+		return err
+	}
+	return r.nft.AddSet(&nftables.Set{
+		Table: r.table, Name: name, KeyType: key, Concatenation: true, HasTimeout: true,
+	}, nil)
+}
+
+// family is what sets the rules for IPv4 and IPv6 apart.
+type family struct {
+	expected, opaque string // names of sets
+	addr             nftables.SetDatatype
+	nfproto          byte
+	src, dst         uint32 // offsets of the addresses in the IP header
+	// Registers behind each other, for the concatenation of the two addresses
+	// and the port.
+	srcReg, dstReg, port uint32
+}
+
+var (
+	ipv4 = family{
+		expected: "expected4", opaque: "opaque4", addr: nftables.TypeIPAddr, nfproto: unix.NFPROTO_IPV4,
+		src: 12, dst: 16, srcReg: register32, dstReg: register32 + 1, port: register32 + 2,
+	}
+	ipv6 = family{
+		expected: "expected6", opaque: "opaque6", addr: nftables.TypeIP6Addr, nfproto: unix.NFPROTO_IPV6,
+		src: 8, dst: 24, srcReg: register, dstReg: register + 1, port: register32 + 8,
+	}
+	families = [...]*family{&ipv4, &ipv6}
+)
+
+// pair loads the addresses of a packet of the family.
+func (f *family) pair() []expr.Any {
+	return slices.Concat(
+		[]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{f.nfproto}},
+		},
+		load(expr.PayloadBaseNetworkHeader, f.src, f.addr.Bytes, f.srcReg),
+		load(expr.PayloadBaseNetworkHeader, f.dst, f.addr.Bytes, f.dstReg),
+	)
+}
+
+func load(base expr.PayloadBase, offset, n, reg uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: n}}
+}
+
+func lookup(set string) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: register, SetName: set}}
+}
+
+func dportIn(r conntrack.PortRange) []expr.Any {
+	return append(load(expr.PayloadBaseTransportHeader, offsetDport, 2, register),
+		&expr.Cmp{Op: expr.CmpOpGte, Register: register, Data: binaryutil.BigEndian.PutUint16(r.Min)},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: register, Data: binaryutil.BigEndian.PutUint16(r.Max)},
+	)
+}
+
+func jumpTo(chain *nftables.Chain) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name}}
 }
 
 func newTable(name string) *nftables.Table {
@@ -124,22 +245,24 @@ func (r ruleset) add(chain *nftables.Chain, parts ...[]expr.Any) {
 	r.nft.AddRule(rule)
 }
 
-// port matches TCP with the port at offset in the set of control ports.
-func (r ruleset) port(offset uint32) []expr.Any {
+func tcp() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
-		&expr.Lookup{SourceRegister: register, SetName: r.ports.Name, SetID: r.ports.ID},
 	}
 }
 
-// flags matches TCP with one of the flags in mask.
-func flags(mask byte) []expr.Any {
+// port matches TCP with the port at offset in the set of control ports.
+func (r ruleset) port(offset uint32) []expr.Any {
+	return slices.Concat(tcp(), load(expr.PayloadBaseTransportHeader, offset, 2, register), lookup(r.ports.Name))
+}
+
+// flags compares those of the TCP flags that are in mask.
+func flags(mask byte, op expr.CmpOp, value byte) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offsetFlags, Len: 1},
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 1, Mask: []byte{mask}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: []byte{0}},
+		&expr.Cmp{Op: op, Register: register, Data: []byte{value}},
 	}
 }
 

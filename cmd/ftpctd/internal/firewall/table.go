@@ -1,32 +1,42 @@
 // Package firewall owns the daemon's nftables table "inet ftpctd": the rules that
 // assign the helper to new control connections and send the control
-// connections' packets to the queue. It touches no other table and needs no
+// connections' packets to the queue, and the sets that say of which data
+// connections the first packet is sent there too. It touches no other table and needs no
 // program. Everything happens in the network namespace of the calling thread.
 package firewall
 
 import (
 	"errors"
+	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
 )
 
 // Config says what the rules are for.
 type Config struct {
 	// Ports are the servers' ports of control connections.
 	Ports []uint16
-	// Helper is the name of the kernel's conntrack helper that new control
-	// connections are given, or empty for none.
+	// Helper is the name of the conntrack helper that new control connections are
+	// given, one of the kernel's or one that was registered with it, or empty for
+	// none.
 	Helper string
+	// TLSPorts are the ports to which the pairs of [Table.AddOpaque] may open data
+	// connections. The zero value is none.
+	TLSPorts conntrack.PortRange
 	// QueueNum is the first queue, QueueCount how many there are, at least 1.
 	QueueNum, QueueCount uint16
 }
 
 // Table is the installed table.
 type Table struct {
-	nft  *nftables.Conn // stays in the namespace that the table was installed in
-	mode string
+	nft      *nftables.Conn // stays in the namespace that the table was installed in
+	mode     string
+	elements *elements
 }
 
 // Install makes the table, in place of one that a killed daemon left, in one
@@ -41,7 +51,12 @@ func Install(cfg Config) (*Table, error) {
 	}
 	nft, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil, newError("install", "", err)
+		return nil, newError(opInstall, "", err)
+	}
+	elements, err := openElements()
+	if err != nil {
+		_ = nft.CloseLasting()
+		return nil, newError(opInstall, "", err)
 	}
 	// Adding what exists is no error, so that deleting is none either.
 	nft.DelTable(nft.AddTable(newTable(tableName)))
@@ -50,9 +65,10 @@ func Install(cfg Config) (*Table, error) {
 	}
 	if err != nil {
 		_ = nft.CloseLasting()
-		return nil, newError("install", wanting(cfg, queue), err)
+		elements.close()
+		return nil, newError(opInstall, wanting(cfg, queue), err)
 	}
-	return &Table{nft: nft, mode: mode}, nil
+	return &Table{nft: nft, mode: mode, elements: elements}, nil
 }
 
 // wanting returns the advice for the first feature that the kernel lacks.
@@ -69,9 +85,39 @@ func wanting(cfg Config, queue expr.Any) string {
 // without the former.
 func (t *Table) Mode() string { return t.mode }
 
+// AddExpected has the first packet of connections from src to port of dst queued
+// before conntrack sees it, for as long as timeout. What is there already begins
+// its time anew. The addresses must be of one family; an IPv4-mapped IPv6 address
+// is IPv4.
+//
+// This and the three methods below take effect before they return, do not wait
+// for anything but the kernel's own work, and are safe for concurrent use.
+func (t *Table) AddExpected(src, dst netip.Addr, port uint16, timeout time.Duration) error {
+	return t.elements.add(element{src: src, dst: dst, port: port, hasPort: true}, timeout)
+}
+
+// RemoveExpected takes back what AddExpected has added. It is no error if its
+// time ran out, or if the table is gone.
+func (t *Table) RemoveExpected(src, dst netip.Addr, port uint16) error {
+	return t.elements.remove(element{src: src, dst: dst, port: port, hasPort: true})
+}
+
+// AddOpaque is AddExpected for connections from src to any of Config.TLSPorts of
+// dst.
+func (t *Table) AddOpaque(src, dst netip.Addr, timeout time.Duration) error {
+	return t.elements.add(element{src: src, dst: dst}, timeout)
+}
+
+// RemoveOpaque takes back what AddOpaque has added. It is no error if its time
+// ran out, or if the table is gone.
+func (t *Table) RemoveOpaque(src, dst netip.Addr) error {
+	return t.elements.remove(element{src: src, dst: dst})
+}
+
 // Remove removes the table from the namespace that it was installed in. It is no
 // error if somebody else has removed it. The Table cannot be used any more.
 func (t *Table) Remove() error {
+	t.elements.close()
 	return errors.Join(remove(t.nft), t.nft.CloseLasting())
 }
 
@@ -79,7 +125,7 @@ func (t *Table) Remove() error {
 func RemoveStale() error {
 	nft, err := nftables.New()
 	if err != nil {
-		return newError("remove", "", err)
+		return newError(opRemove, "", err)
 	}
 	return remove(nft)
 }
@@ -87,7 +133,7 @@ func RemoveStale() error {
 func remove(nft *nftables.Conn) error {
 	nft.DelTable(newTable(tableName))
 	if err := nft.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return newError("remove", "", err)
+		return newError(opRemove, "", err)
 	}
 	return nil
 }
@@ -96,14 +142,14 @@ func remove(nft *nftables.Conn) error {
 func Exists() (bool, error) {
 	nft, err := nftables.New()
 	if err != nil {
-		return false, newError("list", "", err)
+		return false, newError(opList, "", err)
 	}
 	_, err = nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return false, nil
 	case err != nil:
-		return false, newError("list", "", err)
+		return false, newError(opList, "", err)
 	}
 	return true, nil
 }

@@ -26,7 +26,7 @@ import (
 
 var carried = Config{Ports: []uint16{21, 2121}, Helper: "sane", QueueNum: 21, QueueCount: 1}
 
-func install(t *testing.T, cfg Config) *Table {
+func install(t testing.TB, cfg Config) *Table {
 	t.Helper()
 	table, err := Install(cfg)
 	if err != nil {
@@ -370,6 +370,9 @@ func TestLifecycle(t *testing.T) {
 	enterNetns(t)
 	queueChains := []string{
 		"control",
+		"data",
+		"data-output hook 3 priority -300",
+		"data-prerouting hook 0 priority -300",
 		"queue-forward hook 2 priority -50",
 		"queue-input hook 1 priority -50",
 		"queue-output hook 3 priority -50",

@@ -11,9 +11,9 @@ import (
 	"ftpctd/conntrack"
 )
 
-// Entry is an expectation as the kernel lists it. Expectations of every helper
+// Listed is an expectation as the kernel lists it. Expectations of every helper
 // are listed, so the protocol need not be TCP.
-type Entry struct {
+type Listed struct {
 	// Master is the original direction of the connection that expects.
 	Master conntrack.Tuple
 	// Tuple and Mask select the first packet of the expected connection: it
@@ -42,11 +42,11 @@ var (
 
 // parseExpect decodes what follows the netlink header of an
 // IPCTNL_MSG_EXP_NEW message.
-func parseExpect(data []byte) (Entry, error) {
-	var e Entry
+func parseExpect(data []byte) (Listed, error) {
+	var e Listed
 	ad, err := attributes(data)
 	if err != nil {
-		return Entry{}, err
+		return Listed{}, err
 	}
 	for ad.Next() {
 		switch ad.Type() {
@@ -69,7 +69,7 @@ func parseExpect(data []byte) (Entry, error) {
 		}
 	}
 	if err := ad.Err(); err != nil {
-		return Entry{}, err
+		return Listed{}, err
 	}
 	return e, nil
 }

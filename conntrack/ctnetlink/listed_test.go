@@ -57,10 +57,10 @@ func TestParseExpect(t *testing.T) {
 	tests := []struct {
 		name string
 		data []byte
-		want Entry
+		want Listed
 		err  bool
 	}{
-		{name: "whole", data: whole, want: Entry{
+		{name: "whole", data: whole, want: Listed{
 			Master:   conntrack.Tuple{Src: addrPort("127.0.0.1:40001"), Dst: addrPort("127.0.0.1:21")},
 			Tuple:    conntrack.Tuple{Src: addrPort("127.0.0.1:0"), Dst: addrPort("127.0.0.1:31240")},
 			Mask:     exact,
@@ -71,7 +71,7 @@ func TestParseExpect(t *testing.T) {
 			Class:    1,
 			Flags:    4,
 		}},
-		{name: "no attributes", data: whole[:4], want: Entry{}},
+		{name: "no attributes", data: whole[:4], want: Listed{}},
 		{name: "cut within the header", data: whole[:3], err: true},
 		{name: "cut within an attribute", data: whole[:30], err: true},
 		{name: "address of five bytes", data: parseHex(t, "02000000 1400 0180 1000 0180 0900 0100 7f00000100 000000"), err: true},
@@ -97,9 +97,11 @@ func FuzzParse(f *testing.F) {
 	f.Add(AppendExpect(nil, 1, active4())[headerLen:])
 	f.Add(AppendExpect(nil, 1, passive6())[headerLen:])
 	f.Add(parseHex(f, "02000000 1000 0580 0900 0100 73616e65 00 000000")) // CTA_HELP {"sane"}
+	f.Add(appendHelper(nil, HelperConfig{"ftpctd", 8, 30 * time.Second}, unix.AF_INET)[headerLen:])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		before := bytes.Clone(data)
 		_, _ = parseHelper(data)
+		_, _ = parseHelperConfig(data)
 		first, err := parseExpect(data)
 		if !bytes.Equal(before, data) {
 			t.Fatal("the message was changed")
@@ -112,7 +114,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("cannot read what was written: %v", err)
 		}
-		want := Entry{
+		want := Listed{
 			Master:   unmap(first.Master),
 			Tuple:    unmap(anySource(first.Tuple)),
 			Mask:     maskOf(first.Tuple),

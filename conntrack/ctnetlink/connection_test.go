@@ -1,0 +1,204 @@
+package ctnetlink
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+)
+
+// status returns the IPS_* bits (include/uapi/linux/netfilter/nf_conntrack_common.h)
+// and the timeout of the connection t.
+func status(t *testing.T, c *Conn, of conntrack.Tuple) (bits uint32, timeout time.Duration) {
+	t.Helper()
+	const ctaStatus = 3
+	data, err := c.lookup(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ad, err := attributes(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case ctaStatus:
+			bits = ad.Uint32()
+		case ctaTimeout:
+			timeout = time.Duration(ad.Uint32()) * time.Second
+		}
+	}
+	return bits, timeout
+}
+
+// Bits of a connection's status.
+const (
+	ipsExpected  = 1 << 0
+	ipsSeenReply = 1 << 1
+	ipsAssured   = 1 << 2
+)
+
+// freePort returns a port of host that nobody uses, to connect from.
+func freePort(t *testing.T, host string) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// dialFrom connects src to l and closes the connection, having sent megabytes
+// through it.
+func dialFrom(t *testing.T, src netip.AddrPort, l net.Listener) {
+	t.Helper()
+	const size = 2 << 20
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(src), Timeout: 5 * time.Second}
+	client, err := d.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.Write(make([]byte, size))
+		done <- err
+	}()
+	if err := server.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(server, make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEntry makes the entry of a data connection ahead of its first packet, which
+// is RELATED then. There is no helper in the namespace.
+func TestEntry(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			enterNetns(t)
+			takeEntryThrough(t, tt.host)
+		})
+	}
+}
+
+func takeEntryThrough(t *testing.T, host string) {
+	t.Helper()
+	related := countRelated(t)
+	c := openConn(t)
+	master := tuple(dial(t, listen(t, net.JoinHostPort(host, "21"))))
+	l := listen(t, net.JoinHostPort(host, "0"))
+	dst := l.Addr().(*net.TCPAddr).AddrPort()
+
+	data := conntrack.Tuple{Src: freePort(t, host), Dst: dst}
+	if err := c.CreateEntry(data, master); err != nil {
+		t.Fatal(err)
+	}
+	if name, found, err := c.Helper(data); name != "" || !found || err != nil {
+		t.Errorf("helper %q, found %t, error %v; want an entry without helper", name, found, err)
+	}
+	bits, timeout := status(t, c, data)
+	if bits&(ipsExpected|ipsSeenReply) != ipsExpected || timeout > entryTimeout*time.Second || timeout < entryTimeout/2*time.Second {
+		t.Errorf("status %#x, timeout %v", bits, timeout)
+	}
+	wantErrno(t, c.CreateEntry(data, master), unix.EEXIST)
+	if n := related(); n != 0 {
+		t.Fatalf("%d RELATED packets before the data connection, want none", n)
+	}
+	dialFrom(t, data.Src, l)
+	if n := related(); n != 1 {
+		t.Errorf("%d RELATED packets of the data connection, want 1", n)
+	}
+	if bits, _ := status(t, c, data); bits&ipsExpected == 0 || bits&ipsAssured == 0 {
+		t.Errorf("status %#x of the data connection, want EXPECTED and ASSURED", bits)
+	}
+
+	// The next one is nobody's business.
+	dialFrom(t, freePort(t, host), l)
+	if n := related(); n != 1 {
+		t.Errorf("%d RELATED packets after another connection, want 1", n)
+	}
+
+	// The master may be given by its other direction.
+	data = conntrack.Tuple{Src: freePort(t, host), Dst: dst}
+	if err := c.CreateEntry(data, conntrack.Tuple{Src: master.Dst, Dst: master.Src}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DeleteConnection(data); err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, c.DeleteConnection(data), unix.ENOENT)
+	dialFrom(t, data.Src, l)
+	if n := related(); n != 1 {
+		t.Errorf("%d RELATED packets after the entry was removed, want 1", n)
+	}
+
+	unknown := conntrack.Tuple{Src: master.Src, Dst: netip.AddrPortFrom(master.Dst.Addr(), 2121)}
+	wantErrno(t, c.CreateEntry(conntrack.Tuple{Src: freePort(t, host), Dst: dst}, unknown), unix.ENOENT)
+}
+
+// TestEntryRefused holds what the kernel says to entries that make no sense.
+func TestEntryRefused(t *testing.T) {
+	enterNetns(t)
+	countRelated(t)
+	c := openConn(t)
+	control := dial(t, listen(t, "127.0.0.1:21"))
+	master := tuple(control)
+	wantErrno(t, c.CreateEntry(master, master), unix.EEXIST)
+	data6 := conntrack.Tuple{Src: addrPort("[::1]:40000"), Dst: addrPort("[::1]:31240")}
+	wantErrno(t, c.CreateEntry(data6, master), unix.EINVAL)
+}
+
+// inUserNamespace is set for the test process in the user namespace.
+const inUserNamespace = "FTPCTD_TEST_USER_NAMESPACE"
+
+// TestUserNamespace makes an entry, and asks for helpers, in a process that has a user namespace of its
+// own, as in an unprivileged container.
+func TestUserNamespace(t *testing.T) {
+	if os.Getenv(inUserNamespace) != "" {
+		enterNetns(t) // which belongs to the user namespace
+		takeEntryThrough(t, "127.0.0.1")
+		if _, err := openConn(t).Helpers(); !errors.Is(err, ErrNoCTHelper) {
+			t.Errorf("error %v, want ErrNoCTHelper: helpers are left to the initial user namespace", err)
+		}
+		return
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestUserNamespace$", "-test.v", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), inUserNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	switch {
+	case cmd.Process == nil:
+		missing(t, "cannot make a user namespace: "+err.Error())
+	case err != nil || !strings.Contains(string(out), "--- PASS: TestUserNamespace"):
+		t.Fatalf("error %v in the user namespace:\n%s", err, out)
+	}
+}
