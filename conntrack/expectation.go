@@ -30,9 +30,9 @@ type Expectation struct {
 // the packet that announced them: the kernel handles the messages of one
 // datagram in order, and the expectation stands before the packet moves on.
 type Admitter interface {
-	// AppendExpect appends the message that inserts x to b. The kernel answers
-	// only if it refuses, with the sequence number seq.
-	AppendExpect(b []byte, seq uint32, x *Expectation) []byte
+	// AppendExpect appends the message that inserts x to b, if it takes one. The
+	// kernel answers only if it refuses, with the sequence number seq.
+	AppendExpect(b []byte, seq uint32, x *Expectation) ([]byte, error)
 	// AppendDelete appends the message that removes x if it is unused to b.
 	AppendDelete(b []byte, seq uint32, x *Expectation) []byte
 	// Expect inserts x and waits for the kernel's answer.

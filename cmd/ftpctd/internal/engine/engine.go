@@ -25,6 +25,9 @@ const (
 	// maxHeld bounds the packets that are held at a time. The next one moves on,
 	// while its expectation is tried all the same.
 	maxHeld = 64
+	// opaqueFor is longer than any session in TLS lasts. It ends what a daemon
+	// that was killed could not end.
+	opaqueFor = 24 * time.Hour
 	// expireEvery is how often unused expectations are looked through.
 	expireEvery = time.Second
 )
@@ -46,9 +49,12 @@ type Engine struct {
 	mu      sync.Mutex // guards tracker
 	tracker *conntrack.Tracker
 
-	kernel conntrack.Admitter
-	accept Accept
-	log    *slog.Logger
+	kernel   conntrack.Admitter
+	entry    *Entry // nil where no rules queue the first packets of data connections
+	ports    []uint16
+	tlsPorts conntrack.PortRange
+	accept   Accept
+	log      *slog.Logger
 
 	buf    []byte
 	packet conntrack.Packet
@@ -66,29 +72,52 @@ type sent struct {
 	x   conntrack.Expectation
 }
 
-// New makes the engine of a queue. Its packets must be released with accept.
-func New(cfg conntrack.Config, kernel conntrack.Admitter, accept Accept, log *slog.Logger) *Engine {
+// Config sets an Engine up.
+type Config struct {
+	Tracker conntrack.Config
+	// Kernel is the admission mode.
+	Kernel conntrack.Admitter
+	// Entry serves control connections that the kernel has no helper for, and
+	// those that went into TLS. It is the same as Kernel in the mode "entry", and
+	// nil where the rules for it are wanting.
+	Entry *Entry
+	// TLSPorts are the server's ports that a client may connect to while its
+	// control connection cannot be read. It needs Entry.
+	TLSPorts conntrack.PortRange
+	// Accept releases a packet that is held.
+	Accept Accept
+	Log    *slog.Logger
+}
+
+// New makes the engine of a queue.
+func New(cfg Config) *Engine {
 	e := &Engine{
-		kernel: kernel, accept: accept, log: log, seq: firstSeq,
+		kernel: cfg.Kernel, entry: cfg.Entry, ports: cfg.Tracker.Ports, tlsPorts: cfg.TLSPorts,
+		accept: cfg.Accept, log: cfg.Log, seq: firstSeq,
 		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
 	}
-	cfg.Observe = e.observe
-	e.tracker = conntrack.New(cfg)
+	cfg.Tracker.Observe = e.observe
+	e.tracker = conntrack.New(cfg.Tracker)
 	return e
 }
 
 // Packet implements nfq.Handler.
 func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !slices.Contains(e.ports, p.Dst.Port()) && !slices.Contains(e.ports, p.Src.Port()) {
+		e.data(p)
+		return nfq.Verdict{}
+	}
 	e.packet = conntrack.Packet{
 		Src: p.Src, Dst: p.Dst, Seq: p.Seq, Ack: p.Ack,
 		Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	d := e.tracker.Packet(time.Now(), &e.packet)
 	if d.Idle() {
 		return nfq.Verdict{}
 	}
+	e.opaque(d)
 	b := e.buf[:0]
 	for i := range d.Withdraw {
 		b = e.kernel.AppendDelete(b, deleteSeq, &d.Withdraw[i])
@@ -99,14 +128,57 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	}
 	for i := range d.Expect {
 		x := &d.Expect[i]
-		b = e.kernel.AppendExpect(b, e.seq, x)
+		var err error
+		if b, err = e.kernel.AppendExpect(b, e.seq, x); err != nil {
+			e.lockedRefused(x, err)
+			continue
+		}
 		e.sent[e.seq%uint32(len(e.sent))] = sent{e.seq, *x}
-		if e.seq++; e.seq == nfq.SeqRelease {
+		if e.seq++; e.seq == nfq.SeqPing {
 			e.seq = firstSeq
 		}
 	}
 	e.buf = b
 	return nfq.Verdict{Before: b}
+}
+
+// data takes the first packet of what may be a data connection: the table had it
+// queued before conntrack saw it.
+func (e *Engine) data(p *nfq.Packet) {
+	if e.entry == nil || p.Flags&(nfq.SYN|nfq.ACK|nfq.RST|nfq.FIN) != nfq.SYN {
+		return
+	}
+	master := conntrack.Tuple{}
+	x, expected := e.tracker.Use(p.Src, p.Dst)
+	if expected {
+		master = x.Master
+	} else {
+		var ok bool
+		if master, ok = e.tracker.OpaqueMaster(p.Src.Addr(), p.Dst.Addr()); !ok || !e.tlsPorts.Contains(p.Dst.Port()) {
+			return
+		}
+	}
+	if err := e.entry.relate(conntrack.Tuple{Src: p.Src, Dst: p.Dst}, master, expected); err != nil {
+		e.log.Warn("cannot relate a data connection to its control connection",
+			"src", p.Src, "dst", p.Dst, "client", master.Src, "server", master.Dst, "err", err)
+	}
+}
+
+// opaque lets the data connections of sessions in TLS be queued.
+func (e *Engine) opaque(d *conntrack.Decision) {
+	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
+		return
+	}
+	for _, h := range d.Opaque {
+		if err := e.entry.Table.AddOpaque(h.Client, h.Server, opaqueFor); err != nil {
+			e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+		}
+	}
+	for _, h := range d.Readable {
+		if err := e.entry.Table.RemoveOpaque(h.Client, h.Server); err != nil {
+			e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+		}
+	}
 }
 
 // hold keeps a packet back until the kernel has taken its expectations, one of
@@ -187,13 +259,24 @@ func (e *Engine) Refused(seq uint32, err error) {
 	}
 }
 
+// refused takes note that the kernel did not take an expectation. One whose
+// control connection has no helper is served through an entry.
 func (e *Engine) refused(x *conntrack.Expectation, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lockedRefused(x, err)
+}
+
+func (e *Engine) lockedRefused(x *conntrack.Expectation, err error) {
+	if reasonOf(err) == conntrack.NoHelper && e.entry != nil {
+		if err = e.entry.Expect(x); err == nil {
+			return
+		}
+	}
 	e.log.Warn("the kernel refused an expectation",
 		"reason", reasonOf(err), "client", x.Master.Src, "server", x.Master.Dst,
 		"via", x.Via, "err", e.kernel.Explain(x, err))
-	e.mu.Lock()
 	e.tracker.Refused(time.Now(), x, reasonOf(err))
-	e.mu.Unlock()
 }
 
 func (e *Engine) delete(x *conntrack.Expectation) {
@@ -247,6 +330,13 @@ func (e *Engine) withdraw(which func(time.Time) *conntrack.Decision) {
 	for i := range withdraw {
 		e.delete(&withdraw[i])
 	}
+}
+
+// SetPolicy changes the policy for what is announced from now on.
+func (e *Engine) SetPolicy(p conntrack.Policy) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.tracker.SetPolicy(p)
 }
 
 // Stats returns the tracker's counters.

@@ -28,8 +28,8 @@ type fakeKernel struct {
 	tries  int
 }
 
-func (k *fakeKernel) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
-	return fmt.Appendf(b, "expect#%d %s;", seq, x.Tuple.Dst)
+func (k *fakeKernel) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) ([]byte, error) {
+	return fmt.Appendf(b, "expect#%d %s;", seq, x.Tuple.Dst), nil
 }
 
 func (k *fakeKernel) AppendDelete(b []byte, _ uint32, x *conntrack.Expectation) []byte {
@@ -81,12 +81,17 @@ func newBench() *bench {
 		}
 		return a
 	}}))
-	b.Engine = New(conntrack.Config{
-		Ports: []uint16{21}, Policy: policy, Connections: 16, MaxExpected: 8, Timeout: 30 * time.Second,
-	}, b.kernel, func(id uint32, _ []byte) error {
-		b.accepted = append(b.accepted, id)
-		return nil
-	}, log)
+	b.Engine = New(Config{
+		Tracker: conntrack.Config{
+			Ports: []uint16{21}, Policy: policy, Connections: 16, MaxExpected: 8, Timeout: 30 * time.Second,
+		},
+		Kernel: b.kernel,
+		Accept: func(id uint32, _ []byte) error {
+			b.accepted = append(b.accepted, id)
+			return nil
+		},
+		Log: log,
+	})
 	return b
 }
 

@@ -12,8 +12,8 @@ type Expect struct {
 }
 
 // AppendExpect implements conntrack.Admitter.
-func (Expect) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
-	return ctnetlink.AppendExpect(b, seq, x)
+func (Expect) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) ([]byte, error) {
+	return ctnetlink.AppendExpect(b, seq, x), nil
 }
 
 // AppendDelete implements conntrack.Admitter.

@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ftpctd/conntrack"
+	"ftpctd/conntrack/ctnetlink"
+)
+
+// Table has the first packet of data connections queued before conntrack sees
+// it. It is firewall.Table.
+type Table interface {
+	AddExpected(src, dst netip.Addr, port uint16, timeout time.Duration) error
+	RemoveExpected(src, dst netip.Addr, port uint16) error
+	AddOpaque(client, server netip.Addr, timeout time.Duration) error
+	RemoveOpaque(client, server netip.Addr) error
+}
+
+// Entry is the Admitter of the admission mode "entry", which needs no helper:
+// the tracker keeps the expectations, the table has the first packets of their
+// data connections queued, and such a packet gets its conntrack entry, with the
+// control connection as its master, before conntrack sees it. Conntrack then
+// calls it RELATED.
+type Entry struct {
+	Table Table
+	Conn  *ctnetlink.Conn
+	// Timeout is how long a data connection may take to come.
+	Timeout time.Duration
+}
+
+// AppendExpect implements conntrack.Admitter. It appends nothing: the table
+// takes its elements in transactions of its own, and has taken this one when
+// AppendExpect returns.
+func (e *Entry) AppendExpect(b []byte, _ uint32, x *conntrack.Expectation) ([]byte, error) {
+	return b, e.Expect(x)
+}
+
+// AppendDelete implements conntrack.Admitter.
+func (e *Entry) AppendDelete(b []byte, _ uint32, x *conntrack.Expectation) []byte {
+	// A first packet that is queued all the same meets no expectation.
+	_ = e.Delete(x)
+	return b
+}
+
+// Expect implements conntrack.Admitter.
+func (e *Entry) Expect(x *conntrack.Expectation) error {
+	return e.Table.AddExpected(x.Tuple.Src.Addr(), x.Tuple.Dst.Addr(), x.Tuple.Dst.Port(), e.Timeout)
+}
+
+// Delete implements conntrack.Admitter.
+func (e *Entry) Delete(x *conntrack.Expectation) error {
+	return e.Table.RemoveExpected(x.Tuple.Src.Addr(), x.Tuple.Dst.Addr(), x.Tuple.Dst.Port())
+}
+
+// Explain implements conntrack.Admitter.
+func (e *Entry) Explain(_ *conntrack.Expectation, err error) error { return err }
+
+// relate makes the entry of a data connection whose first packet is held. An
+// entry that its tuple has already is a leftover if the connection was expected:
+// client and server have agreed on a new one.
+func (e *Entry) relate(data, master conntrack.Tuple, expected bool) error {
+	err := e.Conn.CreateEntry(data, master)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if !expected {
+		return nil // its first packet, sent again
+	}
+	if err := e.Conn.DeleteConnection(data); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return e.Conn.CreateEntry(data, master)
+}
