@@ -489,6 +489,10 @@ func (t *Tracker) Close(now time.Time) *Decision {
 	return &t.decision
 }
 
+// SetPolicy changes the policy for what is announced from now on. Expectations
+// that stand are left alone.
+func (t *Tracker) SetPolicy(p Policy) { t.cfg.Policy = p }
+
 // Stats returns the counters.
 func (t *Tracker) Stats() Stats {
 	s := t.stats

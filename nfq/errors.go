@@ -43,7 +43,7 @@ func newError(op string, num uint16, err error) *Error {
 	e.Err = errno
 	switch errno {
 	case unix.EBUSY, unix.EPERM:
-		if o, ok := findOwner(num); ok {
+		if o, ok := FindOwner(num); ok {
 			e.Err = unix.EBUSY
 			e.Advice = fmt.Sprintf("the queue is already bound by %v: stop it or set queue.num to another number", o)
 		} else if errno == unix.EPERM {

@@ -8,37 +8,37 @@ import (
 	"strings"
 )
 
-// owner is the socket that a queue is bound to.
-type owner struct {
-	portID  string // the socket's netlink address
-	pid     string // the process that has it open, or empty if none is to be seen
-	command string
+// Owner is the socket that a queue is bound to, and its process.
+type Owner struct {
+	PortID  string // the socket's netlink address
+	PID     string // the process that has it open, or empty if none is to be seen
+	Command string // of the process
 }
 
 // String implements fmt.Stringer.
-func (o owner) String() string {
-	if o.pid == "" {
-		return fmt.Sprintf("the netlink socket with port ID %s, of a process that cannot be seen from here", o.portID)
+func (o Owner) String() string {
+	if o.PID == "" {
+		return fmt.Sprintf("the netlink socket with port ID %s, of a process that cannot be seen from here", o.PortID)
 	}
-	return fmt.Sprintf("process %s (%s), port ID %s", o.pid, o.command, o.portID)
+	return fmt.Sprintf("process %s (%s), port ID %s", o.PID, o.Command, o.PortID)
 }
 
-// findOwner looks up who has bound queue num in the network namespace of the
+// FindOwner looks up who has bound queue num in the network namespace of the
 // calling thread: the queue's port ID, that socket's inode, and the process that
 // has the inode open.
-func findOwner(num uint16) (owner, bool) {
+func FindOwner(num uint16) (Owner, bool) {
 	// Columns: queue number, port ID, and others (nfnetlink_queue.c, seq_show).
 	queue := findLine("/proc/thread-self/net/netfilter/nfnetlink_queue", func(f []string) bool {
 		return len(f) > 1 && f[0] == strconv.Itoa(int(num))
 	})
 	if queue == nil {
-		return owner{}, false
+		return Owner{}, false
 	}
-	o := owner{portID: queue[1]}
+	o := Owner{PortID: queue[1]}
 	// Columns: address, protocol (12 is NETLINK_NETFILTER), port ID, …, inode
 	// (net/netlink/af_netlink.c, netlink_native_seq_show).
 	socket := findLine("/proc/thread-self/net/netlink", func(f []string) bool {
-		return len(f) > 2 && f[1] == "12" && f[2] == o.portID
+		return len(f) > 2 && f[1] == "12" && f[2] == o.PortID
 	})
 	if socket == nil {
 		return o, true
@@ -50,9 +50,9 @@ func findOwner(num uint16) (owner, bool) {
 			continue
 		}
 		process := filepath.Dir(filepath.Dir(fd))
-		o.pid = filepath.Base(process)
+		o.PID = filepath.Base(process)
 		command, _ := os.ReadFile(filepath.Join(process, "comm"))
-		o.command = strings.TrimSpace(string(command))
+		o.Command = strings.TrimSpace(string(command))
 		break
 	}
 	return o, true

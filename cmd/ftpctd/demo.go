@@ -21,6 +21,7 @@ import (
 
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/miniftp"
+	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/report"
 	"ftpctd/ftpparse"
 )
@@ -35,8 +36,9 @@ const (
 
 func newDemoCommand(e env) *cobra.Command {
 	var asJSON bool
+	var admit string
 	cmd := &cobra.Command{
-		Use:   "demo [--json]",
+		Use:   "demo [--json] [--admit MODE]",
 		Short: "Show FTP passing a DROP firewall",
 		Long: `demo builds a client, a router and a server in network namespaces of their own,
 gives the router a firewall with the policy DROP that opens nothing but port 21
@@ -47,11 +49,16 @@ behind.`,
 		DisableFlagsInUseLine: true,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a row")
+	cmd.Flags().StringVar(&admit, "admit", string(config.AdmitAuto), "the daemon's admission `MODE`: auto, expect or entry")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg := fmt.Appendf(nil, "admit = %q\n", admit)
+		if _, err := config.Parse("--admit", cfg); err != nil {
+			return &exitError{exitUsage, err}
+		}
 		if err := needNetAdmin(); err != nil {
 			return err
 		}
-		return demo(cmd.Context(), e.stdout, asJSON)
+		return demo(cmd.Context(), e.stdout, cfg, asJSON)
 	}
 	return cmd
 }
@@ -84,14 +91,14 @@ func (r *demoRow) holds() bool {
 	return r.Without == outcomeBlocked && r.With == outcomeOK && r.Related == transfers
 }
 
-func demo(ctx context.Context, w io.Writer, asJSON bool) error {
+func demo(ctx context.Context, w io.Writer, cfg []byte, asJSON bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	l, err := lab.New(lab.Config{})
 	if err != nil {
 		return err
 	}
-	rows, err := runDemo(ctx, l)
+	rows, err := runDemo(ctx, l, cfg)
 	if err := errors.Join(err, l.Close()); err != nil {
 		return err
 	}
@@ -112,7 +119,7 @@ func demo(ctx context.Context, w io.Writer, asJSON bool) error {
 	return nil
 }
 
-func runDemo(ctx context.Context, l *lab.Lab) ([]demoRow, error) {
+func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) ([]demoRow, error) {
 	fw, err := l.Router.DropFirewall(lab.Forward)
 	if err != nil {
 		return nil, err
@@ -139,7 +146,7 @@ func runDemo(ctx context.Context, l *lab.Lab) ([]demoRow, error) {
 		r := &rows[i]
 		r.Without, _ = outcome(r.transfer(ctx, l.Client))
 	}
-	daemon, err := startDaemon(ctx, l.Router)
+	daemon, err := startDaemon(ctx, l.Router, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -222,15 +229,16 @@ type daemonProcess struct {
 	log     *logWatcher
 }
 
-// startDaemon runs this program as the daemon, with no configuration, and waits
-// until it is ready.
-func startDaemon(ctx context.Context, h *lab.Host) (*daemonProcess, error) {
+// startDaemon runs this program as the daemon with the configuration cfg, and
+// waits until it is ready.
+func startDaemon(ctx context.Context, h *lab.Host, cfg []byte) (*daemonProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	d := &daemonProcess{log: newLogWatcher("msg=ready")}
-	cmd := exec.Command(self, "run", "-c", os.DevNull)
+	cmd := exec.Command(self, "run", "-c", "/dev/stdin")
+	cmd.Stdin = bytes.NewReader(cfg)
 	cmd.Stderr = d.log
 	if d.process, err = h.Start(cmd); err != nil {
 		return nil, err

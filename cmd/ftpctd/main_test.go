@@ -123,7 +123,7 @@ func TestLogger(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stderr bytes.Buffer
-			env{stderr: &stderr, journal: tt.journal}.logger(tt.log).WithGroup("g").Info("ready", "time", 1)
+			env{stderr: &stderr, journal: tt.journal}.logger(tt.log.Format, tt.log.Level).WithGroup("g").Info("ready", "time", 1)
 			if !regexp.MustCompile(tt.want).Match(stderr.Bytes()) {
 				t.Errorf("log %q, want a match of %q", &stderr, tt.want)
 			}

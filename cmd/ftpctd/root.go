@@ -19,8 +19,8 @@ type env struct {
 }
 
 // logger returns the logger of a subcommand. The journal knows the time itself.
-func (e env) logger(c config.Log) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.Level}
+func (e env) logger(format config.LogFormat, level slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
 	if e.journal {
 		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
@@ -29,7 +29,7 @@ func (e env) logger(c config.Log) *slog.Logger {
 			return a
 		}
 	}
-	if c.Format == config.LogJSON {
+	if format == config.LogJSON {
 		return slog.New(slog.NewJSONHandler(e.stderr, opts))
 	}
 	return slog.New(slog.NewTextHandler(e.stderr, opts))
@@ -59,6 +59,7 @@ policy DROP admits them as RELATED.`,
 		newDemoCommand,
 		newReplayCommand,
 		newCheckCommand,
+		newDoctorCommand,
 		newVersionCommand,
 	} {
 		root.AddCommand(newCommand(e))

@@ -30,7 +30,11 @@ func newRunCommand(e env) *cobra.Command {
 		Short: "Run the daemon",
 		Long: `run reads the FTP control connections of this network namespace and has
 conntrack expect their data connections, until SIGTERM or SIGINT. It makes the
-nftables table "inet ftpctd" and removes it at the end.`,
+nftables table "inet ftpctd" and removes it at the end.
+
+SIGHUP has it read the configuration again: the policy and the log level change
+at once, other keys with a restart; a broken file changes nothing. Under systemd
+it tells its status and feeds the watchdog.`,
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 	}
@@ -40,19 +44,24 @@ nftables table "inet ftpctd" and removes it at the end.`,
 		if err != nil {
 			return err
 		}
-		return daemon(cmd.Context(), cfg, e.logger(cfg.Log))
+		level := new(slog.LevelVar)
+		level.Set(cfg.Log.Level)
+		log := e.logger(cfg.Log.Format, level)
+		super, err := newSupervisor(cfg, file.load, level, log)
+		if err != nil {
+			return err
+		}
+		defer super.close()
+		return daemon(cmd.Context(), cfg, super, log)
 	}
 	return cmd
 }
 
 // daemon runs until ctx ends or something breaks. Whatever it made is gone when
 // it returns.
-func daemon(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
+func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog.Logger) (err error) {
 	if err := needNetAdmin(); err != nil {
 		return err
-	}
-	if cfg.Admit == config.AdmitEntry {
-		return &exitError{exitConfig, errors.New(`admit = "entry" is not built yet: use "auto" or "expect"`)}
 	}
 	lock, err := engine.Lock()
 	if err != nil {
@@ -76,7 +85,20 @@ func daemon(ctx context.Context, cfg config.Config, log *slog.Logger) (err error
 	if err := withdrawStale(kernel, cfg, log); err != nil {
 		return err
 	}
+	admission, err := engine.Prepare(kernel, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, admission.Close(kernel)) }()
 
+	var entry *engine.Entry // works with the daemon's own table only
+	if cfg.Firewall.Manage {
+		entry = &engine.Entry{Conn: kernel, Timeout: cfg.Helper.Timeout}
+	}
+	var admitter conntrack.Admitter = engine.Expect{Conn: kernel}
+	if admission.Mode == config.AdmitEntry {
+		admitter = entry
+	}
 	workers := make([]*worker, 0, cfg.Queue.Count)
 	defer func() {
 		for _, w := range workers {
@@ -84,7 +106,7 @@ func daemon(ctx context.Context, cfg config.Config, log *slog.Logger) (err error
 		}
 	}()
 	for i := range cfg.Queue.Count {
-		w, err := newWorker(cfg, cfg.Queue.Num+i, kernel, log)
+		w, err := newWorker(cfg, cfg.Queue.Num+i, admitter, entry, log)
 		if err != nil {
 			return err
 		}
@@ -94,13 +116,15 @@ func daemon(ctx context.Context, cfg config.Config, log *slog.Logger) (err error
 	rule, remove := "managed elsewhere", func() error { return nil }
 	if cfg.Firewall.Manage {
 		table, err := firewall.Install(firewall.Config{
-			Ports: cfg.Ports, Helper: cfg.Helper.Carrier,
+			Ports: cfg.Ports, Helper: admission.Helper,
+			TLSPorts: conntrack.PortRange(cfg.Passive.TLSPorts),
 			QueueNum: cfg.Queue.Num, QueueCount: cfg.Queue.Count,
 		})
 		if err != nil {
 			return err
 		}
 		rule, remove = table.Mode(), table.Remove
+		entry.Table = table // before a packet is handled
 	}
 
 	tasks, failed := errgroup.WithContext(ctx)
@@ -109,8 +133,9 @@ func daemon(ctx context.Context, cfg config.Config, log *slog.Logger) (err error
 		tasks.Go(func() error { return w.queue.Run(running) })
 		tasks.Go(func() error { return w.engine.Run(running) })
 	}
-	log.Info("ready", "ports", cfg.Ports, "admit", config.AdmitExpect,
-		"helper", cfg.Helper.Carrier, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule)
+	log.Info("ready", "ports", cfg.Ports, "admit", admission.Mode, "helper", admission.Helper,
+		"because", admission.Why, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule)
+	tasks.Go(func() error { return super.run(failed, workers) })
 	<-failed.Done() // a signal, or a task that failed
 	log.Info("stopping")
 	// The rules go first, while the queues are still read: no packet is caught
@@ -126,10 +151,14 @@ type worker struct {
 	engine *engine.Engine
 }
 
-func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, log *slog.Logger) (*worker, error) {
+func newWorker(cfg config.Config, num uint16, kernel conntrack.Admitter, entry *engine.Entry, log *slog.Logger) (*worker, error) {
 	w := &worker{}
-	accept := func(id uint32, before []byte) error { return w.queue.Accept(id, before) }
-	w.engine = engine.New(trackerConfig(cfg), engine.Expect{Conn: kernel}, accept, log)
+	w.engine = engine.New(engine.Config{
+		Tracker: trackerConfig(cfg), Kernel: kernel, Entry: entry,
+		TLSPorts: conntrack.PortRange(cfg.Passive.TLSPorts),
+		Accept:   func(id uint32, before []byte) error { return w.queue.Accept(id, before) },
+		Log:      log,
+	})
 	var err error
 	w.queue, err = nfq.Open(nfq.Config{
 		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Driver: string(cfg.Queue.Driver), Logger: log,
@@ -164,7 +193,8 @@ func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) 
 		return err
 	}
 	for _, e := range entries {
-		if e.Helper != cfg.Helper.Carrier || !slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
+		ours := e.Helper == cfg.Helper.Name || e.Helper == cfg.Helper.Carrier
+		if !ours || !slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
 			continue
 		}
 		x := conntrack.Expectation{Master: e.Master, Tuple: e.Tuple}

@@ -1,0 +1,103 @@
+package config_test
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ftpctd/cmd/ftpctd/internal/config"
+)
+
+// leaf is a field of Config, or of a struct in it, by its index path.
+type leaf struct {
+	name  string
+	index []int
+}
+
+func leaves(typ reflect.Type, under leaf) (all []leaf) {
+	for i := range typ.NumField() {
+		f := typ.Field(i)
+		l := leaf{under.name + "." + f.Name, append(append([]int(nil), under.index...), i)}
+		if f.Type.Kind() == reflect.Struct {
+			all = append(all, leaves(f.Type, l)...)
+		} else {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// change gives a field another value.
+func change(t *testing.T, v reflect.Value) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.Bool:
+		v.SetBool(!v.Bool())
+	case reflect.String:
+		v.SetString(v.String() + "x")
+	case reflect.Int, reflect.Int64:
+		v.SetInt(v.Int() + 1)
+	case reflect.Uint16, reflect.Uint32:
+		v.SetUint(v.Uint() ^ 1)
+	case reflect.Slice:
+		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+	default:
+		t.Fatalf("cannot change a %s", v.Kind())
+	}
+}
+
+// TestAdoptEach makes sure that no setting is lost: each that differs is either
+// adopted or named.
+func TestAdoptEach(t *testing.T) {
+	for _, l := range leaves(reflect.TypeFor[config.Config](), leaf{}) {
+		t.Run(l.name, func(t *testing.T) {
+			running, next := config.Default(), config.Default()
+			change(t, reflect.ValueOf(&next).Elem().FieldByIndex(l.index))
+			adopted, restart := running.Adopt(next)
+			want := next
+			if len(restart) > 0 {
+				want = running
+			}
+			if diff := cmp.Diff(want, adopted); diff != "" || len(restart) > 1 {
+				t.Errorf("restart for %q, adopted (-want +got):\n%s", restart, diff)
+			}
+		})
+	}
+}
+
+func TestAdopt(t *testing.T) {
+	parse := func(doc string) config.Config {
+		c, err := config.Parse("ftpctd.toml", []byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	tests := []struct {
+		name, running, next string
+		want                string // what is in force then
+		restart             []string
+	}{
+		{"nothing new", "ports = [21, 2121]", "ports = [21, 2121]", "ports = [21, 2121]", nil},
+		{
+			"policy and level", "",
+			"min_port = 2000\nrequire_login = false\n[passive]\naddress = \"strict\"\nports = \"30000-30999\"\n[active]\nenabled = false\nports = \"5000-6000\"\n[log]\nlevel = \"debug\"",
+			"min_port = 2000\nrequire_login = false\n[passive]\naddress = \"strict\"\nports = \"30000-30999\"\n[active]\nenabled = false\nports = \"5000-6000\"\n[log]\nlevel = \"debug\"",
+			nil,
+		},
+		{"both", "", "min_port = 2000\nports = [2121]\n[queue]\nnum = 7", "min_port = 2000", []string{"ports", "queue.num"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, restart := parse(tt.running).Adopt(parse(tt.next))
+			if diff := cmp.Diff(parse(tt.want), got); diff != "" {
+				t.Errorf("adopted (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(fmt.Sprint(tt.restart), fmt.Sprint(restart)); diff != "" {
+				t.Errorf("restart (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
