@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
@@ -155,6 +156,79 @@ func takeEntryThrough(t *testing.T, host string) {
 
 	unknown := conntrack.Tuple{Src: master.Src, Dst: netip.AddrPortFrom(master.Dst.Addr(), 2121)}
 	wantErrno(t, c.CreateEntry(conntrack.Tuple{Src: freePort(t, host), Dst: dst}, unknown), unix.ENOENT)
+}
+
+// TestEntryOutlivesDrop holds that a SYN that a later rule drops is RELATED again
+// when it is sent again, unlike one that has used an expectation up.
+func TestEntryOutlivesDrop(t *testing.T) {
+	enterNetns(t)
+	related := countRelated(t)
+	c := openConn(t)
+	master := tuple(dial(t, listen(t, "127.0.0.1:21")))
+	l := listen(t, "127.0.0.1:0")
+	data := conntrack.Tuple{Src: freePort(t, "127.0.0.1"), Dst: l.Addr().(*net.TCPAddr).AddrPort()}
+	if err := c.CreateEntry(data, master); err != nil {
+		t.Fatal(err)
+	}
+	admit := drop(t)
+
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, sockaddr(data.Src)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, sockaddr(data.Dst)); !errors.Is(err, unix.EINPROGRESS) {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); related() < 2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d RELATED packets, want that of a second SYN", related())
+		}
+	}
+	admit()
+	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = server.Close()
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+}
+
+// drop drops what comes in, behind the rule of countRelated, until the function
+// that it returns is called.
+func drop(t *testing.T) (admit func()) {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush := func() {
+		t.Helper()
+		if err := nft.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	policy := nftables.ChainPolicyDrop
+	table := nft.AddTable(&nftables.Table{Name: "drop", Family: nftables.TableFamilyINet})
+	nft.AddChain(&nftables.Chain{
+		Table: table, Name: "input", Type: nftables.ChainTypeFilter, Policy: &policy,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPrioritySecurity,
+	})
+	flush()
+	return func() {
+		t.Helper()
+		nft.DelTable(table)
+		flush()
+	}
 }
 
 // TestEntryRefused holds what the kernel says to entries that make no sense.

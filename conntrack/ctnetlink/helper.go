@@ -78,7 +78,7 @@ func (c *Conn) RegisterHelper(cfg HelperConfig) error {
 	for _, family := range families {
 		_, err := c.execute(appendHelper(nil, cfg, family), netlink.Acknowledge)
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-			if _, deleted := c.execute(appendDeleteHelper(nil, cfg.Name, family), netlink.Acknowledge); deleted == nil {
+			if deadline := time.Now().Add(releaseWait); c.deleteHelper(cfg.Name, family, deadline) == nil {
 				_, err = c.execute(appendHelper(nil, cfg, family), netlink.Acknowledge)
 			}
 		}
@@ -100,21 +100,29 @@ const (
 // lose it, and their expectations with it.
 //
 // It is no error if there is none, nor if a rule of whatever network namespace
-// still assigns it: then it stays. (Linux 7.0 and later delete it all the same.)
-// Rules that were removed just before are waited for, half a second at most.
+// still assigns it: then it stays. (Kernels that count the users of a helper,
+// Linux 7.x, delete it all the same.) Rules that were removed just before are
+// waited for, half a second at most.
 func (c *Conn) DeleteHelper(name string) error {
 	deadline := time.Now().Add(releaseWait)
 	for _, family := range families {
-		_, err := c.execute(appendDeleteHelper(nil, name, family), netlink.Acknowledge)
-		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
-			time.Sleep(releaseEvery)
-			_, err = c.execute(appendDeleteHelper(nil, name, family), netlink.Acknowledge)
-		}
+		err := c.deleteHelper(name, family, deadline)
 		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
 			return explainHelper(OpUnregister, name, err)
 		}
 	}
 	return nil
+}
+
+// deleteHelper waits until the deadline for rules that use the helper to go.
+func (c *Conn) deleteHelper(name string, family uint16, deadline time.Time) error {
+	for {
+		_, err := c.execute(appendDeleteHelper(nil, name, family), netlink.Acknowledge)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(releaseEvery)
+	}
 }
 
 // Helpers lists the user-space helpers, those of other programs included. It asks

@@ -149,6 +149,9 @@ func TestQueued(t *testing.T) {
 			defer r.mu.Unlock()
 			got := make(map[string]bool)
 			for what, n := range r.seen {
+				if strings.HasSuffix(what, " RST") {
+					continue // the answer to a FIN that came again, on a slow machine
+				}
 				got[what] = true
 				if n < 2 { // as it leaves and as it comes in
 					t.Errorf("%q was queued %d times, want 2 on lo", what, n)
