@@ -12,7 +12,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 cache=${XDG_CACHE_HOME:-/var/cache}/ftpctd-test
-servers='vsftpd proftpd-core pure-ftpd pure-ftpd-common'
+servers='vsftpd proftpd-core proftpd-mod-crypto pure-ftpd pure-ftpd-common'
 programs='curl lftp tnftp iptables gcc'
 
 say() { echo "install-deps: $*" >&2; }
@@ -20,8 +20,8 @@ die() { say "$*"; exit 1; }
 
 # unpacked succeeds when every server is in the directory $1 and finds its libraries.
 unpacked() {
-	for f in usr/sbin/vsftpd usr/sbin/proftpd usr/sbin/pure-ftpd usr/bin/pure-pw; do
-		[ -x "$1/$f" ] || return 1
+	for f in usr/sbin/vsftpd usr/sbin/proftpd usr/lib/proftpd/mod_tls.so usr/sbin/pure-ftpd usr/bin/pure-pw; do
+		[ -e "$1/$f" ] || return 1
 		! ldd "$1/$f" 2>/dev/null | grep -q 'not found' || return 1
 	done
 }
@@ -95,9 +95,9 @@ if [ $have_servers = no ]; then
 		dpkg -x "$deb" "$work/root"
 	done
 	unpacked "$work/root" ||
-		die "the unpacked servers lack libraries: $(ldd "$work"/root/usr/sbin/* | grep 'not found' | sort -u)"
-	mkdir -p "$(dirname "$cache")"
-	rm -rf "$cache"
+		die "the unpacked servers lack libraries: $(ldd "$work"/root/usr/sbin/* "$work"/root/usr/lib/proftpd/mod_tls.so | grep 'not found' | sort -u)"
+	# The cache may hold other things as well, and programs that run.
 	chmod 755 "$work/root"
-	mv "$work/root" "$cache"
+	mkdir -p "$cache"
+	cp -a --remove-destination "$work/root/." "$cache"
 fi

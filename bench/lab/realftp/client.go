@@ -22,6 +22,10 @@ type Client struct {
 	// skips is the line that the program never uses over IPv4.
 	skips ftpparse.Via
 
+	// tls says that the program can protect a transfer, ccc that it can return
+	// to clear text.
+	tls, ccc bool
+
 	// script returns the arguments and the standard input.
 	script func(Transfer) (args []string, stdin string)
 
@@ -33,8 +37,10 @@ type Client struct {
 // Clients returns the clients known.
 func Clients() []Client {
 	return []Client{
-		{Name: "curl", script: curl},
-		{Name: "lftp", script: lftp, skips: ftpparse.EPRT},
+		{Name: "curl", script: curl, tls: true, ccc: true},
+		// CCC ends lftp's session where the server closes its side of TLS in one
+		// breath with the reply 200, as all do: it takes that for the end of all.
+		{Name: "lftp", script: lftp, tls: true, skips: ftpparse.EPRT},
 		{Name: "tnftp", script: tnftp, unsure: true},
 	}
 }
@@ -43,6 +49,38 @@ func Clients() []Client {
 // the line, with a server of this address.
 func (c Client) Supports(via ftpparse.Via, server netip.Addr) bool {
 	return miniftp.Supports(via, server) && (server.Is6() || via != c.skips)
+}
+
+// SupportsTLS reports whether the client can protect a transfer.
+func (c Client) SupportsTLS() bool { return c.tls }
+
+// SupportsCCC reports whether the client can return to clear text (Transfer.CCC).
+func (c Client) SupportsCCC() bool { return c.ccc }
+
+// Protection is what of a transfer goes through TLS (RFC 4217).
+type Protection uint8
+
+const (
+	// Clear is a transfer without TLS.
+	Clear Protection = iota
+	// Control protects the control connection (AUTH TLS, PROT C).
+	Control
+	// Private protects data connections as well (AUTH TLS, PROT P). In active
+	// mode curl 7.88 waits for ever with it.
+	Private
+)
+
+// String describes the protection by the commands that bring it about.
+func (p Protection) String() string {
+	switch p {
+	case Clear:
+		return "clear"
+	case Control:
+		return "AUTH TLS, PROT C"
+	case Private:
+		return "AUTH TLS, PROT P"
+	}
+	return fmt.Sprintf("Protection(%d)", uint8(p))
 }
 
 // Transfer is one file to be carried from a server or to it.
@@ -58,6 +96,15 @@ type Transfer struct {
 
 	// Local is the file's path in this machine's file system.
 	Local string
+
+	// Protection is what goes through TLS. The server's certificate is not
+	// verified.
+	Protection Protection
+
+	// CCC returns the control connection to clear text as soon as the login and
+	// PROT are done (RFC 4217 section 9), if the server agrees; curl goes on in
+	// TLS if it does not. It goes with Control or Private.
+	CCC bool
 }
 
 // Run runs the client in a host of a lab. How long the client waits for a data
@@ -72,7 +119,7 @@ func (c Client) Run(ctx context.Context, h *lab.Host, t Transfer) error {
 }
 
 func (c Client) run(ctx context.Context, h *lab.Host, t Transfer) error {
-	if !c.Supports(t.Via, t.Server) {
+	if !c.Supports(t.Via, t.Server) || t.Protection != Clear && !c.tls || t.CCC && (!c.ccc || t.Protection == Clear) {
 		return errors.ErrUnsupported
 	}
 	program, err := installed(c.Name)
@@ -121,6 +168,17 @@ func curl(t Transfer) (args []string, stdin string) {
 	case ftpparse.R227:
 		args = append(args, "--disable-epsv")
 	}
+	switch t.Protection {
+	case Control:
+		args = append(args, "--insecure", "--ftp-ssl-control")
+	case Private:
+		args = append(args, "--insecure", "--ssl-reqd")
+	}
+	if t.CCC {
+		// Both sides close TLS, as RFC 5246 section 7.2.1 has it. Otherwise curl
+		// does not, and Pure-FTPd waits for it for ever.
+		args = append(args, "--ftp-ssl-ccc", "--ftp-ssl-ccc-mode", "active")
+	}
 	if t.Upload {
 		args = append(args, "--upload-file", t.Local)
 	} else {
@@ -137,12 +195,17 @@ func lftp(t Transfer) (args []string, stdin string) {
 	return []string{"--norc"}, fmt.Sprintf(`set cmd:fail-exit on
 set net:max-retries 1
 set xfer:clobber on
-set ftp:ssl-allow off
+set ftp:ssl-allow %[1]s
+set ftp:ssl-allow-anonymous %[1]s
+set ftp:ssl-force %[1]s
+set ftp:ssl-protect-data %s
+set ssl:verify-certificate off
 set ftp:passive-mode %s
 set ftp:prefer-epsv %s
 open --user %q --password %q %s
 %s %q -o %q
-`, onOff(!t.Via.Active()), onOff(t.Via == ftpparse.R229), User, Password, t.url(""), verb, from, to)
+`, onOff(t.Protection != Clear), onOff(t.Protection == Private),
+		onOff(!t.Via.Active()), onOff(t.Via == ftpparse.R229), User, Password, t.url(""), verb, from, to)
 }
 
 func tnftp(t Transfer) (args []string, stdin string) {

@@ -3,6 +3,7 @@ package realftp_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
@@ -137,15 +140,7 @@ func TestServers(t *testing.T) {
 			t.Parallel()
 			ctx := within(t)
 			l := labtest.New(t, lab.Config{})
-			d, err := s.Start(ctx, l.Server, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30999}})
-			if err != nil {
-				fail(t, err)
-			}
-			t.Cleanup(func() {
-				if err := d.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			d := serve(ctx, t, l, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30999}})
 			want := content()
 			if err := d.Put("down", want); err != nil {
 				t.Fatal(err)
@@ -189,6 +184,180 @@ func TestServers(t *testing.T) {
 	}
 }
 
+// TestTLS carries a file with each server and client that know TLS, and looks on
+// the wire, halfway, at what of it can be read.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	for _, s := range realftp.Servers() {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t)
+			l := labtest.New(t, lab.Config{})
+			d := serve(ctx, t, l, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30009}, TLS: true})
+			want := content()
+			if err := d.Put("down", want); err != nil {
+				t.Fatal(err)
+			}
+			w := newWire(t, l.Router)
+			for _, tt := range []struct {
+				name                     string
+				protection               realftp.Protection
+				ccc                      bool
+				password, passive, bytes bool // can be read
+			}{
+				{"clear", realftp.Clear, false, true, true, true},
+				{"control", realftp.Control, false, false, false, true},
+				{"private", realftp.Private, false, false, false, false},
+				{"control and CCC", realftp.Control, true, false, true, true},
+				{"private and CCC", realftp.Private, true, false, true, false},
+			} {
+				for _, c := range realftp.Clients() {
+					if tt.protection != realftp.Clear && !c.SupportsTLS() || tt.ccc && !c.SupportsCCC() {
+						continue
+					}
+					if tt.ccc && s.Name == "vsftpd" {
+						continue
+					}
+					for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
+						t.Run(fmt.Sprintf("%s %s %s", tt.name, c.Name, via), func(t *testing.T) {
+							ctx := within(t)
+							w.read(t)
+							local := filepath.Join(t.TempDir(), "file")
+							err := c.Run(ctx, l.Client, realftp.Transfer{
+								Server: l.Server.IPv4(), Via: via, Remote: realftp.Pub + "/down", Local: local,
+								Protection: tt.protection, CCC: tt.ccc,
+							})
+							if err != nil {
+								fail(t, err)
+							}
+							if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
+								t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+							}
+							frames := w.read(t)
+							for _, look := range []struct {
+								what, text string
+								want       bool
+							}{
+								{"the password", realftp.Password, tt.password},
+								{"the passive reply", via.String() + " E", tt.passive},
+								{"the file", string(want[:200]), tt.bytes},
+							} {
+								if got := bytes.Contains(frames, []byte(look.text)); got != look.want {
+									t.Errorf("%s can be read: %v, want %v", look.what, got, look.want)
+								}
+							}
+						})
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestSettings looks at what a server with odd settings says.
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	ports := [2]uint16{117 << 8, 117<<8 + 255}
+	for _, tt := range []struct {
+		name   string
+		config realftp.ServerConfig
+		want   string // the reply to PASV begins so
+		code   int    // of that reply, or its first digit
+		none   string // the server that cannot
+	}{
+		{
+			"another address",
+			realftp.ServerConfig{PassivePorts: ports, PassiveAddr: netip.MustParseAddr("10.9.8.7")},
+			"Entering Passive Mode (10,9,8,7,117,", 227, "",
+		},
+		{"EPSV only", realftp.ServerConfig{PassivePorts: ports, EPSVOnly: true}, "", 5, "Pure-FTPd"},
+	} {
+		for _, s := range realftp.Servers() {
+			t.Run(tt.name+" "+s.Name, func(t *testing.T) {
+				t.Parallel()
+				ctx := within(t)
+				l := labtest.New(t, lab.Config{})
+				if s.Name == tt.none {
+					_, err := s.Start(ctx, l.Server, tt.config)
+					if !errors.Is(err, errors.ErrUnsupported) {
+						t.Errorf("got %v, want %v", err, errors.ErrUnsupported)
+					}
+					return
+				}
+				serve(ctx, t, l, s, tt.config)
+				c, err := miniftp.Dial(ctx, l.Client, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = c.Close() })
+				if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
+					t.Fatal(err)
+				}
+				reply, err := c.Command(ctx, tt.code, "PASV")
+				if err != nil || !strings.HasPrefix(reply, tt.want) {
+					t.Errorf("PASV is answered %q, %v, want %d %q", reply, err, tt.code, tt.want)
+				}
+			})
+		}
+	}
+}
+
+// serve runs a server until the end of the test.
+func serve(ctx context.Context, t *testing.T, l *lab.Lab, s realftp.Server, c realftp.ServerConfig) *realftp.Daemon {
+	t.Helper()
+	d, err := s.Start(ctx, l.Server, c)
+	if err != nil {
+		fail(t, err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// wire is a socket that gets a copy of each frame that a host sends or receives.
+type wire struct{ fd int }
+
+func newWire(t *testing.T, h *lab.Host) *wire {
+	t.Helper()
+	w := &wire{}
+	err := h.Do(func() (err error) {
+		all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
+		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(all))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(w.fd) })
+	// Room for a whole session.
+	if err := unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// read returns the frames since the last call, one after the other. A frame is
+// there before its receiver has it.
+func (w *wire) read(t *testing.T) (frames []byte) {
+	t.Helper()
+	b := make([]byte, 1<<17)
+	for {
+		n, err := unix.Read(w.fd, b)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return frames
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			t.Fatal(err)
+		default:
+			frames = append(frames, b[:n]...)
+		}
+	}
+}
+
 // read reads a counter, if there is one.
 func read(t *testing.T, counter func() (uint64, error)) uint64 {
 	t.Helper()
@@ -206,6 +375,8 @@ func TestMissing(t *testing.T) {
 	// Changes the environment, so it is not parallel.
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("PATH", "")
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
 	ctx := within(t)
 	l := labtest.New(t, lab.Config{})
 	for _, s := range realftp.Servers() {
@@ -221,8 +392,8 @@ func TestMissing(t *testing.T) {
 			t.Errorf("%s: got %v, want a *MissingError", c.Name, err)
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(os.TempDir(), "ftpctd-realftp-*", "empty"))
+	left, err := os.ReadDir(tmp)
 	if err != nil || len(left) != 0 {
-		t.Errorf("directories left by servers that did not start: %q, %v", left, err)
+		t.Errorf("left by servers that did not start: %v, %v", left, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +43,21 @@ type ServerConfig struct {
 	// PassivePorts is the range of ports offered by 227 and 229, the first and
 	// the last.
 	PassivePorts [2]uint16
+
+	// PassiveAddr is the address that 227 names instead of the server's own, if
+	// it is valid: what a server behind NAT is told to say. Vsftpd then serves
+	// IPv4 only, because over a socket for both families it names 0.0.0.0.
+	PassiveAddr netip.Addr
+
+	// EPSVOnly makes the server refuse PASV. Pure-FTPd cannot: to start it so
+	// is an error that wraps errors.ErrUnsupported.
+	EPSVOnly bool
+
+	// TLS makes the server accept AUTH TLS (RFC 4217), with a certificate that
+	// it signed itself and that nobody can verify, and PROT P. Sessions in clear
+	// text and PROT C are accepted all the same, and CCC where the program has
+	// it, which vsftpd has not.
+	TLS bool
 }
 
 // The account that every server has.
@@ -153,11 +169,40 @@ func (d *Daemon) Process() *lab.Process { return d.process }
 func (d *Daemon) Close() error {
 	if d.process != nil {
 		_ = d.process.Stop() // how it ended does not matter any more
+		d.endSessions()
 	}
 	if err := os.RemoveAll(d.dir); err != nil {
 		return &OpError{Op: "remove the files of " + d.name, Err: err}
 	}
 	return nil
+}
+
+// endSessions ends what the server has left: vsftpd's sessions leave its process
+// group, and where a firewall withholds the end of their connection, they wait
+// for it for minutes. They all have d.dir, which nobody else has, in their
+// command line.
+func (d *Daemon) endSessions() {
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		return
+	}
+	for _, entry := range processes {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		// Found first and looked at then: the id cannot pass to another process
+		// in between without Kill noticing.
+		p, err := os.FindProcess(pid)
+		if err != nil {
+			continue
+		}
+		args, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if err == nil && bytes.Contains(args, []byte(d.dir+"/")) {
+			_ = p.Kill()
+		}
+		_ = p.Release()
+	}
 }
 
 // output keeps what a server says, for the error if it does not start.
@@ -178,10 +223,17 @@ func (o *output) String() string {
 	return strings.TrimSpace(o.b.String())
 }
 
-// configure writes a configuration file, which only its owner may change.
-func configure(dir, format string, args ...any) (path string, err error) {
+// configuration is a file of directives.
+type configuration struct{ text []byte }
+
+func (c *configuration) add(format string, args ...any) {
+	c.text = fmt.Appendf(c.text, format, args...)
+}
+
+// write writes the file, which only its owner may change.
+func (c *configuration) write(dir string) (path string, err error) {
 	path = filepath.Join(dir, "conf")
-	return path, os.WriteFile(path, fmt.Appendf(nil, format, args...), 0o644)
+	return path, os.WriteFile(path, c.text, 0o644)
 }
 
 func vsftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
@@ -193,11 +245,10 @@ func vsftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
 	if err := os.Mkdir(empty, 0o755); err != nil {
 		return nil, err
 	}
-	// One socket for both families: IPv4 clients appear as ::ffff:a.b.c.d. The
-	// user is one that every system has and whose home exists, unlike nobody's.
-	conf, err := configure(dir, `listen=NO
-listen_ipv6=YES
-background=NO
+	// The user is one that every system has and whose home exists, unlike
+	// nobody's.
+	var conf configuration
+	conf.add(`background=NO
 anonymous_enable=YES
 anon_root=%s
 anon_upload_enable=YES
@@ -212,7 +263,32 @@ pasv_min_port=%d
 pasv_max_port=%d
 seccomp_sandbox=NO
 `, filepath.Join(dir, "root"), empty, c.PassivePorts[0], c.PassivePorts[1])
-	return exec.Command(program, conf), err
+	if c.PassiveAddr.IsValid() {
+		conf.add("listen=YES\nlisten_ipv6=NO\npasv_address=%s\n", c.PassiveAddr)
+	} else {
+		// One socket for both families: IPv4 clients appear as ::ffff:a.b.c.d.
+		conf.add("listen=NO\nlisten_ipv6=YES\n")
+	}
+	if c.EPSVOnly {
+		conf.add("cmds_denied=PASV\n")
+	}
+	if c.TLS {
+		cert, err := certificate(dir)
+		if err != nil {
+			return nil, err
+		}
+		// Left alone, it offers ciphers for RSA only, and demands that data
+		// connections resume the TLS session of the control connection.
+		conf.add(`ssl_enable=YES
+allow_anon_ssl=YES
+rsa_cert_file=%[1]s
+rsa_private_key_file=%[1]s
+ssl_ciphers=HIGH
+require_ssl_reuse=NO
+`, cert)
+	}
+	path, err := conf.write(dir)
+	return exec.Command(program, path), err
 }
 
 func proftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
@@ -220,7 +296,9 @@ func proftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := configure(dir, `ServerName lab
+	modules := filepath.Join(cache(), "usr/lib/proftpd")
+	var conf configuration
+	conf.add(`ServerName lab
 ServerType standalone
 DefaultServer on
 Port 21
@@ -246,11 +324,37 @@ ModulePath %[4]s
   RequireValidShell off
   AllowOverwrite on
 </Anonymous>
-`, dir, c.PassivePorts[0], c.PassivePorts[1], filepath.Join(cache(), "usr/lib/proftpd"))
-	return exec.Command(program, "--nodaemon", "--config", conf), err
+`, dir, c.PassivePorts[0], c.PassivePorts[1], modules)
+	if c.PassiveAddr.IsValid() {
+		conf.add("MasqueradeAddress %s\n", c.PassiveAddr)
+	}
+	if c.EPSVOnly {
+		conf.add("<Limit PASV>\n  DenyAll\n</Limit>\n")
+	}
+	if c.TLS {
+		if _, err := unpacked("usr/lib/proftpd/mod_tls.so"); err != nil {
+			return nil, err
+		}
+		cert, err := certificate(dir)
+		if err != nil {
+			return nil, err
+		}
+		conf.add(`LoadModule mod_tls.c
+TLSEngine on
+TLSLog %[2]s/tls
+TLSECCertificateFile %[1]s
+TLSECCertificateKeyFile %[1]s
+TLSOptions NoSessionReuseRequired
+`, cert, dir)
+	}
+	path, err := conf.write(dir)
+	return exec.Command(program, "--nodaemon", "--config", path), err
 }
 
 func pureftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
+	if c.EPSVOnly {
+		return nil, fmt.Errorf("no setting makes it refuse PASV alone: %w", errors.ErrUnsupported)
+	}
 	program, err := unpacked("usr/sbin/pure-ftpd")
 	if err != nil {
 		return nil, err
@@ -274,18 +378,29 @@ func pureftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
 	if out, err := exec.Command(pw, "mkdb", db, "-f", passwd).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("pure-pw: %w: %s", err, bytes.TrimSpace(out))
 	}
-	// It keeps a list of its sessions in /run/pure-ftpd and leaves it behind,
-	// so it gets a /run of its own. (With -n mount keeps no list there either.)
-	return exec.Command("unshare", "--mount", "sh", "-c", `mount -n -t tmpfs run /run && exec "$@"`, "sh",
-		program,
-		"--login", "puredb:"+db,
+	args := []string{
+		"--login", "puredb:" + db,
 		"--noanonymous",
 		"--chrooteveryone",
 		"--dontresolve",
 		"--minuid", "1",
 		"--pidfile", filepath.Join(dir, "pid"),
 		"--passiveportrange", fmt.Sprintf("%d:%d", c.PassivePorts[0], c.PassivePorts[1]),
-	), nil
+	}
+	if c.PassiveAddr.IsValid() {
+		args = append(args, "--forcepassiveip", c.PassiveAddr.String())
+	}
+	if c.TLS {
+		cert, err := certificate(dir)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--tls", "1", "--certfile", cert)
+	}
+	// It keeps a list of its sessions in /run/pure-ftpd and leaves it behind,
+	// so it gets a /run of its own. (With -n mount keeps no list there either.)
+	own := []string{"--mount", "sh", "-c", `mount -n -t tmpfs run /run && exec "$@"`, "sh", program}
+	return exec.Command("unshare", append(own, args...)...), nil
 }
 
 // passwordHash is crypt(3) of Password: SHA-256 in the least number of rounds.
