@@ -1,5 +1,9 @@
 GO ?= go
 FUZZTIME ?= 20s
+BIN ?= ./ftpctd
+# Where install puts things, all of it below DESTDIR.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
 # Not a tool of go.mod: it would bring hundreds of modules with it.
 GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
@@ -13,17 +17,17 @@ endif
 # build then fails: such a build goes without a version.
 BUILDVCS := $(if $(shell git rev-parse --verify -q HEAD 2>/dev/null),auto,false)
 
-.PHONY: help build demo test fuzz lint bench deps clean root
+.PHONY: help build demo test fuzz lint bench deps install uninstall clean root
 
 help: ## print this help
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
-		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
+		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-9s %s\n' "$$target" "$$text"; done
 
 build: ## build ./ftpctd
-	$(GO) build -trimpath -buildvcs=$(BUILDVCS) -o ftpctd ./cmd/ftpctd
+	$(GO) build -trimpath -buildvcs=$(BUILDVCS) -o $(BIN) ./cmd/ftpctd
 
 demo: root build ## real FTP sessions through a DROP firewall, without and with the daemon (as root)
-	./ftpctd demo
+	$(BIN) demo
 
 test: root deps ## every test with the race detector, network namespaces and real servers included (as root)
 	$(GO) vet ./...
@@ -47,8 +51,29 @@ bench: ## every benchmark
 deps: root ## install what the tests need: FTP servers and clients (as root, with apt)
 	sh bench/lab/install-deps.sh
 
+PROGRAM = $(DESTDIR)$(PREFIX)/sbin/ftpctd
+UNIT = $(DESTDIR)$(PREFIX)/lib/systemd/system/ftpctd.service
+MODULES = $(DESTDIR)$(PREFIX)/lib/modules-load.d/ftpctd.conf
+CONFIG = $(DESTDIR)$(SYSCONFDIR)/ftpctd/ftpctd.toml
+# True where this machine's systemd is to know.
+SYSTEMD = [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]
+
+install: build ## install the program, its unit and a configuration, if there is none (PREFIX=/usr/local DESTDIR=)
+	install -D -m 755 $(BIN) $(PROGRAM)
+	install -D -m 644 cmd/ftpctd/dist/ftpctd.service $(UNIT)
+	sed -i 's|/usr/sbin/ftpctd|$(PREFIX)/sbin/ftpctd|' $(UNIT)
+	install -D -m 644 cmd/ftpctd/dist/modules-load.conf $(MODULES)
+	[ -e $(CONFIG) ] || install -D -m 644 cmd/ftpctd/dist/ftpctd.toml $(CONFIG)
+	if $(SYSTEMD); then systemctl daemon-reload; fi
+
+uninstall: ## stop it and remove what install has put there, but for a configuration that was changed
+	if $(SYSTEMD); then systemctl disable --now ftpctd.service; fi
+	rm -f $(PROGRAM) $(UNIT) $(MODULES)
+	if cmp -s cmd/ftpctd/dist/ftpctd.toml $(CONFIG); then rm $(CONFIG); rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
+	if $(SYSTEMD); then systemctl daemon-reload; fi
+
 clean: ## remove what was built
-	rm -f ftpctd
+	rm -f $(BIN)
 
 root:
 	@test "$$(id -u)" -eq 0 || { \

@@ -3,6 +3,7 @@ package nfq
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -56,7 +57,7 @@ func (q *Queue) Ping(ctx context.Context) error {
 		return newError("ping", q.num, os.ErrClosed)
 	case <-ctx.Done():
 		if q.packets.Load() == before {
-			return newError("ping", q.num, errors.Join(errStuck, ctx.Err()))
+			return newError("ping", q.num, fmt.Errorf("%w: %w", errStuck, ctx.Err()))
 		}
 	}
 	return nil

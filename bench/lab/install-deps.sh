@@ -13,7 +13,7 @@ export PATH DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 cache=${XDG_CACHE_HOME:-/var/cache}/ftpctd-test
 servers='vsftpd proftpd-core proftpd-mod-crypto pure-ftpd pure-ftpd-common'
-programs='curl lftp tnftp iptables gcc'
+programs='curl lftp tnftp iptables gcc make'
 
 say() { echo "install-deps: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -34,6 +34,10 @@ done
 # runtime.
 if ! [ -e /usr/include/stdlib.h ]; then
 	missing="$missing libc6-dev"
+fi
+# systemd-analyze judges the unit. The package does not make systemd the init.
+if ! command -v systemd-analyze >/dev/null; then
+	missing="$missing systemd"
 fi
 have_servers=yes
 unpacked "$cache" || have_servers=no

@@ -148,11 +148,9 @@ func (e *Engine) data(p *nfq.Packet) {
 	if e.entry == nil || p.Flags&(nfq.SYN|nfq.ACK|nfq.RST|nfq.FIN) != nfq.SYN {
 		return
 	}
-	master := conntrack.Tuple{}
 	x, expected := e.tracker.Use(p.Src, p.Dst)
-	if expected {
-		master = x.Master
-	} else {
+	master := x.Master
+	if !expected {
 		var ok bool
 		if master, ok = e.tracker.OpaqueMaster(p.Src.Addr(), p.Dst.Addr()); !ok || !e.tlsPorts.Contains(p.Dst.Port()) {
 			return

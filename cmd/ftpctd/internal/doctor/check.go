@@ -1,0 +1,87 @@
+// Package doctor examines whether ftpctd can do its work on this machine, and
+// says what mends what is wanting.
+//
+// What makes something to look at it does so in a network namespace of its own.
+// The namespace that it is called in is only read.
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+
+	"ftpctd/cmd/ftpctd/internal/config"
+)
+
+// Status is what a check comes to.
+type Status string
+
+// The statuses.
+const (
+	OK   Status = "OK"
+	Warn Status = "WARN" // it works, but not as well as it could, or not for everyone
+	Fail Status = "FAIL" // it does not work
+)
+
+// Result is what a check has found.
+type Result struct {
+	Status Status
+	Found  string
+	// Mend is a command, or what else is to be done. It is empty if there is
+	// nothing to mend.
+	Mend string
+}
+
+// Check looks at one thing.
+type Check interface {
+	// Name is the name of the check, in kebab-case.
+	Name() string
+	// Run carries the check out.
+	Run(ctx context.Context) Result
+}
+
+// Checks returns all checks for a daemon with the configuration cfg, in the
+// order in which they build on each other.
+func Checks(h Host, cfg config.Config) []Check {
+	return []Check{
+		check{"capabilities", func(context.Context) Result { return checkCapabilities(h) }},
+		check{"kernel-config", func(context.Context) Result { return checkKernelConfig(h) }},
+		check{"kernel-modules", func(context.Context) Result { return checkKernelModules(h) }},
+		check{"packet-queue", func(context.Context) Result { return checkPacketQueue(h) }},
+		check{"queue-rule", func(context.Context) Result { return checkQueueRule(h) }},
+		check{"ctnetlink", func(context.Context) Result { return checkCtnetlink(h) }},
+		check{"own-helper", func(context.Context) Result { return checkOwnHelper(h) }},
+		check{"carrier-helper", func(context.Context) Result { return checkCarrier(h, cfg) }},
+		check{"admission", func(context.Context) Result { return checkAdmission(h, cfg) }},
+		check{"round-trip", func(ctx context.Context) Result { return checkRoundTrip(ctx, h, cfg) }},
+		check{"queue-owner", func(context.Context) Result { return checkQueueOwner(h, cfg) }},
+		check{"kernel-ftp-helper", func(context.Context) Result { return checkKernelHelper(h) }},
+		check{"related-rule", func(context.Context) Result { return checkRelatedRule(h) }},
+		check{"expectation-table", func(context.Context) Result { return checkExpectationTable(h) }},
+		check{"connection-table", func(context.Context) Result { return checkConnectionTable(h) }},
+		check{"ftps", func(context.Context) Result { return checkFTPS(h, cfg) }},
+	}
+}
+
+// check is a Check made of a function.
+type check struct {
+	name string
+	run  func(context.Context) Result
+}
+
+// Name implements Check.
+func (c check) Name() string { return c.name }
+
+// Run implements Check.
+func (c check) Run(ctx context.Context) Result { return c.run(ctx) }
+
+// AppendJSON appends the result of a check as a JSON object: check, status,
+// found, mend, the last absent if there is nothing to mend.
+func AppendJSON(b []byte, name string, r Result) ([]byte, error) {
+	object, err := json.Marshal(struct {
+		Check  string `json:"check"`
+		Status Status `json:"status"`
+		Found  string `json:"found"`
+		Mend   string `json:"mend,omitempty"`
+	}{name, r.Status, r.Found, r.Mend})
+	return append(b, object...), err
+}

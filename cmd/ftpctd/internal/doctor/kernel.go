@@ -1,0 +1,287 @@
+package doctor
+
+import (
+	"bufio"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+
+	"ftpctd/cmd/ftpctd/internal/config"
+)
+
+// option is an option of the kernel's configuration that matters.
+type option struct {
+	name   string // without CONFIG_
+	module string
+	needed bool
+}
+
+// options are those that matter, and the modules they give.
+var options = []option{
+	{"NF_CONNTRACK", "nf_conntrack", true},
+	{"NF_CT_NETLINK", "nf_conntrack_netlink", true},
+	{"NETFILTER_NETLINK_QUEUE", "nfnetlink_queue", true},
+	{"NF_TABLES", "nf_tables", true},
+	{"NF_TABLES_INET", "", true},
+	{"NFT_CT", "nft_ct", true},
+	{"NFT_QUEUE", "nft_queue", false},
+	{"NFT_COMPAT", "nft_compat", false},
+	{"NETFILTER_XT_TARGET_NFQUEUE", "xt_NFQUEUE", false},
+	{"NF_CT_NETLINK_HELPER", "nfnetlink_cthelper", false},
+	{"NF_CONNTRACK_SANE", "nf_conntrack_sane", false},
+	{"NETFILTER_NETLINK_GLUE_CT", "", false},
+}
+
+// Values of an option.
+const (
+	builtIn  = "y"
+	asModule = "m"
+)
+
+// readConfig returns the options that are set, and the file that says so.
+func readConfig(h Host) (set map[string]string, file string, err error) {
+	for _, file := range []string{"proc/config.gz", "boot/config-" + h.Release} {
+		set, err = parseConfig(h.Files, file)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return set, "/" + file, err
+		}
+	}
+	return nil, "", err
+}
+
+func parseConfig(files fs.FS, name string) (map[string]string, error) {
+	f, err := files.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var text io.Reader = f
+	if strings.HasSuffix(name, ".gz") {
+		if text, err = gzip.NewReader(f); err != nil {
+			return nil, err
+		}
+	}
+	set := make(map[string]string)
+	lines := bufio.NewScanner(text)
+	for lines.Scan() {
+		if name, value, ok := strings.Cut(lines.Text(), "="); ok {
+			set[strings.TrimPrefix(name, "CONFIG_")] = value
+		}
+	}
+	return set, lines.Err()
+}
+
+func checkKernelConfig(h Host) Result {
+	set, file, err := readConfig(h)
+	if err != nil {
+		return Result{
+			Warn, fmt.Sprintf("neither /proc/config.gz nor /boot/config-%s can be read: the checks below ask the kernel itself", h.Release),
+			"modprobe configs",
+		}
+	}
+	var missing, absent []string
+	for _, o := range options {
+		if value := set[o.name]; value == builtIn || value == asModule {
+			continue
+		}
+		if o.needed {
+			missing = append(missing, "CONFIG_"+o.name)
+		} else {
+			absent = append(absent, "CONFIG_"+o.name)
+		}
+	}
+	// One of two is enough.
+	if set["NFT_QUEUE"] == "" && (set["NFT_COMPAT"] == "" || set["NETFILTER_XT_TARGET_NFQUEUE"] == "") {
+		missing = append(missing, "CONFIG_NFT_QUEUE")
+	}
+	if len(missing) > 0 {
+		return Result{Fail, file + " lacks " + strings.Join(missing, ", "), "use a kernel that has them"}
+	}
+	found := file + " has all that is needed"
+	if len(absent) > 0 {
+		found += "; not there, and not needed: " + strings.Join(absent, ", ")
+	}
+	return Result{Status: OK, Found: found}
+}
+
+func checkKernelModules(h Host) Result {
+	set, _, err := readConfig(h)
+	if err != nil {
+		return Result{Status: OK, Found: "not told without the kernel's configuration"}
+	}
+	text, err := readFile(h.Files, "proc/modules")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Result{Status: Warn, Found: err.Error()}
+	}
+	loaded := make(map[string]bool)
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); len(fields) > 0 {
+			loaded[fields[0]] = true
+		}
+	}
+	var missing []string
+	modules := 0
+	for _, o := range options {
+		if set[o.name] == asModule && o.module != "" {
+			modules++
+			if !loaded[o.module] {
+				missing = append(missing, o.module)
+			}
+		}
+	}
+	switch {
+	case modules == 0:
+		return Result{Status: OK, Found: "what the kernel has is built in"}
+	case len(missing) == 0:
+		return Result{Status: OK, Found: "all modules are loaded"}
+	}
+	return Result{
+		Warn, "not loaded, though the kernel may load them when they are asked for: " + strings.Join(missing, ", "),
+		"modprobe -a " + strings.Join(missing, " "),
+	}
+}
+
+// checkCapabilities tells the user namespaces apart: CAP_NET_ADMIN itself is
+// asked for before there is a Host.
+func checkCapabilities(h Host) Result {
+	text, err := readFile(h.Files, "proc/self/uid_map")
+	if err != nil {
+		return Result{Status: Warn, Found: err.Error()}
+	}
+	if slices.Equal(strings.Fields(text), []string{"0", "0", "4294967295"}) {
+		return Result{Status: OK, Found: "CAP_NET_ADMIN, in the initial user namespace"}
+	}
+	return Result{
+		Warn, "CAP_NET_ADMIN in a user namespace: helpers cannot be registered, modules are not loaded",
+		"load modules outside, and let admit be auto",
+	}
+}
+
+func checkPacketQueue(h Host) Result {
+	if err := h.Queue(); err != nil {
+		return Result{Fail, err.Error(), "modprobe nfnetlink_queue"}
+	}
+	return Result{Status: OK, Found: "a queue can be bound, and fails open"}
+}
+
+func checkQueueRule(h Host) Result {
+	mode, err := h.Rules()
+	if err != nil {
+		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_queue, or without the latter nft_compat xt_NFQUEUE"}
+	}
+	return Result{Status: OK, Found: "packets are queued by " + mode}
+}
+
+func checkCtnetlink(h Host) Result {
+	if err := h.Conntrack(); err != nil {
+		return Result{Fail, err.Error(), "modprobe nf_conntrack_netlink"}
+	}
+	return Result{Status: OK, Found: "expectations can be listed"}
+}
+
+// checkQueueOwner looks whether the daemon's queues are free, or its own.
+func checkQueueOwner(h Host, cfg config.Config) Result {
+	var mine []string
+	for i := range cfg.Queue.Count {
+		num := cfg.Queue.Num + i
+		owner, bound := h.Owner(num)
+		switch {
+		case !bound:
+		case owner.Command == "ftpctd":
+			mine = append(mine, fmt.Sprintf("queue %d is bound by %v", num, owner))
+		default:
+			mend := "set queue.num to another number"
+			if owner.PID != "" {
+				mend = "kill " + owner.PID + ", or " + mend
+			}
+			return Result{Fail, fmt.Sprintf("queue %d is bound by %v", num, owner), mend}
+		}
+	}
+	if len(mine) > 0 {
+		return Result{Status: OK, Found: strings.Join(mine, "; ")}
+	}
+	return Result{Status: OK, Found: fmt.Sprintf("nobody has bound queue %s", queues(cfg))}
+}
+
+func queues(cfg config.Config) string {
+	if cfg.Queue.Count == 1 {
+		return strconv.Itoa(int(cfg.Queue.Num))
+	}
+	return fmt.Sprintf("%d to %d", cfg.Queue.Num, cfg.Queue.Num+cfg.Queue.Count-1)
+}
+
+// full is the share of a table that is a reason to worry.
+const full = 0.8
+
+func checkExpectationTable(h Host) Result {
+	const limit = "nf_conntrack_expect_max"
+	highest, err := readNumber(h.Files, "proc/sys/net/netfilter/"+limit)
+	if err != nil {
+		return Result{Warn, err.Error(), "modprobe nf_conntrack"}
+	}
+	n, err := h.Expectations()
+	if err != nil {
+		return Result{Warn, err.Error(), "modprobe nf_conntrack_netlink"}
+	}
+	return fill("expectations", n, highest, limit)
+}
+
+func checkConnectionTable(h Host) Result {
+	const limit = "nf_conntrack_max"
+	highest, err := readNumber(h.Files, "proc/sys/net/netfilter/"+limit)
+	if err != nil {
+		return Result{Warn, err.Error(), "modprobe nf_conntrack"}
+	}
+	n, err := readNumber(h.Files, "proc/sys/net/netfilter/nf_conntrack_count")
+	if err != nil {
+		return Result{Warn, err.Error(), "modprobe nf_conntrack"}
+	}
+	return fill("connections", n, highest, limit)
+}
+
+func fill(what string, n, highest int, limit string) Result {
+	r := Result{Status: OK, Found: fmt.Sprintf("%d of %d %s", n, highest, what)}
+	if float64(n) >= full*float64(highest) {
+		r.Status = Warn
+		r.Mend = fmt.Sprintf("sysctl -w net.netfilter.%s=%d", limit, max(2*highest, 1024))
+	}
+	return r
+}
+
+// checkFTPS says what can be done about connections that cannot be read.
+func checkFTPS(h Host, cfg config.Config) Result {
+	if cfg.Passive.TLSPorts != (config.PortRange{}) {
+		if a, err := h.Choose(cfg); err == nil && a.Mode == config.AdmitEntry {
+			return Result{Status: OK, Found: fmt.Sprintf("clients under TLS may open data connections to the ports %s of their server", cfg.Passive.TLSPorts)}
+		}
+		return Result{Warn, "passive.tls_ports has no effect: the admission mode is not entry", `set admit = "entry"`}
+	}
+	return Result{
+		OK, "under TLS no data port can be read",
+		`for servers with TLS give the server a passive port range, and open it, or set admit = "entry" and passive.tls_ports`,
+	}
+}
+
+// readFile returns the text of a file.
+func readFile(files fs.FS, name string) (string, error) {
+	text, err := fs.ReadFile(files, name)
+	return string(text), err
+}
+
+// readNumber returns the number that a file is made of.
+func readNumber(files fs.FS, name string) (int, error) {
+	text, err := readFile(files, name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		return 0, fmt.Errorf("/%s: %w", name, err)
+	}
+	return n, nil
+}
