@@ -1,0 +1,39 @@
+package vm
+
+import "strings"
+
+// OpError is the error type of this package: which operation failed, with
+// which kernel, and why.
+type OpError struct {
+	// Op says what was attempted, such as "boot".
+	Op string
+
+	// Kernel is the Name of the kernel, or empty where there was none yet.
+	Kernel string
+
+	// Err is the cause. If the context of Run ended, it is the context's cause.
+	Err error
+
+	// Console is the end of what the guest's console and QEMU said, in lines.
+	// It is empty if the operation failed before QEMU ran.
+	Console string
+}
+
+// Error describes the failure, followed by the lines of the console.
+func (e *OpError) Error() string {
+	var b strings.Builder
+	b.WriteString("vm: ")
+	if e.Kernel != "" {
+		b.WriteString("kernel " + e.Kernel + ": ")
+	}
+	b.WriteString(e.Op + ": ")
+	b.WriteString(e.Err.Error())
+	if console := strings.TrimSpace(e.Console); console != "" {
+		b.WriteString("; the console's last lines:\n\t")
+		b.WriteString(strings.ReplaceAll(console, "\n", "\n\t"))
+	}
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (e *OpError) Unwrap() error { return e.Err }
