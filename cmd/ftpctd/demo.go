@@ -98,14 +98,14 @@ func demo(ctx context.Context, w io.Writer, cfg []byte, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	rows, err := runDemo(ctx, l, cfg)
+	rows, ready, err := runDemo(ctx, l, cfg)
 	if err := errors.Join(err, l.Close()); err != nil {
 		return err
 	}
 	if asJSON {
 		err = demoJSON(w, rows)
 	} else {
-		err = demoTable(w, l, rows)
+		err = demoTable(w, l, ready, rows)
 	}
 	if err != nil {
 		return err
@@ -119,18 +119,18 @@ func demo(ctx context.Context, w io.Writer, cfg []byte, asJSON bool) error {
 	return nil
 }
 
-func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) ([]demoRow, error) {
+// runDemo runs the rows. It also returns what the daemon said when it was ready.
+func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) (rows []demoRow, ready string, err error) {
 	fw, err := l.Router.DropFirewall(lab.Forward)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	stop, err := demoServer(ctx, l.Server)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer stop()
 
-	var rows []demoRow
 	for _, server := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
 		family := "ipv4"
 		if server.Is6() {
@@ -148,23 +148,23 @@ func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) ([]demoRow, error) {
 	}
 	daemon, err := startDaemon(ctx, l.Router, cfg)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	for i := range rows {
 		r := &rows[i]
 		before, err := fw.Related()
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		n, err := r.transfer(ctx, l.Client)
 		r.With, r.Bytes = outcome(n, err)
 		after, err := fw.Related()
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		r.Related = after - before
 	}
-	return rows, daemon.stop()
+	return rows, daemon.ready(), daemon.stop()
 }
 
 // demoServer serves FTP on both addresses of a host until stop is called.
@@ -253,6 +253,16 @@ func startDaemon(ctx context.Context, h *lab.Host, cfg []byte) (*daemonProcess, 
 	}
 }
 
+// ready is what the daemon said when it was ready.
+func (d *daemonProcess) ready() string {
+	for line := range strings.Lines(d.log.String()) {
+		if _, said, ok := strings.Cut(line, d.log.word+" "); ok {
+			return strings.TrimSpace(said)
+		}
+	}
+	return ""
+}
+
 func (d *daemonProcess) stop() error {
 	if err := d.process.Stop(); err != nil {
 		return fmt.Errorf("the daemon: %w\n%s", err, d.log)
@@ -304,15 +314,16 @@ func demoJSON(w io.Writer, rows []demoRow) error {
 	return nil
 }
 
-func demoTable(w io.Writer, l *lab.Lab, rows []demoRow) error {
+func demoTable(w io.Writer, l *lab.Lab, ready string, rows []demoRow) error {
 	fmt.Fprintf(w, `FTP through a firewall whose policy is DROP
 
   client %s  --  router  --  server %s
                        forward: policy drop
                        accept tcp dport 21
                        accept ct state established,related
+  daemon: %s
 
-`, l.Client.IPv4(), l.Server.IPv4())
+`, l.Client.IPv4(), l.Server.IPv4(), ready)
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(tw, "  FAMILY\tMODE\tVIA\tWITHOUT ftpctd\tWITH ftpctd\tBYTES\tRELATED\t")
 	good := 0
