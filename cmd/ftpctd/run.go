@@ -63,6 +63,9 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	if err := needNetAdmin(); err != nil {
 		return err
 	}
+	if keys := notBuilt(cfg); len(keys) > 0 {
+		log.Warn("this version does not know what to do with some keys that are set", "keys", keys)
+	}
 	lock, err := engine.Lock()
 	if err != nil {
 		return err
@@ -117,7 +120,7 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	if cfg.Firewall.Manage {
 		table, err := firewall.Install(firewall.Config{
 			Ports: cfg.Ports, Helper: admission.Helper,
-			TLSPorts: conntrack.PortRange(cfg.Passive.TLSPorts),
+			TLSPorts: tlsPorts(cfg),
 			QueueNum: cfg.Queue.Num, QueueCount: cfg.Queue.Count,
 		})
 		if err != nil {
@@ -155,7 +158,7 @@ func newWorker(cfg config.Config, num uint16, kernel conntrack.Admitter, entry *
 	w := &worker{}
 	w.engine = engine.New(engine.Config{
 		Tracker: trackerConfig(cfg), Kernel: kernel, Entry: entry,
-		TLSPorts: conntrack.PortRange(cfg.Passive.TLSPorts),
+		TLSPorts: tlsPorts(cfg),
 		Accept:   func(id uint32, before []byte) error { return w.queue.Accept(id, before) },
 		Log:      log,
 	})
@@ -164,6 +167,30 @@ func newWorker(cfg config.Config, num uint16, kernel conntrack.Admitter, entry *
 		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Driver: string(cfg.Queue.Driver), Logger: log,
 	}, w.engine)
 	return w, err
+}
+
+// tlsPorts are the ports of sessions in TLS. Like every other they are not below
+// min_port.
+func tlsPorts(cfg config.Config) conntrack.PortRange {
+	r := conntrack.PortRange(cfg.Passive.TLSPorts)
+	if r != (conntrack.PortRange{}) {
+		r.Min = max(r.Min, cfg.MinPort)
+	}
+	return r
+}
+
+// notBuilt names the keys that are set to something and have no effect yet.
+func notBuilt(cfg config.Config) []string {
+	var keys []string
+	for key, set := range map[string]bool{
+		"queue.skip_mark": cfg.Queue.SkipMark != 0,
+		"metrics.listen":  cfg.Metrics.Listen != "",
+	} {
+		if set {
+			keys = append(keys, key)
+		}
+	}
+	return slices.Sorted(slices.Values(keys))
 }
 
 // close releases the packets that are held, then the queue.

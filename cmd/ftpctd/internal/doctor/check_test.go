@@ -276,8 +276,8 @@ func TestCheck(t *testing.T) {
 		}, "", Warn, "/proc/sys/net/netfilter/nf_conntrack_count", "modprobe"},
 
 		{"FTPS without a range", "ftps", func(h Host) Host { return h }, "", OK, "no data port can be read", "passive.tls_ports"},
-		{"FTPS with a range", "ftps", chooses(engine.Admission{Mode: config.AdmitEntry}), "admit = \"entry\"\n[passive]\ntls_ports = \"30000-30999\"", OK, "30000-30999", ""},
-		{"FTPS with a range in vain", "ftps", func(h Host) Host { return h }, "[passive]\ntls_ports = \"30000-30999\"", Warn, "no effect", "entry"},
+		{"FTPS with a range", "ftps", func(h Host) Host { return h }, "[passive]\ntls_ports = \"30000-30999\"", OK, "30000-30999", ""},
+		{"FTPS with a range in vain", "ftps", func(h Host) Host { return h }, "[passive]\ntls_ports = \"30000-30999\"\n[firewall]\nmanage = false", Warn, "no effect", "firewall.manage"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.check+" "+tt.name, func(t *testing.T) {

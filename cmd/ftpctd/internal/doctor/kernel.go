@@ -254,16 +254,16 @@ func fill(what string, n, highest int, limit string) Result {
 }
 
 // checkFTPS says what can be done about connections that cannot be read.
-func checkFTPS(h Host, cfg config.Config) Result {
+func checkFTPS(_ Host, cfg config.Config) Result {
 	if cfg.Passive.TLSPorts != (config.PortRange{}) {
-		if a, err := h.Choose(cfg); err == nil && a.Mode == config.AdmitEntry {
+		if cfg.Firewall.Manage {
 			return Result{Status: OK, Found: fmt.Sprintf("clients under TLS may open data connections to the ports %s of their server", cfg.Passive.TLSPorts)}
 		}
-		return Result{Warn, "passive.tls_ports has no effect: the admission mode is not entry", `set admit = "entry"`}
+		return Result{Warn, "passive.tls_ports has no effect without the daemon's own table", `set firewall.manage = true`}
 	}
 	return Result{
 		OK, "under TLS no data port can be read",
-		`for servers with TLS give the server a passive port range, and open it, or set admit = "entry" and passive.tls_ports`,
+		`for servers with TLS give the server a passive port range, and name it in passive.tls_ports`,
 	}
 }
 

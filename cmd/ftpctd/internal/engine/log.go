@@ -23,7 +23,7 @@ var messages = map[conntrack.EventKind]string{
 	conntrack.EventExpect:   "data connection expected",
 	conntrack.EventReject:   "data connection refused",
 	conntrack.EventWithdraw: "expectation withdrawn",
-	conntrack.EventOpaque:   "control connection went into TLS: its data ports cannot be learned; give the server a passive port range and open it",
+	conntrack.EventOpaque:   "control connection went into TLS: its data ports cannot be learned; give the server a passive port range, and open it or name it in passive.tls_ports",
 	conntrack.EventNotFTP:   "no FTP session: nothing will be expected on it",
 }
 
@@ -36,6 +36,10 @@ func (e *Engine) observe(ev conntrack.Event) {
 	if !e.log.Enabled(context.Background(), level) {
 		return
 	}
+	message := messages[ev.Kind]
+	if ev.Kind == conntrack.EventOpaque && e.tlsPorts != (conntrack.PortRange{}) {
+		message = "control connection went into TLS: its client may connect to the server's passive.tls_ports"
+	}
 	attrs := []slog.Attr{slog.Any("client", ev.Master.Src), slog.Any("server", ev.Master.Dst)}
 	if ev.Via != ftpparse.ViaNone {
 		attrs = append(attrs, slog.String("via", ev.Via.String()), slog.String("mode", report.Mode(ev.Via)))
@@ -46,5 +50,5 @@ func (e *Engine) observe(ev conntrack.Event) {
 	if ev.Reason != "" {
 		attrs = append(attrs, slog.String("reason", string(ev.Reason)))
 	}
-	e.log.LogAttrs(context.Background(), level, messages[ev.Kind], attrs...)
+	e.log.LogAttrs(context.Background(), level, message, attrs...)
 }
