@@ -1,0 +1,124 @@
+package main_test
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+)
+
+// contest is two control connections of one client whose server names the same
+// port to both. The kernel can expect it for one of them at a time: the reply to
+// the second is held.
+type contest struct {
+	lab      *lab.Lab
+	firewall *lab.Firewall
+	daemon   *daemon
+	port     netip.AddrPort
+	second   *control
+
+	asked   time.Time
+	replied chan struct{} // closed when the 227 to the second has come
+	took    time.Duration // until then
+	err     error
+}
+
+// newContest returns when the reply to the second is held.
+func newContest(ctx context.Context, t *testing.T) *contest {
+	t.Helper()
+	l := labtest.New(t, lab.Config{})
+	ct := &contest{lab: l, port: netip.AddrPortFrom(l.Server.IPv4(), 30000), replied: make(chan struct{})}
+	listen(ctx, t, l.Server, ct.port)
+	script{"PASV": "227 here (" + hostPort(ct.port) + ")"}.serve(ctx, t, l.Server)
+	ct.firewall = drop(t, l.Router, lab.Forward)
+	ct.daemon = start(t, l.Router, "")
+
+	first := login(ctx, t, l)
+	ct.second = login(ctx, t, l)
+	first.command(t, 227, "PASV")
+	ct.asked = time.Now()
+	go func() {
+		defer close(ct.replied)
+		if ct.err = ct.second.PrintfLine("PASV"); ct.err == nil {
+			_, _, ct.err = ct.second.ReadResponse(227)
+		}
+		ct.took = time.Since(ct.asked)
+	}()
+	ct.daemon.logged(t, "data connection expected", "client="+ct.second.addr.String())
+	return ct
+}
+
+// reply waits for the reply to the second and returns how long it took.
+func (ct *contest) reply(t *testing.T) time.Duration {
+	t.Helper()
+	<-ct.replied
+	if ct.err != nil {
+		t.Fatal(ct.err)
+	}
+	return ct.took
+}
+
+// use opens a data connection, and expects it to be the nth in all.
+func (ct *contest) use(ctx context.Context, t *testing.T, n uint64) {
+	t.Helper()
+	reaches(ctx, t, ct.lab.Client, netip.AddrPort{}, ct.port)
+	if got := read(t, ct.firewall.Related); got != n {
+		t.Errorf("%d related packets for %d data connections", got, n)
+	}
+}
+
+// holdFor is how long the daemon holds a packet, as README says.
+const holdFor = 200 * time.Millisecond
+
+func TestClash(t *testing.T) {
+	t.Parallel()
+	t.Run("the first is used", func(t *testing.T) {
+		t.Parallel()
+		ctx := within(t)
+		ct := newContest(ctx, t)
+		select {
+		case <-ct.replied:
+			if ct.took < holdFor {
+				t.Errorf("the second reply was not held: it came after %v", ct.took)
+			}
+		default:
+		}
+		// On a busy machine that may have taken longer than a packet is held:
+		// then this contest proves nothing.
+		for ct.use(ctx, t, 1); time.Since(ct.asked) >= holdFor; ct.use(ctx, t, 1) {
+			ct = newContest(ctx, t)
+		}
+		t.Logf("the second reply came after %v", ct.reply(t))
+		ct.use(ctx, t, 2)
+		ct.second.command(t, 200, "NOOP")
+		if n := ct.daemon.log.count("reason=clash"); n != 0 {
+			t.Errorf("%d refusals", n)
+		}
+	})
+	t.Run("the first is not used", func(t *testing.T) {
+		t.Parallel()
+		ctx := within(t)
+		ct := newContest(ctx, t)
+		if took := ct.reply(t); took < holdFor || took > 10*holdFor {
+			t.Errorf("the second reply came after %v, want some more than %v", took, holdFor)
+		}
+		ct.daemon.logged(t, "the kernel refused an expectation", "reason=clash", "client="+ct.second.addr.String())
+		ct.second.command(t, 200, "NOOP")
+		// What the first was promised is still there, once.
+		ct.use(ctx, t, 1)
+		barred(ctx, t, ct.firewall, ct.lab.Client, netip.AddrPort{}, ct.port)
+		// Now the second may have it.
+		ct.second.command(t, 227, "PASV")
+		ct.use(ctx, t, 2)
+	})
+	t.Run("the daemon ends", func(t *testing.T) {
+		t.Parallel()
+		ct := newContest(within(t), t)
+		ct.daemon.end(t)
+		ct.reply(t)
+		ct.second.command(t, 200, "NOOP")
+	})
+}

@@ -1,0 +1,115 @@
+package main_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+)
+
+// marker is in the environment of a demo and of all that it starts.
+func marker(t *testing.T) string { return "FTPCTD_TEST=" + t.Name() }
+
+// marked lists the processes that have the marker of the test.
+func marked(t *testing.T) []string {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, path := range paths {
+		// Processes come and go meanwhile.
+		if environ, err := os.ReadFile(path); err == nil && bytes.Contains(environ, []byte(marker(t))) {
+			found = append(found, path)
+		}
+	}
+	return found
+}
+
+// links lists the links of a host.
+func links(t *testing.T, h *lab.Host) []string {
+	t.Helper()
+	var names []string
+	err := h.Do(func() error {
+		list, err := netlink.LinkList()
+		for _, link := range list {
+			names = append(names, link.Attrs().Name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// TestDemo runs the demonstration in a host of a lab, which it has no business
+// with but that it starts there.
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	l := labtest.New(t, lab.Config{})
+	before := links(t, l.Client)
+	nothingLeft := func(t *testing.T) {
+		t.Helper()
+		if diff := cmp.Diff(before, links(t, l.Client)); diff != "" {
+			t.Errorf("links (-before +after):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string(nil), traces(t, l.Client)); diff != "" {
+			t.Errorf("left behind (-want +got):\n%s", diff)
+		}
+		// Its namespaces have no names: they are gone with the last process.
+		eventually(t, "no process is left", func() bool { return len(marked(t)) == 0 })
+	}
+	t.Run("rows", func(t *testing.T) {
+		var stdout, stderr bytes.Buffer
+		cmd := program("demo", "--json")
+		cmd.Env = append(cmd.Env, marker(t))
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		began := time.Now()
+		if err := l.Client.Run(cmd); err != nil {
+			t.Errorf("demo: %v\n%s", err, &stderr)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("took %v", took)
+		}
+		const want = `{"family":"ipv4","mode":"active","via":"PORT","bytes":2097152,"related":2,"without":"blocked","with":"ok"}
+{"family":"ipv4","mode":"active","via":"EPRT","bytes":2097152,"related":2,"without":"blocked","with":"ok"}
+{"family":"ipv4","mode":"passive","via":"227","bytes":2097152,"related":2,"without":"blocked","with":"ok"}
+{"family":"ipv4","mode":"passive","via":"229","bytes":2097152,"related":2,"without":"blocked","with":"ok"}
+{"family":"ipv6","mode":"active","via":"EPRT","bytes":2097152,"related":2,"without":"blocked","with":"ok"}
+{"family":"ipv6","mode":"passive","via":"229","bytes":2097152,"related":2,"without":"blocked","with":"ok"}
+`
+		if diff := cmp.Diff(want, stdout.String()); diff != "" {
+			t.Errorf("rows (-want +got):\n%s", diff)
+		}
+		if stderr.Len() != 0 {
+			t.Errorf("on stderr: %s", &stderr)
+		}
+		nothingLeft(t)
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		cmd := program("demo")
+		cmd.Env = append(cmd.Env, marker(t))
+		p, err := l.Client.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "its daemon runs", func() bool { return len(marked(t)) == 2 })
+		if err := p.Signal(unix.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		if p.Wait() == nil {
+			t.Error("the exit code is 0")
+		}
+		nothingLeft(t)
+	})
+}

@@ -1,0 +1,138 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+)
+
+// toPeer is a host that connects to the server's own address whatever address a
+// 227 names, as most clients do.
+type toPeer struct {
+	*lab.Host
+	server netip.Addr
+}
+
+// DialTCP implements miniftp.Network.
+func (n toPeer) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error) {
+	return n.Host.DialTCP(ctx, local, netip.AddrPortFrom(n.server, remote.Port()))
+}
+
+// TestHabits runs servers and clients that do things in their own way: several
+// transfers on each control connection, in all ways.
+func TestHabits(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		server *miniftp.Server
+		client func(*miniftp.Client)
+	}{
+		{"replies byte by byte", &miniftp.Server{ByteWise: true}, nil},
+		{"commands byte by byte", &miniftp.Server{}, func(c *miniftp.Client) { c.ByteWise = true }},
+		{"connects before it answers PORT", &miniftp.Server{EagerConnect: true}, nil},
+		{"announces a private address", &miniftp.Server{PassiveAddr: netip.MustParseAddr("10.0.0.5")}, nil},
+		{"greets at length", &miniftp.Server{Greeting: "220-Hello\r\n227 (192,168,0,1,4,1)\r\n220 there"}, nil},
+		{"listens before it says so", &miniftp.Server{PassiveDelay: 30 * time.Millisecond}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t)
+			l := labtest.New(t, lab.Config{})
+			labtest.Serve(t, l.Server, tt.server)
+			fw := drop(t, l.Router, lab.Forward)
+			start(t, l.Router, "")
+			for _, w := range ways(l) {
+				t.Run(w.String(), func(t *testing.T) {
+					before := read(t, fw.Related)
+					c := labtest.Connect(ctx, t, toPeer{l.Client, w.server}, w.server)
+					if tt.client != nil {
+						tt.client(c)
+					}
+					const rounds = 3
+					for range rounds {
+						roundTrip(ctx, t, c, tt.server, w)
+					}
+					if _, err := c.List(ctx, w.via); err != nil {
+						t.Error(err)
+					}
+					if err := c.Quit(ctx); err != nil {
+						t.Error(err)
+					}
+					if got := read(t, fw.Related) - before; got != 2*rounds+1 {
+						t.Errorf("%d related packets for %d data connections", got, 2*rounds+1)
+					}
+				})
+			}
+			if n := read(t, fw.Dropped); n != 0 {
+				t.Errorf("%d packets dropped", n)
+			}
+		})
+	}
+}
+
+// TestCrowd runs many control connections at a time, with several transfers
+// each. All must succeed, by exactly as many RELATED packets.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, config string }{
+		{"one queue", ""},
+		{"two queues", "[queue]\ncount = 2\n"},
+		{"entries", "admit = \"entry\"\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			const connections, transfers = 50, 10
+			ctx := within(t)
+			l := labtest.New(t, lab.Config{})
+			s := &miniftp.Server{}
+			labtest.Serve(t, l.Server, s)
+			want := content(5000)
+			s.Put("file", want)
+			fw := drop(t, l.Router, lab.Forward)
+			d := start(t, l.Router, tt.config)
+			all := ways(l)
+			errs := make([]error, connections)
+			var crowd sync.WaitGroup
+			for i := range connections {
+				w := all[i%len(all)]
+				c := labtest.Connect(ctx, t, l.Client, w.server)
+				crowd.Go(func() {
+					for n := range transfers {
+						got, err := c.Retr(ctx, w.via, "file")
+						if err == nil && !bytes.Equal(got, want) {
+							err = errors.New("another file came")
+						}
+						if err != nil {
+							errs[i] = fmt.Errorf("connection %d, transfer %d, %s: %w", i, n, w, err)
+							return
+						}
+					}
+					errs[i] = c.Quit(ctx)
+				})
+			}
+			crowd.Wait()
+			if err := errors.Join(errs...); err != nil {
+				t.Error(err)
+			}
+			if got := read(t, fw.Related); got != connections*transfers {
+				t.Errorf("%d related packets for %d data connections", got, connections*transfers)
+			}
+			if n := read(t, fw.Dropped); n != 0 {
+				t.Errorf("%d packets dropped", n)
+			}
+			if n := d.log.count("level=WARN") + d.log.count("level=ERROR"); n != 0 {
+				t.Errorf("%d warnings and errors in the log", n)
+			}
+		})
+	}
+}

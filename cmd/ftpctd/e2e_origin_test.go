@@ -1,0 +1,255 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/bench/lab/realftp"
+	"ftpctd/ftpparse"
+)
+
+// The cases this project began from.
+
+// The rules of 2008 for a client, as the arguments of iptables.
+const (
+	controlRules = `
+		-P INPUT DROP
+		-P FORWARD DROP
+		-P OUTPUT DROP
+		-A INPUT -i lo -j ACCEPT
+		-A OUTPUT -o lo -j ACCEPT
+		-A OUTPUT -p tcp --dport 21 -m state --state NEW,ESTABLISHED -j ACCEPT
+		-A INPUT -p tcp --sport 21 -m state --state ESTABLISHED -j ACCEPT
+	`
+	activeRules = controlRules + `
+		-A INPUT -p tcp --sport 20 -m state --state ESTABLISHED,RELATED -j ACCEPT
+		-A OUTPUT -p tcp --dport 20 -m state --state ESTABLISHED -j ACCEPT
+	`
+	passiveRules = controlRules + `
+		-A OUTPUT -p tcp --sport 1024: --dport 1024: -m state --state ESTABLISHED,RELATED -j ACCEPT
+		-A INPUT -p tcp --sport 1024: --dport 1024: -m state --state ESTABLISHED -j ACCEPT
+	`
+)
+
+// iptables applies rules to a host, one after the other.
+func iptables(t *testing.T, h *lab.Host, rules string) {
+	t.Helper()
+	if _, err := exec.LookPath("iptables"); err != nil {
+		labtest.Unmet(t, "needs iptables: run sudo make deps")
+	}
+	for rule := range strings.Lines(rules) {
+		args := strings.Fields(rule)
+		if len(args) == 0 {
+			continue
+		}
+		// Hosts share the lock file of xtables: wait for it.
+		if _, err := h.Output(exec.Command("iptables", append(args, "-w", "10")...)); err != nil {
+			t.Fatalf("iptables %s: %v", strings.TrimSpace(rule), err)
+		}
+	}
+}
+
+// tap is a host that keeps what goes over control connections.
+type tap struct {
+	*lab.Host
+	mu             sync.Mutex
+	sent, received bytes.Buffer
+}
+
+// DialTCP implements miniftp.Network.
+func (tp *tap) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error) {
+	conn, err := tp.Host.DialTCP(ctx, local, remote)
+	if err != nil || remote.Port() != lab.ControlPort {
+		return conn, err
+	}
+	return tapped{conn, tp}, nil
+}
+
+// lines returns the lines that begin with a word, of both directions.
+func (tp *tap) lines(word string) []string {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	var found []string
+	for _, b := range []*bytes.Buffer{&tp.sent, &tp.received} {
+		for line := range strings.Lines(b.String()) {
+			if strings.HasPrefix(line, word) {
+				found = append(found, line)
+			}
+		}
+	}
+	return found
+}
+
+type tapped struct {
+	net.Conn
+	tap *tap
+}
+
+func (c tapped) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.tap.mu.Lock()
+	defer c.tap.mu.Unlock()
+	c.tap.received.Write(b[:n])
+	return n, err
+}
+
+func (c tapped) Write(b []byte) (int, error) {
+	c.tap.mu.Lock()
+	c.tap.sent.Write(b)
+	c.tap.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+// TestRulesOf2008 is the first transfer this project was to make possible: real
+// iptables rules on the client, and the very lines and ports.
+func TestRulesOf2008(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, rules string
+		via         ftpparse.Via
+		word, line  string // on the control connection
+		endpoint    string // in the daemon's log
+	}{
+		{
+			"active", activeRules, ftpparse.PORT,
+			"PORT", "PORT 192,168,0,211,154,208\r\n", "dst=192.168.0.211:39632",
+		},
+		{
+			"passive", passiveRules, ftpparse.R227,
+			"227", "227 Entering Passive Mode (192,168,0,201,122,8).\r\n", "dst=192.168.0.201:31240",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := labtest.New(t, lab.Config{
+				ClientIPv4: netip.MustParseAddr("192.168.0.211"),
+				ServerIPv4: netip.MustParseAddr("192.168.0.201"),
+			})
+			iptables(t, l.Client, tt.rules)
+			want := content(small)
+			connect := func(t *testing.T, s *miniftp.Server) (*miniftp.Client, *tap) {
+				s.PassivePorts = [2]uint16{31240, 31240}
+				s.Put("file", want)
+				labtest.Serve(t, l.Server, s)
+				wire := &tap{Host: l.Client}
+				c := labtest.Connect(within(t), t, wire, l.Server.IPv4())
+				c.ActivePort = 39632
+				return c, wire
+			}
+			announced := func(t *testing.T, wire *tap) {
+				t.Helper()
+				if got := wire.lines(tt.word); len(got) != 1 || got[0] != tt.line {
+					t.Errorf("on the control connection: %q, want %q", got, tt.line)
+				}
+			}
+			t.Run("without", func(t *testing.T) {
+				c, wire := connect(t, &miniftp.Server{DataTimeout: soon})
+				blocked(within(t), t, c, tt.via, "file")
+				announced(t, wire)
+			})
+			t.Run("with", func(t *testing.T) {
+				d := start(t, l.Client, "")
+				c, wire := connect(t, &miniftp.Server{})
+				got, err := c.Retr(within(t), tt.via, "file")
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+				}
+				announced(t, wire)
+				if d.log.count("data connection expected", tt.endpoint) != 1 {
+					t.Errorf("the daemon did not expect %s, once", tt.endpoint)
+				}
+			})
+		})
+	}
+}
+
+// TestPassiveRange is a vsftpd with a passive range behind a firewall that opens
+// port 21 alone, as "ufw allow ftp" does. What the server names is open, for the
+// client it was named to; the rest of the range is closed.
+func TestPassiveRange(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	server := serve(ctx, t, l.Server, vsftpd(t))
+	want := content(small)
+	if err := server.Put("down", want); err != nil {
+		t.Fatal(err)
+	}
+	fw := drop(t, l.Server, lab.Input)
+
+	t.Run("without", func(t *testing.T) {
+		blocked(ctx, t, connectReal(ctx, t, l), ftpparse.R227, realftp.Pub+"/down")
+	})
+	start(t, l.Server, "")
+	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
+		t.Run(via.String(), func(t *testing.T) {
+			before := read(t, fw.Related)
+			got, err := connectReal(ctx, t, l).Retr(ctx, via, realftp.Pub+"/down")
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+			}
+			if got := read(t, fw.Related) - before; got != 1 {
+				t.Errorf("%d related packets for 1 data connection", got)
+			}
+		})
+	}
+	t.Run("closed", func(t *testing.T) {
+		related := read(t, fw.Related)
+		named := pasv(ctx, t, connectReal(ctx, t, l))
+		other := netip.AddrPortFrom(named.Addr(), passivePorts[0]+(named.Port()-passivePorts[0]+1)%1000)
+		listen(ctx, t, l.Server, other)
+
+		barred(ctx, t, fw, l.Client, netip.AddrPort{}, other) // which no reply named
+		barred(ctx, t, fw, l.Router, netip.AddrPort{}, named) // which was named to somebody else
+		if got := read(t, fw.Related) - related; got != 0 {
+			t.Errorf("%d related packets, want none yet", got)
+		}
+		reaches(ctx, t, l.Client, netip.AddrPort{}, named)
+		if got := read(t, fw.Related) - related; got != 1 {
+			t.Errorf("%d related packets for 1 data connection", got)
+		}
+	})
+}
+
+func vsftpd(t *testing.T) realftp.Server {
+	t.Helper()
+	for _, s := range realftp.Servers() {
+		if s.Name == "vsftpd" {
+			return s
+		}
+	}
+	t.Fatal("no server is called vsftpd")
+	return realftp.Server{}
+}
+
+// connectReal returns a client that is logged in to a real server.
+func connectReal(ctx context.Context, t *testing.T, l *lab.Lab) *miniftp.Client {
+	t.Helper()
+	return labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+}
+
+// pasv sends PASV and returns the endpoint of the reply.
+func pasv(ctx context.Context, t *testing.T, c *miniftp.Client) netip.AddrPort {
+	t.Helper()
+	message, err := c.Command(ctx, 227, "PASV")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a [4]byte
+	var high, low uint16
+	_, numbers, _ := strings.Cut(message, "(")
+	if _, err := fmt.Sscanf(numbers, "%d,%d,%d,%d,%d,%d)", &a[0], &a[1], &a[2], &a[3], &high, &low); err != nil {
+		t.Fatalf("no endpoint in the reply 227 %s: %v", message, err)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4(a), high<<8|low)
+}

@@ -1,0 +1,83 @@
+package main_test
+
+import (
+	"fmt"
+	"testing"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+)
+
+// TestPlaces runs the daemon in each place where a firewall can stand. Every way
+// whose data connection the firewall decides about is blocked without the
+// daemon, and passes with it, however it admits connections.
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		host  func(*lab.Lab) *lab.Host
+		hooks []lab.Hook
+		// passive leaves out active ways, whose data connections are opened in
+		// the other direction and do not pass the hooks as NEW.
+		passive bool
+	}{
+		{"router, FORWARD", func(l *lab.Lab) *lab.Host { return l.Router }, []lab.Hook{lab.Forward}, false},
+		{"server, INPUT and OUTPUT", func(l *lab.Lab) *lab.Host { return l.Server }, []lab.Hook{lab.Input, lab.Output}, false},
+		{"server, INPUT", func(l *lab.Lab) *lab.Host { return l.Server }, []lab.Hook{lab.Input}, true},
+		{"client, OUTPUT and INPUT", func(l *lab.Lab) *lab.Host { return l.Client }, []lab.Hook{lab.Input, lab.Output}, false},
+		{"client, OUTPUT", func(l *lab.Lab) *lab.Host { return l.Client }, []lab.Hook{lab.Output}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := labtest.New(t, lab.Config{})
+			fw := drop(t, tt.host(l), tt.hooks...)
+			each := func(t *testing.T, f func(*testing.T, way)) {
+				for _, w := range ways(l) {
+					if !w.via.Active() || !tt.passive {
+						t.Run(w.String(), func(t *testing.T) { f(t, w) })
+					}
+				}
+			}
+			t.Run("without", func(t *testing.T) {
+				ctx := within(t)
+				s := &miniftp.Server{DataTimeout: soon}
+				labtest.Serve(t, l.Server, s)
+				s.Put("file", content(small))
+				each(t, func(t *testing.T, w way) {
+					before := read(t, fw.Dropped)
+					blocked(ctx, t, labtest.Connect(ctx, t, l.Client, w.server), w.via, "file")
+					if read(t, fw.Dropped) == before {
+						t.Error("no packet was dropped")
+					}
+				})
+				if n := read(t, fw.Related); n != 0 {
+					t.Errorf("%d related packets without the daemon", n)
+				}
+			})
+			for _, admit := range []string{"expect", "entry"} {
+				t.Run(admit, func(t *testing.T) {
+					ctx := within(t)
+					s := &miniftp.Server{}
+					labtest.Serve(t, l.Server, s)
+					start(t, tt.host(l), fmt.Sprintf("admit = %q\n", admit))
+					dropped := read(t, fw.Dropped)
+					each(t, func(t *testing.T, w way) {
+						before := read(t, fw.Related)
+						c := labtest.Connect(ctx, t, l.Client, w.server)
+						roundTrip(ctx, t, c, s, w)
+						if err := c.Quit(ctx); err != nil {
+							t.Error(err)
+						}
+						if got := read(t, fw.Related) - before; got != 2 {
+							t.Errorf("%d related packets for 2 data connections", got)
+						}
+					})
+					if got := read(t, fw.Dropped) - dropped; got != 0 {
+						t.Errorf("%d packets dropped", got)
+					}
+				})
+			}
+		})
+	}
+}

@@ -1,0 +1,239 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/ftpparse"
+)
+
+// large is a file that does not fit into the buffers of both ends: the server is
+// still sending it when the client has read no more than its beginning.
+const large = 4 << 20
+
+// gate is a host whose passive downloads stop after their first bytes until it
+// is opened.
+type gate struct {
+	*lab.Host
+	reached chan struct{} // closed when a download has begun
+	open    func()        // lets it go on; may be called again
+	opened  chan struct{}
+}
+
+func newGate(t *testing.T, h *lab.Host) *gate {
+	g := &gate{Host: h, reached: make(chan struct{}), opened: make(chan struct{})}
+	g.open = sync.OnceFunc(func() { close(g.opened) })
+	t.Cleanup(g.open)
+	return g
+}
+
+// DialTCP implements miniftp.Network.
+func (g *gate) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error) {
+	conn, err := g.Host.DialTCP(ctx, local, remote)
+	if err != nil || remote.Port() == lab.ControlPort {
+		return conn, err
+	}
+	return &gated{Conn: conn, gate: g}, nil
+}
+
+type gated struct {
+	net.Conn
+	gate  *gate
+	begun bool
+}
+
+func (c *gated) Read(b []byte) (int, error) {
+	if c.begun {
+		<-c.gate.opened
+		return c.Conn.Read(b)
+	}
+	c.begun = true
+	defer close(c.gate.reached)
+	return c.Conn.Read(b)
+}
+
+// download is a transfer under way.
+type download struct {
+	gate   *gate
+	client *miniftp.Client
+	done   chan struct{}
+	data   []byte
+	err    error
+}
+
+// begin starts a download and returns when its first bytes have come.
+func begin(ctx context.Context, t *testing.T, l *lab.Lab, w way, name string) *download {
+	t.Helper()
+	d := &download{gate: newGate(t, l.Client), done: make(chan struct{})}
+	d.client = labtest.Connect(ctx, t, d.gate, w.server)
+	go func() {
+		defer close(d.done)
+		d.data, d.err = d.client.Retr(ctx, w.via, name)
+	}()
+	t.Cleanup(func() { d.gate.open(); <-d.done })
+	select {
+	case <-d.gate.reached:
+	case <-d.done:
+		t.Fatalf("the download ended: %v", d.err)
+	}
+	return d
+}
+
+// finish lets the download go on to its end and compares what came.
+func (d *download) finish(ctx context.Context, t *testing.T, want []byte) {
+	t.Helper()
+	select {
+	case <-d.done:
+		t.Errorf("the download ended before it was let go on: %v", d.err)
+	default:
+	}
+	d.gate.open()
+	<-d.done
+	if d.err != nil || !bytes.Equal(d.data, want) {
+		t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(d.data), d.err, len(want))
+	}
+	alive(ctx, t, d.client)
+}
+
+// passive are the ways whose downloads a gate can stop.
+func passive(l *lab.Lab) []way {
+	return slices.DeleteFunc(ways(l), func(w way) bool { return w.via.Active() })
+}
+
+// TestEnd ends the daemon in the middle of a transfer, and starts it again. What
+// has a connection keeps it; what is new is blocked until the daemon is back.
+func TestEnd(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		signal os.Signal
+		left   []string // what the daemon leaves
+	}{
+		{unix.SIGTERM, nil},
+		{unix.SIGINT, nil},
+		{unix.SIGKILL, []string{"table ftpctd"}},
+	} {
+		t.Run(tt.signal.String(), func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t)
+			l := labtest.New(t, lab.Config{})
+			s := &miniftp.Server{}
+			labtest.Serve(t, l.Server, s)
+			wantLarge, want := content(large), content(small)
+			s.Put("large", wantLarge)
+			s.Put("small", want)
+			fw := drop(t, l.Router, lab.Forward)
+			retr := func(c *miniftp.Client, w way) {
+				t.Helper()
+				before := read(t, fw.Related)
+				got, err := c.Retr(ctx, w.via, "small")
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s: downloaded %d bytes, %v, that differ from the file's %d", w, len(got), err, len(want))
+				}
+				if got := read(t, fw.Related) - before; got != 1 {
+					t.Errorf("%s: %d related packets for 1 data connection", w, got)
+				}
+			}
+
+			d := start(t, l.Router, "")
+			idle := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+			var downloads []*download
+			for _, w := range passive(l) {
+				downloads = append(downloads, begin(ctx, t, l, w, "large"))
+			}
+
+			if err := d.process.Signal(tt.signal); err != nil {
+				t.Fatal(err)
+			}
+			d.killed = tt.signal == unix.SIGKILL
+			if err := d.process.Wait(); (err != nil) != d.killed {
+				t.Errorf("after %s the daemon ended with %v", tt.signal, err)
+			}
+			if diff := cmp.Diff(tt.left, traces(t, l.Router)); diff != "" {
+				t.Errorf("left behind (-want +got):\n%s", diff)
+			}
+
+			blocked(ctx, t, idle, ftpparse.R227, "small")
+			between := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+			blocked(ctx, t, between, ftpparse.R229, "small")
+			downloads[0].finish(ctx, t, wantLarge)
+
+			start(t, l.Router, "")
+			if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
+				t.Errorf("of the second daemon (-want +got):\n%s", diff)
+			}
+			for _, w := range ways(l) {
+				retr(labtest.Connect(ctx, t, l.Client, w.server), w)
+			}
+			// The helper that the first daemon assigned is still there.
+			retr(idle, way{ftpparse.R229, l.Server.IPv4()})
+			for _, d := range downloads[1:] {
+				d.finish(ctx, t, wantLarge)
+			}
+		})
+	}
+}
+
+// TestStaleExpectation kills the daemon while an expectation waits: the next
+// daemon withdraws it, because nobody else would.
+func TestStaleExpectation(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	labtest.Serve(t, l.Server, &miniftp.Server{})
+	fw := drop(t, l.Router, lab.Forward)
+
+	d := start(t, l.Router, "")
+	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+	named := pasv(ctx, t, c)
+	expectation := "expectation " + l.Client.IPv4().String() + " > " + named.String()
+	if diff := cmp.Diff([]string{"table ftpctd", "queue 21", expectation, "lock"}, traces(t, l.Router)); diff != "" {
+		t.Fatalf("of the daemon (-want +got):\n%s", diff)
+	}
+	d.kill(t)
+	if diff := cmp.Diff([]string{"table ftpctd", expectation}, traces(t, l.Router)); diff != "" {
+		t.Errorf("of the killed daemon (-want +got):\n%s", diff)
+	}
+	start(t, l.Router, "")
+	if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
+		t.Errorf("of the second daemon (-want +got):\n%s", diff)
+	}
+	barred(ctx, t, fw, l.Client, netip.AddrPort{}, named)
+	alive(ctx, t, c)
+}
+
+// TestOlderConnection has a control connection that is older than the daemon's
+// rules, and so has no helper that an expectation could be hung on.
+func TestOlderConnection(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	s := &miniftp.Server{}
+	labtest.Serve(t, l.Server, s)
+	fw := drop(t, l.Router, lab.Forward)
+	older := make(map[way]*miniftp.Client)
+	for _, w := range ways(l) {
+		older[w] = labtest.Connect(ctx, t, l.Client, w.server)
+	}
+	start(t, l.Router, "")
+	for _, w := range ways(l) {
+		t.Run(w.String(), func(t *testing.T) {
+			before := read(t, fw.Related)
+			roundTrip(ctx, t, older[w], s, w)
+			if got := read(t, fw.Related) - before; got != 2 {
+				t.Errorf("%d related packets for 2 data connections", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,412 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/conntrack/ctnetlink"
+	"ftpctd/ftpparse"
+)
+
+// program returns the program under test, to be run in a host of a lab. It is
+// this test binary under another name, which TestMain puts into PATH: with -race
+// it is checked for data races like the tests themselves.
+func program(args ...string) *exec.Cmd {
+	cmd := exec.Command("ftpctd", args...)
+	// Left alone, the race detector sleeps for a second at the end.
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
+// soon is how long a data connection that a firewall drops is waited for. One
+// that is admitted takes a millisecond or so.
+const soon = 400 * time.Millisecond
+
+// within returns a context for one test: far longer than anything in it takes.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// patience is how long another process may take for something that it does at
+// once, on a busy machine.
+const patience = 20 * time.Second
+
+// eventually waits for a condition that another process brings about.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		if condition() {
+			return
+		}
+	}
+	t.Fatalf("not within %v: %s", patience, what)
+}
+
+// transcript keeps what a process writes, for readers at the same time.
+type transcript struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer.
+func (tr *transcript) Write(b []byte) (int, error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.text.Write(b)
+}
+
+func (tr *transcript) String() string {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.text.String()
+}
+
+// count returns how many lines have all the words in them.
+func (tr *transcript) count(words ...string) (n int) {
+	for line := range strings.Lines(tr.String()) {
+		n++
+		for _, w := range words {
+			if !strings.Contains(line, w) {
+				n--
+				break
+			}
+		}
+	}
+	return n
+}
+
+// daemon is a running "ftpctd run" in a host of a lab.
+type daemon struct {
+	host    *lab.Host
+	process *lab.Process
+	log     *transcript
+	killed  bool
+}
+
+// start starts the daemon with a configuration and waits until it is ready. At
+// the end of the test it is stopped, and must end well and leave nothing.
+func start(t *testing.T, h *lab.Host, config string) *daemon {
+	t.Helper()
+	d := &daemon{host: h, log: &transcript{}}
+	cmd := program("run", "-c", configFile(t, config+"\n[log]\nlevel = \"debug\"\n"))
+	cmd.Stderr = d.log
+	var err error
+	if d.process, err = h.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		d.end(t)
+		if t.Failed() {
+			t.Logf("the log of the daemon on %s:\n%s", h.Name(), d.log)
+		}
+	})
+	eventually(t, "the daemon is ready or has ended", func() bool {
+		select {
+		case <-d.process.Done():
+			t.Fatalf("the daemon ended: %v\n%s", d.process.Wait(), d.log)
+		default:
+		}
+		return d.log.count("msg=ready") == 1
+	})
+	return d
+}
+
+func configFile(t *testing.T, config string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ftpctd.toml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// end stops the daemon, if it still runs, and looks at what it left.
+func (d *daemon) end(t *testing.T) {
+	t.Helper()
+	_ = d.process.Signal(unix.SIGTERM) // fails only if it has ended
+	select {
+	case <-d.process.Done():
+	case <-time.After(patience):
+		_ = d.process.Signal(unix.SIGQUIT) // shows where it hangs
+		t.Errorf("the daemon still runs %v after SIGTERM", patience)
+	}
+	err := d.process.Wait()
+	if d.log.count("DATA RACE") > 0 {
+		t.Error("the daemon has a data race")
+	}
+	if d.killed {
+		return
+	}
+	if err != nil {
+		t.Errorf("the daemon ended with %v, want exit code 0", err)
+	}
+	if diff := cmp.Diff([]string(nil), traces(t, d.host)); diff != "" {
+		t.Errorf("left behind on %s (-want +got):\n%s", d.host.Name(), diff)
+	}
+}
+
+// kill ends the daemon without a chance to clean up.
+func (d *daemon) kill(t *testing.T) {
+	t.Helper()
+	d.killed = true
+	if err := d.process.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-d.process.Done()
+}
+
+// logged waits for a line of the log with all the words in it.
+func (d *daemon) logged(t *testing.T, words ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the daemon logs %q", words), func() bool { return d.log.count(words...) > 0 })
+}
+
+// traces lists what daemons have in a host's namespace: their tables, queues,
+// expectations and locks.
+func traces(t *testing.T, h *lab.Host) []string {
+	t.Helper()
+	var found []string
+	tables, err := (&nftables.Conn{NetNS: h.NetNS()}).ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		if strings.HasPrefix(table.Name, "ftpctd") {
+			found = append(found, "table "+table.Name)
+		}
+	}
+	err = h.Do(func() error {
+		queues, err := os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(queues)) {
+			found = append(found, "queue "+strings.Fields(line)[0])
+		}
+		c, err := ctnetlink.Dial()
+		if err != nil {
+			return err
+		}
+		expectations, err := c.Expectations()
+		for _, x := range expectations {
+			found = append(found, fmt.Sprintf("expectation %s > %s", x.Tuple.Src.Addr(), x.Tuple.Dst))
+		}
+		if err := errors.Join(err, c.Close()); err != nil {
+			return err
+		}
+		sockets, err := os.ReadFile("/proc/thread-self/net/unix")
+		if bytes.Contains(sockets, []byte(" @ftpctd\n")) {
+			found = append(found, "lock")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// running are the traces of one daemon that expects nothing.
+var running = []string{"table ftpctd", "queue 21", "lock"}
+
+// result is how a program ended.
+type result struct {
+	Code           int
+	Stdout, Stderr string
+}
+
+// execute runs the program in a host until it ends, which it has to do by itself.
+func execute(t *testing.T, h *lab.Host, args ...string) result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := program(args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	p, err := h.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(patience):
+		_ = p.Stop()
+		t.Fatalf("%q still runs after %v", args, patience)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// read reads a counter of a firewall.
+func read(t *testing.T, counter func() (uint64, error)) uint64 {
+	t.Helper()
+	n, err := counter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// drop puts a firewall on a host: port 21, established and related.
+func drop(t *testing.T, h *lab.Host, hooks ...lab.Hook) *lab.Firewall {
+	t.Helper()
+	fw, err := h.DropFirewall(hooks...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fw
+}
+
+// way is a family, and a line that can name its addresses.
+type way struct {
+	via    ftpparse.Via
+	server netip.Addr
+}
+
+func (w way) String() string {
+	if w.server.Is6() {
+		return "ipv6 " + w.via.String()
+	}
+	return "ipv4 " + w.via.String()
+}
+
+// ways returns all six to the server of a lab.
+func ways(l *lab.Lab) []way {
+	var all []way
+	for _, addr := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
+		for _, via := range miniftp.Vias() {
+			if miniftp.Supports(via, addr) {
+				all = append(all, way{via, addr})
+			}
+		}
+	}
+	return all
+}
+
+// content returns n bytes that do not repeat.
+func content(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b) // never fails
+	return b
+}
+
+// small is a file of many segments.
+const small = 200_000
+
+// roundTrip downloads a file, uploads it under another name, and compares: two
+// data connections.
+func roundTrip(ctx context.Context, t *testing.T, c *miniftp.Client, s *miniftp.Server, w way) {
+	t.Helper()
+	down, up := "down "+w.String(), "up "+w.String()
+	want := content(small)
+	s.Put(down, want)
+	got, err := c.Retr(ctx, w.via, down)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), len(want))
+	}
+	if err := c.Stor(ctx, w.via, up, got); err != nil {
+		t.Fatal(err)
+	}
+	if stored, _ := s.File(up); !bytes.Equal(stored, want) {
+		t.Errorf("uploaded %d bytes that differ from the file's %d", len(stored), len(want))
+	}
+}
+
+// blocked tries a download whose data connection must not come about. Its
+// control connection must live on. The server must not wait for long either.
+func blocked(ctx context.Context, t *testing.T, c *miniftp.Client, via ftpparse.Via, name string) {
+	t.Helper()
+	defer func(timeout time.Duration) { c.DataTimeout = timeout }(c.DataTimeout)
+	c.DataTimeout = soon
+	if _, err := c.Retr(ctx, via, name); !errors.Is(err, miniftp.ErrNoDataConnection) {
+		t.Errorf("a download via %s: got %v, want %v", via, err, miniftp.ErrNoDataConnection)
+	}
+	alive(ctx, t, c)
+}
+
+// alive asserts that a control connection works.
+func alive(ctx context.Context, t *testing.T, c *miniftp.Client) {
+	t.Helper()
+	if _, err := c.Command(ctx, 200, "NOOP"); err != nil {
+		t.Errorf("the control connection is dead: %v", err)
+	}
+}
+
+// reaches opens a TCP connection from a host, and closes it.
+func reaches(ctx context.Context, t *testing.T, from *lab.Host, local, remote netip.AddrPort) {
+	t.Helper()
+	conn, err := from.DialTCP(ctx, local, remote)
+	if err != nil {
+		t.Errorf("%s cannot connect to %s: %v", from.Name(), remote, err)
+		return
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// barred tries to open a TCP connection from a host: the firewall must drop it.
+func barred(ctx context.Context, t *testing.T, fw *lab.Firewall, from *lab.Host, local, remote netip.AddrPort) {
+	t.Helper()
+	before := read(t, fw.Dropped)
+	ctx, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	conn, err := from.DialTCP(ctx, local, remote)
+	if err == nil {
+		_ = conn.Close()
+		t.Errorf("%s can connect to %s", from.Name(), remote)
+		return
+	}
+	if read(t, fw.Dropped) == before {
+		t.Errorf("%s cannot connect to %s, but no packet was dropped: %v", from.Name(), remote, err)
+	}
+}
+
+// listen listens on a host until the end of the test, and accepts everything.
+func listen(ctx context.Context, t *testing.T, h *lab.Host, local netip.AddrPort) {
+	t.Helper()
+	l, err := h.ListenTCP(ctx, local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		accepting.Wait()
+	})
+}
+
+// hostPort writes an IPv4 endpoint as PORT and 227 do (RFC 959 section 4.1.2).
+func hostPort(ap netip.AddrPort) string {
+	a := strings.ReplaceAll(ap.Addr().String(), ".", ",")
+	return a + "," + strconv.Itoa(int(ap.Port()>>8)) + "," + strconv.Itoa(int(ap.Port()&0xff))
+}
