@@ -63,7 +63,8 @@ type Event struct {
 }
 
 // maxPending bounds the commands that wait for their reply. Clients pipeline a
-// handful; the oldest is forgotten beyond that.
+// handful; beyond that what the oldest said is forgotten, but not that a reply to
+// it is to come.
 const maxPending = 32
 
 // pending is a command that has no final reply yet.
@@ -84,6 +85,8 @@ type Session struct {
 	queue  [maxPending]pending
 	head   uint8
 	length uint8
+
+	forgotten uint32 // commands before those in queue that have no reply yet
 
 	multi uint16 // code of the multi-line reply that is not complete, or 0
 	flags flags
@@ -156,7 +159,10 @@ func (s *Session) Segment(dst []Event, g Segment) []Event {
 	if len(g.Payload) > 0 {
 		dst = s.payload(dst, from, g.Seq, g.Payload)
 	}
-	if g.FIN && from.started && g.Seq+uint32(len(g.Payload)) == from.next {
+	if g.FIN {
+		from.fin, from.finished = g.Seq+uint32(len(g.Payload)), true
+	}
+	if from.finished && from.started && from.next == from.fin {
 		from.next++
 	}
 	return dst
@@ -247,7 +253,7 @@ func (s *Session) gap(dst []Event, st *stream, to uint32) []Event {
 	case readTLS:
 		st.mode = readNothing
 	}
-	s.length, s.multi = 0, 0
+	s.length, s.forgotten, s.multi = 0, 0, 0
 	dst = append(dst, Event{Kind: Gap})
 	if s.flags&fromStart != 0 && s.flags&clientSeen == 0 {
 		return s.isNotFTP(dst, NoGreeting)
@@ -308,9 +314,14 @@ func (s *Session) read(dst []Event, st *stream, data []byte) []Event {
 
 // command takes one line of the client.
 func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
+	if len(line) == 0 {
+		// vsftpd and ProFTPD pass over it in silence. Where a server answers it
+		// all the same, one reply too many is soon forgotten, while a command that
+		// waits for its reply for ever would shift all pairs behind it.
+		return dst
+	}
 	if s.flags&(fromStart|clientSeen) == fromStart {
 		switch {
-		case len(line) == 0:
 		case s.flags&greeted == 0:
 			return s.isNotFTP(dst, NoGreeting)
 		case spoiled || !isVerb(line):
@@ -433,6 +444,10 @@ func (s *Session) answered(dst []Event, code uint16) []Event {
 			}
 		}
 	}
+	if s.forgotten > 0 {
+		s.forgotten--
+		return dst
+	}
 	if s.length == 0 {
 		return dst
 	}
@@ -503,17 +518,21 @@ func (s *Session) isNotFTP(dst []Event, why Reason) []Event {
 // at is the i-th pending command, the oldest first.
 func (s *Session) at(i uint8) pending { return s.queue[(s.head+i)%maxPending] }
 
-// push adds a pending command; the oldest gives way when there are too many.
+// push adds a pending command; the oldest is forgotten when there are too many.
 func (s *Session) push(p pending) {
 	if s.length == maxPending {
-		s.drop(1)
+		s.head = (s.head + 1) % maxPending
+		s.length--
+		s.forgotten++
 	}
 	s.queue[(s.head+s.length)%maxPending] = p
 	s.length++
 }
 
-// drop forgets the n oldest pending commands.
+// drop removes the n oldest pending commands: they have their reply, and so has
+// what came before them.
 func (s *Session) drop(n uint8) {
+	s.forgotten = 0
 	s.head = (s.head + n) % maxPending
 	s.length -= n
 }

@@ -126,6 +126,12 @@ func TestSession(t *testing.T) {
 		{name: "malformed 227", script: after("C:PASV\r\n", "S:227 Logout.\r\n"), want: []string{"rejected 227 malformed"}},
 		{name: "more pending commands than are kept", script: after("C:"+strings.Repeat("NOOP\r\n", 200)+"PASV\r\n", "S:"+strings.Repeat("200 ok\r\n", 200)+"227 ok (198,51,100,20,122,8)\r\n"),
 			want: []string{"announced 227 198.51.100.20:31240"}},
+		{name: "replies to commands that are not kept", script: after("C:"+strings.Repeat("NOOP\r\n", 40)+"PORT 192,0,2,10,19,136\r\n", "S:"+strings.Repeat("200 ok\r\n", 40)+"500 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"}},
+		{name: "a 227 answers for what is not kept", script: after("C:"+strings.Repeat("NOOP\r\n", 40)+"PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:500 no\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240", "announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"}},
+		{name: "an empty line is no command", script: after("C:\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:200 ok\r\n", "C:SIZE a\r\n", "S:550 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"}},
 
 		// Multi-line replies.
 		{name: "227 in several lines", script: after("C:PASV\r\n", "S:227-hello\r\n227 ok (198,51,100,20,122,8)\r\n"),
@@ -143,6 +149,8 @@ func TestSession(t *testing.T) {
 			want: []string{"announced PORT 192.0.2.10:5000 before-login", "withdrawn PORT :5000 refused"}},
 		{name: "2xx to PASS is a login", script: script{"S:220 r\r\n", "C:USER a\r\n", "S:331 p\r\n", "C:PASS b\r\n", "S:202 ok\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
 			want: []string{"announced PORT 192.0.2.10:5000"}},
+		{name: "2xx to another command than PASS, behind more than are kept", script: script{"S:220 r\r\n", "C:" + strings.Repeat("NOOP\r\n", 33) + "PASS b\r\n", "S:" + strings.Repeat("200 ok\r\n", 33) + "530 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
+			want: []string{"announced PORT 192.0.2.10:5000 before-login"}},
 		{name: "another user", script: after("C:USER b\r\n", "S:331 p\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
 			want: []string{"announced PORT 192.0.2.10:5000 before-login"}},
 		{name: "another user refused", script: after("C:USER b\r\n", "S:530 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
@@ -232,6 +240,9 @@ func TestSession(t *testing.T) {
 		{name: "a record that is too long", script: script{
 			"S:220 r\r\n", "C:AUTH TLS\r\n", "S:234 go\r\n", "C:" + record(22, "hello") + "\x16\x03\x03\xff\xff", "C:PORT 192,0,2,10,19,136\r\n",
 		}, want: []string{"withdrawn auth", "opaque auth"}},
+		{name: "empty records, a header cut twice, close_notify of TLS 1.3", script: script{
+			"S:220 r\r\n", "C:AUTH TLS\r\n", "S:234 go\r\n", "C:" + record(23, "") + record(23, "") + "\x17", "C:\x03\x03\x00", "C:\x01", "C:xPASV\r\n", "S:" + record(23, "") + "227 ok (198,51,100,20,122,8)\r\n",
+		}, want: []string{"withdrawn auth", "opaque auth", "cleared", "announced 227 198.51.100.20:31240"}},
 		{name: "TLS in the middle", middle: true, script: script{"C:" + record(23, "x"), "S:" + record(23, "y")}, want: []string{"opaque picked-up"}},
 	}
 	for _, tt := range tests {

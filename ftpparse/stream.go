@@ -47,11 +47,14 @@ type stream struct {
 	line    []byte // begin of an incomplete line, nil if there is none
 	held    *held  // bytes beyond a gap, nil if there are none
 	next    uint32 // sequence number of the first byte that is not read yet
+	fin     uint32 // sequence number of the FIN
 	started bool   // next is known
-	mode    mode
-	telnet  telnet
-	spoiled bool // the incomplete line has a NUL, a bare CR or is too long
-	tls     tlsFraming
+	// finished tells that fin is known. Bytes before it may be yet to come.
+	finished bool
+	mode     mode
+	telnet   telnet
+	spoiled  bool // the incomplete line has a NUL, a bare CR or is too long
+	tls      tlsFraming
 }
 
 // lines calls yield for each line that data completes, and keeps the rest.
