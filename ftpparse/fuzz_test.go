@@ -61,7 +61,8 @@ func oracleLong(s string) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	hal := n[1]
-	if !(n[0] == 4 && hal == 4 || n[0] == 6 && hal == 16) || len(n) != 2+hal+3 || n[2+hal] != 2 {
+	known := n[0] == 4 && hal == 4 || n[0] == 6 && hal == 16
+	if !known || len(n) != 2+hal+3 || n[2+hal] != 2 {
 		return netip.AddrPort{}
 	}
 	raw := make([]byte, hal)

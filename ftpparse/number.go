@@ -156,7 +156,7 @@ func (c *cursor) longHostPort() (netip.AddrPort, Reason) {
 	if !ok || !c.accept(',') {
 		return netip.AddrPort{}, Malformed
 	}
-	if !(af == 4 && hal == 4 || af == 6 && hal == 16) {
+	if known := af == 4 && hal == 4 || af == 6 && hal == 16; !known {
 		return netip.AddrPort{}, BadFamily
 	}
 	var a [16]byte

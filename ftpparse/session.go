@@ -6,6 +6,7 @@ import "net/netip"
 // conntrack's words.
 type Direction uint8
 
+// The directions.
 const (
 	DirOriginal Direction = iota // from the client
 	DirReply                     // from the server

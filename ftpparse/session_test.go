@@ -84,118 +84,206 @@ func TestSession(t *testing.T) {
 		want   []string
 	}{
 		// Pairing.
-		{name: "PORT is announced at once", script: after("C:PORT 192,0,2,10,19,136\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "EPRT", script: after("C:EPRT |2|2001:db8::1|5000|\r\n", "S:200 ok\r\n"),
-			want: []string{"announced EPRT [2001:db8::1]:5000"}},
-		{name: "PORT refused", script: after("C:PORT 192,0,2,10,19,136\r\n", "S:501 no\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"}},
-		{name: "the refused one of two", script: after("C:PORT 192,0,2,10,19,136\r\nPORT 192,0,2,10,19,137\r\n", "S:200 ok\r\n500 no\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000", "announced PORT 192.0.2.10:5001", "withdrawn PORT :5001 refused"}},
-		{name: "an earlier command refused", script: after("C:CWD x\r\nPORT 192,0,2,10,19,136\r\n", "S:550 no\r\n200 ok\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "PASV", script: after("C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
-		{name: "P@SW", script: after("C:P@SW\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
+		{
+			name: "PORT is announced at once", script: after("C:PORT 192,0,2,10,19,136\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "EPRT", script: after("C:EPRT |2|2001:db8::1|5000|\r\n", "S:200 ok\r\n"),
+			want: []string{"announced EPRT [2001:db8::1]:5000"},
+		},
+		{
+			name: "PORT refused", script: after("C:PORT 192,0,2,10,19,136\r\n", "S:501 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"},
+		},
+		{
+			name: "the refused one of two", script: after("C:PORT 192,0,2,10,19,136\r\nPORT 192,0,2,10,19,137\r\n", "S:200 ok\r\n500 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000", "announced PORT 192.0.2.10:5001", "withdrawn PORT :5001 refused"},
+		},
+		{
+			name: "an earlier command refused", script: after("C:CWD x\r\nPORT 192,0,2,10,19,136\r\n", "S:550 no\r\n200 ok\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "PASV", script: after("C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
+		{
+			name: "P@SW", script: after("C:P@SW\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
 		{name: "EPSV", script: after("C:EPSV\r\n", "S:229 ok (|||5000|)\r\n"), want: []string{"announced 229 :5000"}},
-		{name: "LPSV", script: after("C:LPSV\r\n", "S:228 ok (4,4,198,51,100,20,2,19,136)\r\n"),
-			want: []string{"announced 228 198.51.100.20:5000"}},
+		{
+			name: "LPSV", script: after("C:LPSV\r\n", "S:228 ok (4,4,198,51,100,20,2,19,136)\r\n"),
+			want: []string{"announced 228 198.51.100.20:5000"},
+		},
 		{name: "229 for PASV", script: after("C:PASV\r\n", "S:229 ok (|||5000|)\r\n"), want: []string{"announced 229 :5000"}},
-		{name: "227 for EPSV", script: after("C:EPSV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"rejected 227 198.51.100.20:31240 unpaired"}},
-		{name: "unsolicited 227", script: after("S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"rejected 227 198.51.100.20:31240 unpaired"}},
-		{name: "a second 227", script: after("C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n227 ok (198,51,100,20,122,9)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240", "rejected 227 198.51.100.20:31241 unpaired"}},
-		{name: "227 after PASV was refused", script: after("C:PASV\r\n", "S:500 no\r\n227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"rejected 227 198.51.100.20:31240 unpaired"}},
-		{name: "pipelined", script: after("C:NOOP\r\nPASV\r\nNOOP\r\n", "S:200 a\r\n227 ok (198,51,100,20,122,8)\r\n200 b\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
-		{name: "226 between PASV and 227", script: after("C:PASV\r\n", "S:226 late\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
-		{name: "150 is no final reply", script: after("C:RETR a\r\n", "S:150 here\r\n226 done\r\n", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
-		{name: "ABOR with one reply", script: after("C:RETR a\r\n", "S:150 here\r\n", "C:ABOR\r\n", "S:226 aborted\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:200 ok\r\n", "C:RETR b\r\n", "S:550 no\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "ABOR with two replies", script: after("C:RETR a\r\n", "S:150 here\r\n", "C:ABOR\r\n", "S:426 broken\r\n226 aborted\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:500 no\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"}},
+		{
+			name: "227 for EPSV", script: after("C:EPSV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"rejected 227 198.51.100.20:31240 unpaired"},
+		},
+		{
+			name: "unsolicited 227", script: after("S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"rejected 227 198.51.100.20:31240 unpaired"},
+		},
+		{
+			name: "a second 227", script: after("C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n227 ok (198,51,100,20,122,9)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240", "rejected 227 198.51.100.20:31241 unpaired"},
+		},
+		{
+			name: "227 after PASV was refused", script: after("C:PASV\r\n", "S:500 no\r\n227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"rejected 227 198.51.100.20:31240 unpaired"},
+		},
+		{
+			name: "pipelined", script: after("C:NOOP\r\nPASV\r\nNOOP\r\n", "S:200 a\r\n227 ok (198,51,100,20,122,8)\r\n200 b\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
+		{
+			name: "226 between PASV and 227", script: after("C:PASV\r\n", "S:226 late\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
+		{
+			name: "150 is no final reply", script: after("C:RETR a\r\n", "S:150 here\r\n226 done\r\n", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
+		{
+			name: "ABOR with one reply", script: after("C:RETR a\r\n", "S:150 here\r\n", "C:ABOR\r\n", "S:226 aborted\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:200 ok\r\n", "C:RETR b\r\n", "S:550 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "ABOR with two replies", script: after("C:RETR a\r\n", "S:150 here\r\n", "C:ABOR\r\n", "S:426 broken\r\n226 aborted\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:500 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"},
+		},
 		{name: "commands of the server", script: after("S:PORT 198,51,100,20,19,136\r\n"), want: nil},
 		{name: "replies of the client", script: after("C:PASV\r\n", "C:227 ok (198,51,100,20,122,8)\r\n"), want: nil},
 		{name: "error that quotes a 227", script: after("C:PASV\r\n", "S:500 227 ok (198,51,100,20,122,8)\r\n"), want: nil},
 		{name: "malformed 227", script: after("C:PASV\r\n", "S:227 Logout.\r\n"), want: []string{"rejected 227 malformed"}},
-		{name: "more pending commands than are kept", script: after("C:"+strings.Repeat("NOOP\r\n", 200)+"PASV\r\n", "S:"+strings.Repeat("200 ok\r\n", 200)+"227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
-		{name: "replies to commands that are not kept", script: after("C:"+strings.Repeat("NOOP\r\n", 40)+"PORT 192,0,2,10,19,136\r\n", "S:"+strings.Repeat("200 ok\r\n", 40)+"500 no\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"}},
-		{name: "a 227 answers for what is not kept", script: after("C:"+strings.Repeat("NOOP\r\n", 40)+"PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:500 no\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240", "announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"}},
-		{name: "an empty line is no command", script: after("C:\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:200 ok\r\n", "C:SIZE a\r\n", "S:550 no\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
+		{
+			name: "more pending commands than are kept", script: after("C:"+strings.Repeat("NOOP\r\n", 200)+"PASV\r\n", "S:"+strings.Repeat("200 ok\r\n", 200)+"227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
+		{
+			name: "replies to commands that are not kept", script: after("C:"+strings.Repeat("NOOP\r\n", 40)+"PORT 192,0,2,10,19,136\r\n", "S:"+strings.Repeat("200 ok\r\n", 40)+"500 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"},
+		},
+		{
+			name: "a 227 answers for what is not kept", script: after("C:"+strings.Repeat("NOOP\r\n", 40)+"PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:500 no\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240", "announced PORT 192.0.2.10:5000", "withdrawn PORT :5000 refused"},
+		},
+		{
+			name: "an empty line is no command", script: after("C:\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:200 ok\r\n", "C:SIZE a\r\n", "S:550 no\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
 
 		// Multi-line replies.
-		{name: "227 in several lines", script: after("C:PASV\r\n", "S:227-hello\r\n227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
-		{name: "tuple on the first of several lines", script: after("C:PASV\r\n", "S:227-ok (198,51,100,20,122,8)\r\n227 end\r\n"),
-			want: []string{"rejected 227 malformed"}},
+		{
+			name: "227 in several lines", script: after("C:PASV\r\n", "S:227-hello\r\n227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
+		{
+			name: "tuple on the first of several lines", script: after("C:PASV\r\n", "S:227-ok (198,51,100,20,122,8)\r\n227 end\r\n"),
+			want: []string{"rejected 227 malformed"},
+		},
 		{name: "227 inside another reply", script: after("C:PASV\r\n", "S:211-x\r\n227 ok (198,51,100,20,122,8)\r\n211 end\r\n"), want: nil},
-		{name: "230 inside another reply", script: script{"S:220-x\r\n230 ok\r\n220 end\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
-			want: []string{"announced PORT 192.0.2.10:5000 before-login"}},
-		{name: "code alone ends it", script: after("C:PASV\r\n", "S:211-x\r\n211\r\n227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240"}},
+		{
+			name: "230 inside another reply", script: script{"S:220-x\r\n230 ok\r\n220 end\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
+			want: []string{"announced PORT 192.0.2.10:5000 before-login"},
+		},
+		{
+			name: "code alone ends it", script: after("C:PASV\r\n", "S:211-x\r\n211\r\n227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
 
 		// Login.
-		{name: "before login", script: script{"S:220 r\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:530 no\r\n"},
-			want: []string{"announced PORT 192.0.2.10:5000 before-login", "withdrawn PORT :5000 refused"}},
-		{name: "2xx to PASS is a login", script: script{"S:220 r\r\n", "C:USER a\r\n", "S:331 p\r\n", "C:PASS b\r\n", "S:202 ok\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "2xx to another command than PASS, behind more than are kept", script: script{"S:220 r\r\n", "C:" + strings.Repeat("NOOP\r\n", 33) + "PASS b\r\n", "S:" + strings.Repeat("200 ok\r\n", 33) + "530 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
-			want: []string{"announced PORT 192.0.2.10:5000 before-login"}},
-		{name: "another user", script: after("C:USER b\r\n", "S:331 p\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000 before-login"}},
-		{name: "another user refused", script: after("C:USER b\r\n", "S:530 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "REIN", script: after("C:PORT 192,0,2,10,19,136\r\nREIN\r\nPASV\r\n", "S:200 ok\r\n220 again\r\n227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn reinitialized", "announced 227 198.51.100.20:31240 before-login"}},
-		{name: "REIN refused", script: after("C:REIN\r\n", "S:502 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "QUIT", script: after("C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n", "C:QUIT\r\n", "S:221 bye\r\n"),
-			want: []string{"announced 227 198.51.100.20:31240", "withdrawn quit"}},
+		{
+			name: "before login", script: script{"S:220 r\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:530 no\r\n"},
+			want: []string{"announced PORT 192.0.2.10:5000 before-login", "withdrawn PORT :5000 refused"},
+		},
+		{
+			name: "2xx to PASS is a login", script: script{"S:220 r\r\n", "C:USER a\r\n", "S:331 p\r\n", "C:PASS b\r\n", "S:202 ok\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "2xx to another command than PASS, behind more than are kept", script: script{"S:220 r\r\n", "C:" + strings.Repeat("NOOP\r\n", 33) + "PASS b\r\n", "S:" + strings.Repeat("200 ok\r\n", 33) + "530 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
+			want: []string{"announced PORT 192.0.2.10:5000 before-login"},
+		},
+		{
+			name: "another user", script: after("C:USER b\r\n", "S:331 p\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000 before-login"},
+		},
+		{
+			name: "another user refused", script: after("C:USER b\r\n", "S:530 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "REIN", script: after("C:PORT 192,0,2,10,19,136\r\nREIN\r\nPASV\r\n", "S:200 ok\r\n220 again\r\n227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn reinitialized", "announced 227 198.51.100.20:31240 before-login"},
+		},
+		{
+			name: "REIN refused", script: after("C:REIN\r\n", "S:502 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "QUIT", script: after("C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n", "C:QUIT\r\n", "S:221 bye\r\n"),
+			want: []string{"announced 227 198.51.100.20:31240", "withdrawn quit"},
+		},
 
 		// EPSV ALL.
-		{name: "EPSV ALL", script: after("C:EPSV ALL\r\n", "S:200 ok\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:501 no\r\n", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n", "C:EPSV\r\n", "S:229 ok (|||5000|)\r\n"),
-			want: []string{"rejected PORT 192.0.2.10:5000 epsv-all", "rejected 227 198.51.100.20:31240 epsv-all", "announced 229 :5000"}},
-		{name: "EPSV ALL refused", script: after("C:EPSV ALL\r\n", "S:500 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
+		{
+			name: "EPSV ALL", script: after("C:EPSV ALL\r\n", "S:200 ok\r\n", "C:PORT 192,0,2,10,19,136\r\n", "S:501 no\r\n", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n", "C:EPSV\r\n", "S:229 ok (|||5000|)\r\n"),
+			want: []string{"rejected PORT 192.0.2.10:5000 epsv-all", "rejected 227 198.51.100.20:31240 epsv-all", "announced 229 :5000"},
+		},
+		{
+			name: "EPSV ALL refused", script: after("C:EPSV ALL\r\n", "S:500 no\r\n", "C:PORT 192,0,2,10,19,136\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
 
 		// It must look like FTP.
-		{name: "client speaks first", script: script{"C:USER a\r\n", "S:220 r\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
-			want: []string{"not-ftp no-greeting"}},
-		{name: "HTTP", script: script{"S:220 r\r\n", "C:POST / HTTP/1.1\r\nHost: x\r\n\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
-			want: []string{"not-ftp not-a-verb"}},
+		{
+			name: "client speaks first", script: script{"C:USER a\r\n", "S:220 r\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
+			want: []string{"not-ftp no-greeting"},
+		},
+		{
+			name: "HTTP", script: script{"S:220 r\r\n", "C:POST / HTTP/1.1\r\nHost: x\r\n\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
+			want: []string{"not-ftp not-a-verb"},
+		},
 		{name: "no reply code in the greeting", script: script{"S:SSH-2.0-x\r\n", "C:USER a\r\n"}, want: []string{"not-ftp no-greeting"}},
 		{name: "refusing greeting", script: script{"S:530 no\r\n", "C:USER a\r\n"}, want: []string{"not-ftp no-greeting"}},
 		{name: "120 greeting", script: append(script{"S:120 wait\r\n"}, after("C:EPSV\r\n", "S:229 ok (|||5000|)\r\n")...), want: []string{"announced 229 :5000"}},
-		{name: "in the middle nothing is known of the begin", middle: true, script: script{"C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"},
-			want: []string{"announced 227 198.51.100.20:31240"}},
-		{name: "in the middle replies must pair, too", middle: true, script: script{"S:227 ok (198,51,100,20,122,8)\r\n"},
-			want: []string{"rejected 227 198.51.100.20:31240 unpaired"}},
+		{
+			name: "in the middle nothing is known of the begin", middle: true, script: script{"C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"},
+			want: []string{"announced 227 198.51.100.20:31240"},
+		},
+		{
+			name: "in the middle replies must pair, too", middle: true, script: script{"S:227 ok (198,51,100,20,122,8)\r\n"},
+			want: []string{"rejected 227 198.51.100.20:31240 unpaired"},
+		},
 
 		// Lines.
 		{name: "bare LF", script: after("C:NOOP\nPORT 192,0,2,10,19,136\n"), want: []string{"announced PORT 192.0.2.10:5000"}},
 		{name: "bare CR is no line end", script: after("C:NOOP\rPORT 192,0,2,10,19,136\r\n"), want: nil},
 		{name: "bare CR in a tuple", script: after("C:PORT 192,0,2,10,19,136\r\r\n"), want: []string{"rejected PORT malformed"}},
 		{name: "NUL in a tuple", script: after("C:PORT 192,0,2,10,19\x00,136\r\n"), want: []string{"rejected PORT malformed"}},
-		{name: "NUL in the text of a 227", script: after("C:PASV\r\n", "S:227 o\x00k (198,51,100,20,122,8)\r\n"),
-			want: []string{"rejected 227 198.51.100.20:31240 control-char"}},
-		{name: "PASV with a NUL", script: after("C:PASV \x00\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"rejected 227 198.51.100.20:31240 unpaired"}},
-		{name: "line behind an overlong one", script: after("C:RETR "+strings.Repeat("A", 5000), "C:\r\nPORT 192,0,2,10,19,136\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "overlong 227 in one segment", script: after("C:PASV\r\n", "S:227 (198,51,100,20,122,8)"+strings.Repeat(" ", 5000)+"\r\n"),
-			want: []string{"rejected 227 198.51.100.20:31240 control-char"}},
-		{name: "overlong 227 in two segments", script: after("C:PASV\r\n", "S:227 (198,51,100,20,122,8)", "S:"+strings.Repeat(" ", 5000)+"\r\n"),
-			want: []string{"rejected 227 198.51.100.20:31240 control-char"}},
+		{
+			name: "NUL in the text of a 227", script: after("C:PASV\r\n", "S:227 o\x00k (198,51,100,20,122,8)\r\n"),
+			want: []string{"rejected 227 198.51.100.20:31240 control-char"},
+		},
+		{
+			name: "PASV with a NUL", script: after("C:PASV \x00\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"rejected 227 198.51.100.20:31240 unpaired"},
+		},
+		{
+			name: "line behind an overlong one", script: after("C:RETR "+strings.Repeat("A", 5000), "C:\r\nPORT 192,0,2,10,19,136\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "overlong 227 in one segment", script: after("C:PASV\r\n", "S:227 (198,51,100,20,122,8)"+strings.Repeat(" ", 5000)+"\r\n"),
+			want: []string{"rejected 227 198.51.100.20:31240 control-char"},
+		},
+		{
+			name: "overlong 227 in two segments", script: after("C:PASV\r\n", "S:227 (198,51,100,20,122,8)", "S:"+strings.Repeat(" ", 5000)+"\r\n"),
+			want: []string{"rejected 227 198.51.100.20:31240 control-char"},
+		},
 
 		// Telnet.
 		{name: "IAC IP, IAC DM before ABOR", script: after("C:RETR a\r\n", "C:\xff\xf4\xff\xf2ABOR\r\n", "S:226 aborted\r\n", "C:PASV\r\n", "S:500 no\r\n"), want: nil},
@@ -207,25 +295,41 @@ func TestSession(t *testing.T) {
 		{name: "255 as a letter", script: after("C:PORT 192,0,2,10,19,136\xff1\r\n"), want: []string{"rejected PORT malformed"}},
 
 		// Lost bytes.
-		{name: "PASV before a gap", script: after("C:PASV\r\n", "S~:200 lost\r\n", "C:NOOP\r\n", "S:x\r\n227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"gap", "rejected 227 198.51.100.20:31240 unpaired"}},
-		{name: "the line at a gap is not read", script: after("C:PASV\r\n", "S~:200 lost ", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"gap"}},
-		{name: "a gap may have held the login", script: append(append(script{}, login[:4]...), "S~:230 ok\r\n", "C:NOOP\r\n", "S:200 ok\r\n", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
-			want: []string{"gap", "announced 227 198.51.100.20:31240"}},
+		{
+			name: "PASV before a gap", script: after("C:PASV\r\n", "S~:200 lost\r\n", "C:NOOP\r\n", "S:x\r\n227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"gap", "rejected 227 198.51.100.20:31240 unpaired"},
+		},
+		{
+			name: "the line at a gap is not read", script: after("C:PASV\r\n", "S~:200 lost ", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"gap"},
+		},
+		{
+			name: "a gap may have held the login", script: append(append(script{}, login[:4]...), "S~:230 ok\r\n", "C:NOOP\r\n", "S:200 ok\r\n", "C:PASV\r\n", "S:227 ok (198,51,100,20,122,8)\r\n"),
+			want: []string{"gap", "announced 227 198.51.100.20:31240"},
+		},
 		{name: "a gap before the first command", script: script{"S~:220 r\r\n", "C:USER a\r\n"}, want: []string{"gap", "not-ftp no-greeting"}},
 
 		// TLS.
-		{name: "AUTH TLS", script: script{"S:220 r\r\n", "C:AUTH TLS\r\n", "S:234 go\r\n", "C:" + record(22, "x\r\nPORT 192,0,2,10,19,136\r\n"), "S:" + record(22, "\r\n227 (198,51,100,20,122,8)\r\n")},
-			want: []string{"withdrawn auth", "opaque auth"}},
-		{name: "clear text behind 234 is not read", script: script{"S:220 r\r\n", "C:AUTH TLS\r\n", "S:234 go\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
-			want: []string{"withdrawn auth", "opaque auth"}},
-		{name: "pipelined behind AUTH", script: after("C:AUTH TLS\r\nPORT 192,0,2,10,19,136\r\nPASV\r\n", "S:234 go\r\n227 (198,51,100,20,122,8)\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn auth", "opaque auth"}},
-		{name: "AUTH refused", script: append(append(script{"S:220 r\r\n", "C:AUTH SSL\r\n", "S:530 no\r\n"}, login[1:]...), "C:PORT 192,0,2,10,19,136\r\n"),
-			want: []string{"announced PORT 192.0.2.10:5000"}},
-		{name: "AUTH GSSAPI stays in clear text", script: append(append(script{"S:220 r\r\n", "C:AUTH GSSAPI\r\n", "S:334 go\r\n"}, login[1:]...), "C:PORT 192,0,2,10,19,136\r\n"),
-			want: []string{"withdrawn auth", "announced PORT 192.0.2.10:5000"}},
+		{
+			name: "AUTH TLS", script: script{"S:220 r\r\n", "C:AUTH TLS\r\n", "S:234 go\r\n", "C:" + record(22, "x\r\nPORT 192,0,2,10,19,136\r\n"), "S:" + record(22, "\r\n227 (198,51,100,20,122,8)\r\n")},
+			want: []string{"withdrawn auth", "opaque auth"},
+		},
+		{
+			name: "clear text behind 234 is not read", script: script{"S:220 r\r\n", "C:AUTH TLS\r\n", "S:234 go\r\n", "C:PORT 192,0,2,10,19,136\r\n"},
+			want: []string{"withdrawn auth", "opaque auth"},
+		},
+		{
+			name: "pipelined behind AUTH", script: after("C:AUTH TLS\r\nPORT 192,0,2,10,19,136\r\nPASV\r\n", "S:234 go\r\n227 (198,51,100,20,122,8)\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000", "withdrawn auth", "opaque auth"},
+		},
+		{
+			name: "AUTH refused", script: append(append(script{"S:220 r\r\n", "C:AUTH SSL\r\n", "S:530 no\r\n"}, login[1:]...), "C:PORT 192,0,2,10,19,136\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5000"},
+		},
+		{
+			name: "AUTH GSSAPI stays in clear text", script: append(append(script{"S:220 r\r\n", "C:AUTH GSSAPI\r\n", "S:334 go\r\n"}, login[1:]...), "C:PORT 192,0,2,10,19,136\r\n"),
+			want: []string{"withdrawn auth", "announced PORT 192.0.2.10:5000"},
+		},
 		{name: "234 without AUTH", script: after("S:234 go\r\n", "C:PORT 192,0,2,10,19,136\r\n"), want: []string{"announced PORT 192.0.2.10:5000"}},
 		{name: "CCC", script: script{
 			"S:220 r\r\n", "C:AUTH TLS\r\n", "S:234 go\r\n",
@@ -302,8 +406,11 @@ func TestSequenceSpace(t *testing.T) {
 		{"out of order", []seg{{10, port[10:]}, {0, port[:10]}}, []string{"announced PORT 192.0.2.10:5000"}},
 		{"three pieces backwards", []seg{{20, port[20:]}, {10, port[10:20]}, {0, port[:10]}}, []string{"announced PORT 192.0.2.10:5000"}},
 		{"overlap, the first copy wins", []seg{{5, port[5:]}, {0, "PORT 10,9,9,9,99,99,9\r\n\r\n"}}, []string{"announced PORT 192.0.2.10:5000"}},
-		{"overlap inside what is held", []seg{{5, port[5:10]}, {15, port[15:]}, {3, "T " + "YYYYY" + port[10:15] + "ZZZZ"}, {0, "PORXX"}},
-			[]string{"announced PORT 192.0.2.10:5000"}},
+		{
+			"overlap inside what is held",
+			[]seg{{5, port[5:10]}, {15, port[15:]}, {3, "T " + "YYYYY" + port[10:15] + "ZZZZ"}, {0, "PORXX"}},
+			[]string{"announced PORT 192.0.2.10:5000"},
+		},
 		{"far ahead is not this connection's", []seg{{1 << 21, "x\r\n" + port}, {0, port}}, []string{"announced PORT 192.0.2.10:5000"}},
 		{"more than a window waits", []seg{{1, strings.Repeat("x", 9000) + "\r\n" + port}}, []string{"gap", "announced PORT 192.0.2.10:5000"}},
 	}

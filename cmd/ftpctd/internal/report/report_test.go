@@ -22,19 +22,22 @@ func TestEvent(t *testing.T) {
 		json, text string
 	}{
 		{
-			"open", conntrack.Event{Time: at, Kind: conntrack.EventOpen, Master: v6},
+			"open",
+			conntrack.Event{Time: at, Kind: conntrack.EventOpen, Master: v6},
 			`{"time":"2026-11-22T12:04:05.0006007Z","event":"open","client":"[2001:db8::1]:40000","server":"[2001:db8::2]:21"}`,
 			`2026-11-22T12:04:05.000600Z open     [2001:db8::1]:40000 -> [2001:db8::2]:21`,
 		},
 		{
-			"expect, passive", conntrack.Event{Time: at, Kind: conntrack.EventExpect, Master: v4, Via: ftpparse.R227, Tuple: conntrack.Tuple{
+			"expect, passive",
+			conntrack.Event{Time: at, Kind: conntrack.EventExpect, Master: v4, Via: ftpparse.R227, Tuple: conntrack.Tuple{
 				Src: netip.MustParseAddrPort("192.0.2.10:0"), Dst: netip.MustParseAddrPort("198.51.100.20:31240"),
 			}},
 			`{"time":"2026-11-22T12:04:05.0006007Z","event":"expect","client":"192.0.2.10:40000","server":"198.51.100.20:21","via":"227","mode":"passive","src":"192.0.2.10","dst":"198.51.100.20","dport":31240}`,
 			`2026-11-22T12:04:05.000600Z expect   192.0.2.10:40000 -> 198.51.100.20:21 227 passive 192.0.2.10 -> 198.51.100.20:31240`,
 		},
 		{
-			"reject what could not be read", conntrack.Event{Time: at, Kind: conntrack.EventReject, Master: v4, Via: ftpparse.PORT, Reason: ftpparse.Malformed, Tuple: conntrack.Tuple{
+			"reject what could not be read",
+			conntrack.Event{Time: at, Kind: conntrack.EventReject, Master: v4, Via: ftpparse.PORT, Reason: ftpparse.Malformed, Tuple: conntrack.Tuple{
 				Src: netip.MustParseAddrPort("198.51.100.20:0"),
 			}},
 			`{"time":"2026-11-22T12:04:05.0006007Z","event":"reject","client":"192.0.2.10:40000","server":"198.51.100.20:21","via":"PORT","mode":"active","src":"198.51.100.20","reason":"malformed"}`,
