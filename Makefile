@@ -1,5 +1,6 @@
 GO ?= go
 FUZZTIME ?= 20s
+KERNEL ?= all
 BIN ?= ./ftpctd
 # Where install puts things, all of it below DESTDIR.
 PREFIX ?= /usr/local
@@ -17,10 +18,10 @@ endif
 # build then fails: such a build goes without a version.
 BUILDVCS := $(if $(shell git rev-parse --verify -q HEAD 2>/dev/null),auto,false)
 
-.PHONY: help build demo test fuzz lint bench deps install uninstall clean root
+.PHONY: help build demo test test-vm fuzz lint bench deps install uninstall clean root
 
 help: ## print this help
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
 		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-9s %s\n' "$$target" "$$text"; done
 
 build: ## build ./ftpctd
@@ -32,6 +33,20 @@ demo: root build ## real FTP sessions through a DROP firewall, without and with 
 test: root deps ## every test with the race detector, network namespaces and real servers included (as root)
 	$(GO) vet ./...
 	$(GO) test -race -count=1 ./...
+
+# Tests that need no more of the kernel than the daemon does, and so say something
+# of another kernel; the others are the same on all.
+VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts|End)$$
+VM_DIR ?= $(or $(TMPDIR),/tmp)/ftpctd-vm
+
+test-vm: root deps build ## the end-to-end tests and the demo on Debian's kernels, in a virtual machine (KERNEL=all)
+	sh bench/vm/install-deps.sh
+	mkdir -p $(VM_DIR)
+	$(GO) build -o $(VM_DIR)/vmrun ./bench/vm/vmrun
+	$(GO) test -c -o $(VM_DIR)/e2e.test ./cmd/ftpctd
+	$(VM_DIR)/vmrun -kernel $(KERNEL) -- $(BIN) demo
+	cd cmd/ftpctd && $(VM_DIR)/vmrun -kernel $(KERNEL) -- $(VM_DIR)/e2e.test -test.v -test.parallel 2 -test.run '$(VM_TESTS)'
+	rm -r $(VM_DIR)
 
 fuzz: ## each fuzz target for FUZZTIME (20s)
 	@set -e; pkgs=$$($(GO) list ./...); for pkg in $$pkgs; do \

@@ -54,6 +54,7 @@ ln -s fd/2 /root/dev/stderr
 mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /root/run
 cp -r /vm /root/run/vm
 ifconfig lo up
+hostname localhost # servers look their own name up
 
 if [ -z "$systemd" ]; then
 	mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /root/sys/fs/cgroup

@@ -62,7 +62,10 @@ func (m *machine) arguments(k Kernel) []string {
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048",
+		// One processor: while one patches its code (the kernel's static keys, as of
+		// netfilter's hooks), an emulated second one may run into the half of it
+		// and the kernel panics.
+		"-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "2048",
 		"-kernel", k.Image, "-initrd", fdPath(initramfsFD), "-append", cmdline,
 		"-serial", "stdio",
 		// The first virtio device, so that its ports are /dev/vport0p1 and so on.

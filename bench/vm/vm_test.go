@@ -78,7 +78,7 @@ func TestRunBoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"-kernel " + k.Image, "-accel tcg,thread=multi", "-no-reboot", "readonly=on",
+		"-kernel " + k.Image, "-accel tcg", "-no-reboot", "readonly=on",
 		"cd '/srv' || exit 127\nexec env -i -- 'A=b' 'echo' 'it'\\''s'\n",
 		"release='6.1.0-test'\n", "preload='veth dummy'\n", "systemd=''\n",
 	} {
