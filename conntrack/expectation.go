@@ -15,12 +15,20 @@ type Tuple struct {
 // The kernel keeps it as struct nf_conntrack_expect until its first packet
 // arrives, and marks that packet RELATED.
 type Expectation struct {
+	// Zone is the conntrack zone of both connections.
+	Zone uint16
 	// Master is the control connection in its original direction: Src is the
 	// client, Dst the server.
 	Master Tuple
-	// Tuple is the expected data connection in its original direction. Any
-	// source port matches (Src.Port() is 0): servers do not keep to port 20.
+	// Tuple is the expected data connection in its original direction, as its
+	// first packet comes in, before NAT. Any source port matches (Src.Port() is
+	// 0): servers do not keep to port 20.
 	Tuple Tuple
+	// NAT tells that the control connection is translated, and the data connection
+	// is to be translated like it: to the very host that announced it, with the
+	// source that the control connection has there. Its destination port stays.
+	// Otherwise NAT is left to the rules.
+	NAT bool
 	// Via is the line that announced it.
 	Via ftpparse.Via
 }

@@ -7,12 +7,15 @@ import (
 
 // dataKey is an expected tuple. Two control connections may expect the same one.
 type dataKey struct {
-	src, dst     [16]byte
-	port, family uint16
+	src, dst           [16]byte
+	port, family, zone uint16
 }
 
-func dataKeyOf(t Tuple) dataKey {
-	return dataKey{src: t.Src.Addr().As16(), dst: t.Dst.Addr().As16(), port: t.Dst.Port(), family: familyOf(t.Dst.Addr())}
+func dataKeyOf(zone uint16, t Tuple) dataKey {
+	return dataKey{
+		src: t.Src.Addr().As16(), dst: t.Dst.Addr().As16(), port: t.Dst.Port(), family: familyOf(t.Dst.Addr()),
+		zone: zone,
+	}
 }
 
 // expectation is an Expectation in the tables. Whether it was used is known to
@@ -55,7 +58,7 @@ func (e *expectationTable) insert(c *conn, x Expectation, deadline int64) *expec
 	} else {
 		n = new(expectation)
 	}
-	key := dataKeyOf(x.Tuple)
+	key := dataKeyOf(x.Zone, x.Tuple)
 	*n = expectation{
 		Expectation: x, owner: c, deadline: deadline,
 		older: c.newest, twin: e.byTuple[key],
@@ -75,7 +78,7 @@ func (e *expectationTable) insert(c *conn, x Expectation, deadline int64) *expec
 }
 
 func (e *expectationTable) remove(x *expectation) {
-	key := dataKeyOf(x.Tuple)
+	key := dataKeyOf(x.Zone, x.Tuple)
 	if head := e.byTuple[key]; head != x {
 		for head.twin != x {
 			head = head.twin
@@ -101,11 +104,11 @@ func (e *expectationTable) remove(x *expectation) {
 	e.free = x
 }
 
-// find returns the expectation of master for tuple.
-func (e *expectationTable) find(master, tuple Tuple) *expectation {
-	for x := e.byTuple[dataKeyOf(tuple)]; x != nil; x = x.twin {
-		if x.Master == master {
-			return x
+// find returns the expectation of x's control connection for x's tuple.
+func (e *expectationTable) find(x *Expectation) *expectation {
+	for same := e.byTuple[dataKeyOf(x.Zone, x.Tuple)]; same != nil; same = same.twin {
+		if same.Master == x.Master {
+			return same
 		}
 	}
 	return nil
@@ -114,10 +117,10 @@ func (e *expectationTable) find(master, tuple Tuple) *expectation {
 // expect adds an expectation of c. One that c has already for the same tuple is
 // renewed.
 func (t *Tracker) expect(c *conn, x Expectation) {
-	if same := t.expected.find(x.Master, x.Tuple); same != nil {
+	if same := t.expected.find(&x); same != nil {
 		t.withdraw(same, Superseded)
 	}
-	for c.newest != nil && int(c.count) >= max(t.cfg.MaxExpected, 1) {
+	for c.newest != nil && c.count >= max(t.cfg.MaxExpected, 1) {
 		oldest := c.newest
 		for oldest.older != nil {
 			oldest = oldest.older
@@ -131,7 +134,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	t.stats.Expected++
 	t.decision.Expect = append(t.decision.Expect, x)
 	t.decision.Contested = t.decision.Contested || n.contested
-	t.observe(Event{Kind: EventExpect, Master: x.Master, Via: x.Via, Tuple: x.Tuple})
+	t.observe(Event{Kind: EventExpect, Master: c.key.master(), Via: x.Via, Tuple: x.Tuple})
 }
 
 // withdraw takes an expectation back.
@@ -142,7 +145,7 @@ func (t *Tracker) withdraw(x *expectation, why Reason) {
 		t.decision.Withdraw = append(t.decision.Withdraw, x.Expectation)
 	}
 	t.stats.Withdrawn++
-	t.observe(Event{Kind: EventWithdraw, Master: x.Master, Via: x.Via, Tuple: x.Tuple, Reason: why})
+	t.observe(Event{Kind: EventWithdraw, Master: x.owner.key.master(), Via: x.Via, Tuple: x.Tuple, Reason: why})
 	t.expected.remove(x)
 }
 
@@ -166,8 +169,19 @@ func (t *Tracker) undecided(x *expectation) int {
 // control connection since x: then x was used, and what stands in the kernel is
 // not x's to delete.
 func (t *Tracker) replaced(x *expectation) bool {
-	for y := t.expected.byTuple[dataKeyOf(x.Tuple)]; y != nil && y != x; y = y.twin {
+	for y := t.expected.byTuple[dataKeyOf(x.Zone, x.Tuple)]; y != nil && y != x; y = y.twin {
 		if !y.contested {
+			return true
+		}
+	}
+	return false
+}
+
+// Contended reports whether another control connection waits to have the tuple of
+// x expected.
+func (t *Tracker) Contended(x *Expectation) bool {
+	for y := t.expected.byTuple[dataKeyOf(x.Zone, x.Tuple)]; y != nil; y = y.twin {
+		if y.contested {
 			return true
 		}
 	}
@@ -176,9 +190,10 @@ func (t *Tracker) replaced(x *expectation) bool {
 
 // Use takes the expectation that a data connection's first packet meets, if
 // there is one. An expectation serves one connection; of two for the same tuple
-// the one that came first is used up first, as in the kernel.
+// the one that came first is used up first, as in the kernel. The packet is in the
+// default zone: before conntrack, nothing has put it into another.
 func (t *Tracker) Use(src, dst netip.AddrPort) (Expectation, bool) {
-	x := t.expected.byTuple[dataKeyOf(Tuple{Src: src, Dst: dst})]
+	x := t.expected.byTuple[dataKeyOf(0, Tuple{Src: src, Dst: dst})]
 	if x == nil {
 		return Expectation{}, false
 	}
@@ -194,7 +209,7 @@ func (t *Tracker) Use(src, dst netip.AddrPort) (Expectation, bool) {
 // It reports false if the expectation was withdrawn meanwhile: then it must not
 // stay in the kernel.
 func (t *Tracker) Admitted(x *Expectation) bool {
-	n := t.expected.find(x.Master, x.Tuple)
+	n := t.expected.find(x)
 	if n == nil {
 		return false
 	}
@@ -205,9 +220,10 @@ func (t *Tracker) Admitted(x *Expectation) bool {
 // Refused tells the Tracker that the kernel has refused an expectation.
 func (t *Tracker) Refused(now time.Time, x *Expectation, why Reason) {
 	t.now = now
-	if n := t.expected.find(x.Master, x.Tuple); n != nil {
+	if n := t.expected.find(x); n != nil {
+		master := n.owner.key.master()
 		t.expected.remove(n)
 		t.stats.Expected--
-		t.reject(Event{Master: x.Master, Via: x.Via, Tuple: x.Tuple, Reason: why})
+		t.reject(Event{Master: master, Via: x.Via, Tuple: x.Tuple, Reason: why})
 	}
 }

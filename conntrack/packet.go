@@ -17,6 +17,9 @@ const (
 // Packet is one TCP packet to or from a control port.
 type Packet struct {
 	Src, Dst netip.AddrPort
+	// Zone is the packet's conntrack zone. Two zones may have connections between
+	// the same addresses and ports.
+	Zone     uint16
 	Seq, Ack uint32
 	Flags    Flags
 	// Payload is borrowed for the call.

@@ -16,6 +16,11 @@ const (
 	ForeignAddress Reason = "foreign-address"  // the line names another host than its sender (FTP bounce)
 	BelowMinPort   Reason = "below-min-port"   // a port under min_port
 	PortNotAllowed Reason = "port-not-allowed" // a port outside the configured range
+	// ActiveBehindNAT refuses what cannot work: the line names the client by an
+	// address that the server does not know it by, and the lines of a control
+	// connection are not rewritten here. A client that names the address it has
+	// outside is served.
+	ActiveBehindNAT Reason = "active-behind-nat"
 )
 
 // Reasons of the tracker and of the kernel.
@@ -30,6 +35,7 @@ const (
 	NoMaster        Reason = "no-master"  // the control connection is not in the kernel's table
 	TableFull       Reason = "table-full" // the kernel's expectation table is full
 	Kernel          Reason = "kernel"     // any other refusal of the kernel
+	Translated      Reason = "translated" // the control connection goes through NAT, and the data connection could not
 )
 
 // AddressPolicy is what becomes of a passive reply that names another address
@@ -71,16 +77,17 @@ type Policy struct {
 }
 
 // Judge turns what a line announced into the tuple of the expected data
-// connection, in its original direction. With a Reason the tuple is what the
-// line asked for.
-func (p *Policy) Judge(master Tuple, e *ftpparse.Event) (Tuple, Reason) {
-	client, server := master.Src.Addr(), master.Dst.Addr()
+// connection, in its original direction and before NAT: it comes from one side
+// of the control connection c and goes to where that side finds the other. With
+// a Reason the tuple is what the line asked for.
+func (p *Policy) Judge(c *Connection, e *ftpparse.Event) (Tuple, Reason) {
 	port := e.Endpoint.Port()
 	addr := e.Endpoint.Addr()
 	if e.Via.Active() {
-		return tuple(server, addr, port), p.judgeActive(client, addr, port, e.BeforeLogin)
+		return tuple(c.Reply.Src.Addr(), addr, port), p.judgeActive(c, addr, port, e.BeforeLogin)
 	}
-	if !addr.IsValid() {
+	server := c.Original.Dst.Addr()
+	if !addr.IsValid() || addr == c.Reply.Src.Addr() {
 		addr = server
 	}
 	var why Reason
@@ -96,19 +103,21 @@ func (p *Policy) Judge(master Tuple, e *ftpparse.Event) (Tuple, Reason) {
 	if why == "" {
 		why = p.judgePort(port, p.PassivePorts, e.BeforeLogin)
 	}
-	return tuple(client, addr, port), why
+	return tuple(c.Original.Src.Addr(), addr, port), why
 }
 
 // judgeActive demands that PORT, EPRT and LPRT name the client itself, in its
 // own family: an IPv4-mapped IPv6 address is another address.
-func (p *Policy) judgeActive(client, addr netip.Addr, port uint16, beforeLogin bool) Reason {
+func (p *Policy) judgeActive(c *Connection, addr netip.Addr, port uint16, beforeLogin bool) Reason {
 	switch {
 	case !p.Active:
 		return ActiveDisabled
-	case addr != client:
-		return ForeignAddress
-	default:
+	case addr == c.Reply.Dst.Addr():
 		return p.judgePort(port, p.ActivePorts, beforeLogin)
+	case addr == c.Original.Src.Addr():
+		return ActiveBehindNAT
+	default:
+		return ForeignAddress
 	}
 }
 

@@ -34,6 +34,7 @@ func testConfig() Config {
 type wire struct {
 	t              *Tracker
 	client, server netip.AddrPort
+	zone           uint16
 	cseq, sseq     uint32
 	now            time.Time
 }
@@ -51,7 +52,7 @@ func (w *wire) handshake() {
 
 func (w *wire) send(src, dst netip.AddrPort, seq, ack uint32, flags Flags, data string) Decision {
 	w.now = w.now.Add(time.Millisecond)
-	return *w.t.Packet(w.now, &Packet{Src: src, Dst: dst, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(data)})
+	return *w.t.Packet(w.now, &Packet{Src: src, Dst: dst, Zone: w.zone, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(data)})
 }
 
 func (w *wire) c(data string) Decision {

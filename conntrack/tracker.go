@@ -28,13 +28,19 @@ type Config struct {
 	Ports []uint16
 	// Policy decides which announced endpoints may be expected.
 	Policy Policy
-	// Connections bounds the table; the least recently used one gives way.
+	// Connections bounds the table. What has ended gives way first, then the least
+	// recently used connection on which one side has yet to speak, then the least
+	// recently used of the others.
 	Connections int
 	// MaxExpected bounds the unused expectations of one control connection; the
 	// oldest gives way.
 	MaxExpected int
 	// Timeout is how long an unused expectation stands.
 	Timeout time.Duration
+	// Lookup asks conntrack for the control connection between ends, of the packet
+	// that the Tracker was given last. It is called for each line that announces an
+	// endpoint. Nil or false takes the connection to be without NAT.
+	Lookup func(ends Tuple) (Connection, bool)
 	// Observe is called for each event, in the caller's goroutine; nil for none.
 	Observe func(Event)
 }
@@ -61,7 +67,7 @@ type Tracker struct {
 	stats Stats
 
 	conns map[connKey]*conn
-	lru   conn // ring: next is the most recently used, prev the least
+	lru   [ranks]conn // rings: next is the most recently used, prev the least
 	free  *conn
 
 	expected expectationTable
@@ -76,7 +82,9 @@ type Tracker struct {
 // New makes a Tracker.
 func New(cfg Config) *Tracker {
 	t := &Tracker{cfg: cfg, conns: make(map[connKey]*conn), opaque: make(map[Hosts]*conn)}
-	t.lru.next, t.lru.prev = &t.lru, &t.lru
+	for r := range t.lru {
+		t.lru[r].next, t.lru[r].prev = &t.lru[r], &t.lru[r]
+	}
 	t.expected.init()
 	return t
 }
@@ -86,7 +94,7 @@ func New(cfg Config) *Tracker {
 type connKey struct {
 	client, server         [16]byte
 	clientPort, serverPort uint16
-	family                 uint16
+	family, zone           uint16
 }
 
 func keyOf(client, server netip.AddrPort) connKey {
@@ -124,8 +132,9 @@ type conn struct {
 	session    ftpparse.Session
 	key        connKey
 	state      connState
-	count      uint8 // of expectations
+	rank       rank
 	synSeq     uint32
+	count      int       // of expectations
 	isn        [2]uint32 // initial sequence numbers, to know a repeated SYN/ACK
 	seen       int64     // Unix nanoseconds of the last packet
 	next, prev *conn
@@ -142,6 +151,21 @@ const (
 	serverFIN
 	closed
 	opaque
+	clientSpoke // payload was seen
+	serverSpoke
+)
+
+// rank is the order in which connections make room for others, as conntrack
+// drops what is not ASSURED first: packets with forged addresses may fill the
+// table, but empty it of no session. A session that had to go is picked up in
+// the middle next time, and who could bring that about would choose where.
+type rank uint8
+
+const (
+	ended     rank = iota
+	unassured      // one side has yet to speak
+	assured
+	ranks
 )
 
 // Packet takes the next packet of a control connection. now must not go back.
@@ -153,10 +177,15 @@ func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
 	switch {
 	case p.Flags&RST != 0:
 		t.reset(c, p, dir)
-	case p.Flags&SYN != 0 && p.Flags&ACK == 0:
-		t.syn(c, key, p)
 	case p.Flags&SYN != 0:
-		t.synAck(c, key, p)
+		// The client asks, the server answers. The other way round either would
+		// choose where in the other's stream reading begins.
+		switch {
+		case p.Flags&ACK == 0 && dir == ftpparse.DirOriginal:
+			t.syn(c, key, p)
+		case p.Flags&ACK != 0 && dir == ftpparse.DirReply:
+			t.synAck(c, key, p)
+		}
 	default:
 		t.segment(c, key, p, dir)
 	}
@@ -178,10 +207,12 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 	toServer := slices.Contains(t.cfg.Ports, p.Dst.Port())
 	toClient := slices.Contains(t.cfg.Ports, p.Src.Port())
 	original := keyOf(p.Src, p.Dst)
+	original.zone = p.Zone
 	if !toClient {
 		return ftpparse.DirOriginal, t.conns[original], original
 	}
 	reply := keyOf(p.Dst, p.Src)
+	reply.zone = p.Zone
 	if !toServer {
 		return ftpparse.DirReply, t.conns[reply], reply
 	}
@@ -204,31 +235,33 @@ func (t *Tracker) syn(c *conn, key connKey, p *Packet) {
 		}
 		// TCP Fast Open. What the client says before the server has greeted is
 		// not read, but its sequence numbers show that it was said.
-		c = t.insert(key)
+		c = t.insert(key, ended)
 		c.state |= closed
 	}
 	c.state |= synSeen
 	c.synSeq = p.Seq
 }
 
-// synAck opens the connection: now both initial sequence numbers are known.
+// synAck opens the connection: now both initial sequence numbers are known. On
+// a connection that is known, open, ended or picked up, it counts only as the
+// answer to a SYN: a server that sends one by itself would begin anew, at a place
+// of its choice, what was found to be no FTP.
 func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	client, server := p.Ack, p.Seq+1
 	if c != nil {
-		if c.state&(handshake|closed) == handshake {
-			if c.state&synSeen == 0 || c.isn == [2]uint32{c.synSeq + 1, server} {
-				return // repeated, or nobody asked for it
-			}
+		if c.state&synSeen == 0 {
+			return
 		}
-		if c.state&synSeen != 0 {
-			client = c.synSeq + 1
+		client = c.synSeq + 1
+		if c.state&(handshake|closed) == handshake && c.isn == [2]uint32{client, server} {
+			return // repeated
 		}
 		if c.state&closed == 0 {
 			t.close(c, Closed)
 		}
-		t.touch(c)
+		t.touch(c, unassured)
 	} else {
-		c = t.insert(key)
+		c = t.insert(key, unassured)
 	}
 	c.state = handshake
 	c.isn = [2]uint32{client, server}
@@ -237,13 +270,15 @@ func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	t.observe(Event{Kind: EventOpen, Master: key.master()})
 }
 
-// reset takes a RST that is plausible: one out of the stream's place does not
-// end the connection for its receiver, and must not end it here.
+// reset takes a RST that is in its place. One that is only close to it does not
+// end the connection for its receiver (RFC 5961 section 3.2), and must not end it
+// here: what was forgotten would be picked up where its sender likes. What is no
+// FTP is not forgotten, and its place is not followed.
 func (t *Tracker) reset(c *conn, p *Packet, dir ftpparse.Direction) {
 	if c == nil || c.state&closed != 0 {
 		return
 	}
-	if next, ok := c.session.Next(dir); ok && p.Seq-next > 1<<16 {
+	if next, ok := c.session.Next(dir); ok && p.Seq != next && !c.session.NotFTP() {
 		return
 	}
 	t.close(c, Closed)
@@ -255,16 +290,27 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 		if len(p.Payload) == 0 {
 			return
 		}
-		c = t.insert(key)
+		c = t.insert(key, unassured)
 		t.stats.Sessions++
 		t.observe(Event{Kind: EventOpen, Master: key.master()})
 	} else {
-		t.touch(c)
+		t.touch(c, c.rank)
 	}
 	if c.state&closed != 0 {
 		return
 	}
+	if len(p.Payload) > 0 {
+		t.spoke(c, dir)
+	}
 	held := c.session.Buffered()
+	if c.state&handshake != 0 && dir == ftpparse.DirOriginal && len(p.Payload) > 1 && int32(p.Seq-c.isn[0]) < 0 {
+		// The SYN/ACK lied about where the client begins (conntrack lets it pass
+		// with nf_conntrack_tcp_be_liberal), to have what comes first go unread. One
+		// byte is a keep-alive (RFC 9293 section 3.8.4).
+		server, _ := c.session.Next(ftpparse.DirReply)
+		c.isn[0] = p.Seq
+		c.session.Start(p.Seq, server)
+	}
 	t.events = c.session.Segment(t.events[:0], ftpparse.Segment{
 		Dir: dir, Seq: p.Seq, Ack: p.Ack, HasAck: p.Flags&ACK != 0,
 		FIN: p.Flags&FIN != 0, Payload: p.Payload,
@@ -283,8 +329,24 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 			t.close(c, Closed)
 		}
 	}
-	for t.buffered > maxBuffered && t.lru.prev != c {
-		t.evict(t.lru.prev)
+	for t.buffered > maxBuffered {
+		oldest := t.oldest(unassured, c)
+		if oldest == nil {
+			break
+		}
+		t.evict(oldest)
+	}
+}
+
+// spoke notes that payload came from one side.
+func (t *Tracker) spoke(c *conn, dir ftpparse.Direction) {
+	if dir == ftpparse.DirOriginal {
+		c.state |= clientSpoke
+	} else {
+		c.state |= serverSpoke
+	}
+	if c.rank == unassured && c.state&(clientSpoke|serverSpoke) == clientSpoke|serverSpoke {
+		t.touch(c, assured)
 	}
 }
 
@@ -292,13 +354,13 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	switch e.Kind {
 	case ftpparse.Announced:
-		master := c.key.master()
-		tuple, why := t.cfg.Policy.Judge(master, e)
+		connection := t.connection(c)
+		tuple, why := t.cfg.Policy.Judge(&connection, e)
 		if why != "" {
-			t.reject(Event{Master: master, Via: e.Via, Tuple: tuple, Reason: why})
+			t.reject(Event{Master: c.key.master(), Via: e.Via, Tuple: tuple, Reason: why})
 			return
 		}
-		t.expect(c, Expectation{Master: master, Tuple: tuple, Via: e.Via})
+		t.expect(c, connection.expectation(tuple, e.Via))
 	case ftpparse.Rejected:
 		master := c.key.master()
 		t.reject(Event{Master: master, Via: e.Via, Tuple: asked(master, e), Reason: e.Reason})
@@ -325,6 +387,19 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	}
 }
 
+// connection is c as conntrack has it. What conntrack has between other ends, or
+// the other way round because it picked the connection up in the middle, is of no
+// use: NAT does not apply to that.
+func (t *Tracker) connection(c *conn) Connection {
+	ends := c.key.master()
+	if t.cfg.Lookup != nil {
+		if found, ok := t.cfg.Lookup(ends); ok && found.Ends() == ends {
+			return found
+		}
+	}
+	return untranslated(c.key.zone, ends)
+}
+
 // asked is the tuple that a rejected line asked for, as far as it could be read.
 func asked(master Tuple, e *ftpparse.Event) Tuple {
 	src, dst := master.Src.Addr(), e.Endpoint
@@ -349,10 +424,10 @@ func (t *Tracker) observe(e Event) {
 	}
 }
 
-// insert adds a connection; the least recently used one makes room.
-func (t *Tracker) insert(key connKey) *conn {
+// insert adds a connection; another one makes room if there is none.
+func (t *Tracker) insert(key connKey, r rank) *conn {
 	if len(t.conns) >= t.cfg.Connections && len(t.conns) > 0 {
-		t.evict(t.lru.prev)
+		t.evict(t.oldest(ended, nil))
 	}
 	c := t.free
 	if c != nil {
@@ -360,19 +435,32 @@ func (t *Tracker) insert(key connKey) *conn {
 	} else {
 		c = new(conn)
 	}
-	*c = conn{key: key}
+	*c = conn{key: key, rank: r, seen: t.now.UnixNano()}
 	t.conns[key] = c
-	c.push(&t.lru)
-	c.seen = t.now.UnixNano()
+	c.push(&t.lru[r])
 	return c
 }
 
-// touch makes c the most recently used connection.
-func (t *Tracker) touch(c *conn) {
+// oldest is the connection that has to make room, from a rank on and except for
+// one that is in use, or nil.
+func (t *Tracker) oldest(from rank, except *conn) *conn {
+	for r := from; r < ranks; r++ {
+		for c := t.lru[r].prev; c != &t.lru[r]; c = c.prev {
+			if c != except {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+// touch makes c the most recently used connection of a rank.
+func (t *Tracker) touch(c *conn, r rank) {
 	c.seen = t.now.UnixNano()
-	if t.lru.next != c {
+	c.rank = r
+	if t.lru[r].next != c {
 		c.unlink()
-		c.push(&t.lru)
+		c.push(&t.lru[r])
 	}
 }
 
@@ -387,13 +475,17 @@ func (c *conn) unlink() {
 }
 
 // close ends c. It stays in the table, so that stray packets do not make a new
-// connection of it.
+// connection of it, and what was no FTP stays as long as if it were open: the
+// last word on that is a new handshake's.
 func (t *Tracker) close(c *conn, why Reason) {
 	t.withdrawAll(c, why)
 	t.clearOpaque(c)
 	t.buffered -= c.session.Buffered()
 	c.session.Release()
 	c.state |= closed
+	if !c.session.NotFTP() {
+		t.touch(c, ended)
+	}
 	t.observe(Event{Kind: EventClose, Master: c.key.master(), Reason: why})
 }
 
@@ -473,7 +565,8 @@ func (t *Tracker) Expire(now time.Time) *Decision {
 	for x := t.expected.oldest(); x != nil && x.deadline <= deadline; x = t.expected.oldest() {
 		t.withdraw(x, Expired)
 	}
-	for c := t.lru.prev; c != &t.lru && c.state&closed != 0 && deadline-c.seen > int64(closedLinger); c = t.lru.prev {
+	gone := &t.lru[ended]
+	for c := gone.prev; c != gone && deadline-c.seen > int64(closedLinger); c = gone.prev {
 		t.remove(c)
 	}
 	return &t.decision

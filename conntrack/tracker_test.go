@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -151,6 +152,29 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
+		{"RST close to its place", func(w *wire) { // RFC 5961: the receiver keeps the connection
+			w.login()
+			w.send(w.client, w.server, w.cseq+1, 0, RST, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
+		{"text that is echoed begins a segment after a RST that its receiver ignored", func(w *wire) {
+			w.login()
+			w.c("XXXX " + answer)
+			w.s("500 unknown: XXXX ")
+			w.send(w.client, w.server, w.cseq+1, 0, RST, "")
+			w.now = w.now.Add(2 * closedLinger)
+			w.t.Expire(w.now)
+			w.c(pasv)
+			w.s(answer)
+		}, nil},
+		{"FIN ahead of the bytes before it", func(w *wire) {
+			w.login()
+			w.send(w.client, w.server, w.cseq+uint32(len(pasv)), w.sseq, FIN|ACK, "")
+			w.c(pasv)
+			w.cseq++
+			w.s(answer)
+		}, []string{expect}},
 		{"nothing is read after the end", func(w *wire) {
 			w.login()
 			w.send(w.server, w.client, w.sseq, 0, RST, "")
@@ -179,6 +203,45 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
+		{"a SYN of the server changes nothing", func(w *wire) {
+			w.login()
+			w.send(w.server, w.client, w.cseq-1, 0, SYN, "")
+			w.send(w.server, w.client, 99, 1, SYN|ACK, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
+		{"a SYN/ACK of the client changes nothing", func(w *wire) {
+			w.login()
+			w.send(w.client, w.server, 99, 0, SYN, "")
+			w.send(w.client, w.server, w.cseq, w.sseq, SYN|ACK, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
+		{"a SYN/ACK that nobody asked for, on a connection that was picked up", func(w *wire) {
+			w.c("XXXX ")
+			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.s("220 r\r\n230 ok\r\n")
+			w.c("PORT 192,0,2,10,154,208\r\n")
+		}, nil},
+		{"a SYN/ACK that would have the client begin behind its first line", func(w *wire) {
+			const post = "POST / HTTP/1.1\r\n"
+			w.send(w.client, w.server, w.cseq, 0, SYN, "")
+			w.cseq++
+			w.send(w.server, w.client, w.sseq, w.cseq+uint32(len(post)), SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
+			w.sseq++
+			w.s("220 r\r\n")
+			w.c(post)
+			w.c("USER a\r\n")
+			w.s("230 ok\r\n")
+			w.c("PORT 192,0,2,10,154,208\r\n")
+		}, []string{"not-ftp no-greeting"}},
+		{"a keep-alive before the client has spoken", func(w *wire) {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.send(w.client, w.server, w.cseq-1, w.sseq, ACK, "x")
+			w.c("USER a\r\n")
+		}, nil},
 		{"SYN/ACK repeated", func(w *wire) {
 			w.handshake()
 			w.send(w.client, w.server, w.cseq-1, 0, SYN, "")
@@ -210,6 +273,19 @@ func TestConnectionLife(t *testing.T) {
 			w.c("GET / HTTP/1.1\r\n")
 			w.c("PORT 192,0,2,10,154,208\r\n")
 		}, []string{"not-ftp not-a-verb"}},
+		{"no FTP for good: the server cannot have it forgotten", func(w *wire) {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("POST / HTTP/1.1\r\n")
+			w.send(w.server, w.client, w.sseq, 0, RST, "") // goes no further than here
+			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.now = w.now.Add(2 * closedLinger)
+			w.t.Expire(w.now)
+			w.s("220 r\r\n")
+			w.c("USER a\r\n")
+			w.s("230 ok\r\n")
+			w.c("PORT 192,0,2,10,154,208\r\n")
+		}, []string{"not-ftp not-a-verb", "close closed"}},
 		{"unused for the timeout", func(w *wire) {
 			w.login()
 			w.c(pasv)
@@ -406,6 +482,19 @@ func TestLimits(t *testing.T) {
 			t.Errorf("the oldest should give way (-want +got):\n%s", diff)
 		}
 	})
+	t.Run("expectations of a connection, more than a byte counts", func(t *testing.T) {
+		cfg := testConfig()
+		cfg.MaxExpected = 300
+		tr := New(cfg)
+		w := newWire(tr)
+		w.login()
+		for i := range 700 {
+			w.c(fmt.Sprintf("PORT 192,0,2,10,%d,%d\r\n", 10+i/256, i%256))
+		}
+		if n := len(standing(tr)); n != 300 {
+			t.Errorf("%d expectations, want 300", n)
+		}
+	})
 	t.Run("connections", func(t *testing.T) {
 		var l log
 		cfg := testConfig()
@@ -441,6 +530,35 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%d connections, want the one that was answered", n)
 		}
 	})
+	for _, flood := range []struct {
+		name string
+		play func(w *wire)
+	}{
+		{"SYNs with data", func(w *wire) { w.send(w.client, w.server, 1, 0, SYN, "x") }},
+		{"SYNs that are answered", func(w *wire) { w.handshake() }},
+		{"stray commands", func(w *wire) { w.c("NOOP\r\n") }},
+		{"stray replies", func(w *wire) { w.s("200 ok\r\n") }},
+		{"sessions that have ended", func(w *wire) {
+			w.login()
+			w.send(w.server, w.client, w.sseq, 0, RST, "")
+		}},
+	} {
+		t.Run("a flood of "+flood.name+" empties the table of no session", func(t *testing.T) {
+			tr := New(testConfig())
+			session := newWire(tr)
+			session.login()
+			session.c("PORT 192,0,2,10,10,1\r\n")
+			for i := range 1000 {
+				w := newWire(tr)
+				w.client = netip.AddrPortFrom(testClient.Addr(), uint16(i+1))
+				flood.play(w)
+				checkBooks(t, tr)
+			}
+			if diff := cmp.Diff([]string{"S->192.0.2.10:2561"}, standing(tr)); diff != "" {
+				t.Errorf("expectations (-want +got):\n%s", diff)
+			}
+		})
+	}
 	t.Run("bytes held", func(t *testing.T) {
 		cfg := testConfig()
 		cfg.Connections = 1 << 20
@@ -453,6 +571,18 @@ func TestLimits(t *testing.T) {
 		}
 		if tr.buffered > maxBuffered || tr.Stats().Evicted == 0 {
 			t.Errorf("%d bytes buffered, %d evicted", tr.buffered, tr.Stats().Evicted)
+		}
+	})
+	t.Run("an idle connection keeps none that have ended", func(t *testing.T) {
+		tr := New(testConfig())
+		w := newWire(tr)
+		w.login()
+		w.client = netip.AddrPortFrom(testClient.Addr(), 1)
+		w.login()
+		w.send(w.server, w.client, w.sseq, 0, RST, "")
+		tr.Expire(w.now.Add(3 * time.Minute))
+		if n := tr.Stats().Connections; n != 1 {
+			t.Errorf("%d connections, want the idle one", n)
 		}
 	})
 	t.Run("ended connections go", func(t *testing.T) {
@@ -557,7 +687,7 @@ func FuzzPackets(f *testing.F) {
 		now := time.Unix(1000, 0)
 		lines := strings.SplitAfter(string(data), "\n")
 		var seq [5][2]uint32
-		for range min(len(data), 200) {
+		for range min(len(data), 64) {
 			i := rnd.IntN(5)
 			client := netip.AddrPortFrom(testClient.Addr(), uint16(40000+i))
 			dir := rnd.IntN(2)
@@ -609,12 +739,28 @@ func FuzzPackets(f *testing.F) {
 	})
 }
 
+// allConns are the connections of all ranks.
+func allConns(tr *Tracker) iter.Seq[*conn] {
+	return func(yield func(*conn) bool) {
+		for r := range tr.lru {
+			for c := tr.lru[r].next; c != &tr.lru[r]; c = c.next {
+				if c.rank != rank(r) || !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // checkBooks compares what the tables say with what is in them.
 func checkBooks(t *testing.T, tr *Tracker) {
 	t.Helper()
 	conns, buffered, expected := 0, 0, 0
-	for c := tr.lru.next; c != &tr.lru; c = c.next {
+	for c := range allConns(tr) {
 		conns++
+		if (c.rank == ended) != (c.state&closed != 0 && !c.session.NotFTP()) {
+			t.Fatalf("a connection in state %v has rank %v", c.state, c.rank)
+		}
 		buffered += c.session.Buffered()
 		n := 0
 		for x := c.newest; x != nil; x = x.older {
@@ -623,7 +769,7 @@ func checkBooks(t *testing.T, tr *Tracker) {
 				t.Fatal("an expectation of another connection")
 			}
 		}
-		if n != int(c.count) || n > tr.cfg.MaxExpected {
+		if n != c.count || n > tr.cfg.MaxExpected {
 			t.Fatalf("%d expectations, counted %d, at most %d", n, c.count, tr.cfg.MaxExpected)
 		}
 		expected += n
@@ -640,7 +786,7 @@ func checkBooks(t *testing.T, tr *Tracker) {
 			}
 		}
 	}
-	for c := tr.lru.next; c != &tr.lru; c = c.next {
+	for c := range allConns(tr) {
 		if c.state&opaque != 0 {
 			opaques--
 		}

@@ -24,24 +24,33 @@ type goNFQueue struct {
 }
 
 func openGoNFQueue(cfg Config, q *Queue) (driver, error) {
+	d := newGoNFQueue(q)
+	if err := q.setFlags(cfg, func(flags uint32) error { return d.open(cfg, flags) }); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// open opens the library's socket, whose flags cannot be changed any more, and
+// starts the receive loop.
+func (d *goNFQueue) open(cfg Config, flags uint32) error {
 	nf, err := nfqueue.Open(&nfqueue.Config{
 		NfQueue:      cfg.Num,
 		MaxQueueLen:  cfg.Length,
 		MaxPacketLen: cfg.CopyRange,
 		Copymode:     nfqueue.NfQnlCopyPacket,
-		Flags:        nfqueue.NfQaCfgFlagFailOpen,
+		Flags:        flags,
 		AfFamily:     unix.AF_UNSPEC, // both families come
 	})
 	if err != nil {
-		return nil, newError("open", cfg.Num, err)
+		return newError("open", cfg.Num, err)
 	}
-	d := newGoNFQueue(q)
 	d.nf = nf
 	if err := d.bind(cfg); err != nil {
 		_ = nf.Close()
-		return nil, newError("bind", cfg.Num, err)
+		return newError("bind", cfg.Num, err)
 	}
-	return d, nil
+	return nil
 }
 
 func newGoNFQueue(q *Queue) *goNFQueue {
@@ -116,12 +125,15 @@ func (d *goNFQueue) receive(a nfqueue.Attribute) int {
 	if a.PacketID == nil {
 		return goOn // an ACK
 	}
-	var b []byte
+	var b, conntrack []byte
 	if a.Payload != nil {
 		b = *a.Payload
 	}
+	if a.Ct != nil {
+		conntrack = *a.Ct
+	}
 	d.q.begin()
-	d.q.packetIn(*a.PacketID, b)
+	d.q.packetIn(*a.PacketID, b, conntrack)
 	d.q.end()
 	return goOn
 }

@@ -20,6 +20,7 @@ const (
 	nfqaPacketHeader  = 1
 	nfqaVerdictHeader = 2
 	nfqaPayload       = 10
+	nfqaConntrack     = 11 // NFQA_CT
 
 	nfqaConfigCommand = 1
 	nfqaConfigParams  = 2
@@ -31,6 +32,7 @@ const (
 	commandNothing    = 3 // NFQNL_CFG_CMD_PF_BIND, which Linux has long ignored
 	copyPacket        = 2 // NFQNL_COPY_PACKET
 	flagFailOpen      = 1 // NFQA_CFG_F_FAIL_OPEN
+	flagConntrack     = 2 // NFQA_CFG_F_CONNTRACK
 	verdictAccept     = 1 // NF_ACCEPT
 )
 
@@ -41,8 +43,9 @@ const (
 	attrHeaderLen  = 4
 	attrTypeMask   = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 	// messageOverhead is more than the kernel puts around the bytes of a packet:
-	// the headers, and attributes with devices, marks and the like.
-	messageOverhead = 1024
+	// the headers, attributes with devices, marks and the like, and those of the
+	// connection.
+	messageOverhead = 2048
 )
 
 // Sequence numbers of the messages of this package. The kernel answers them only
@@ -98,8 +101,9 @@ func appendConfigCommand(b []byte, command byte) []byte {
 
 // appendConfig appends an NFQNL_MSG_CONFIG message that sets queue num up, which
 // the kernel answers: copyRange bytes of a packet are copied, length packets may
-// wait, 0 for the kernel's default, and more pass.
-func appendConfig(b []byte, num uint16, copyRange, length uint32) []byte {
+// wait, 0 for the kernel's default, and more pass. The kernel sets none of it if it
+// does not know one of the flags.
+func appendConfig(b []byte, num uint16, copyRange, length, flags uint32) []byte {
 	n := uint32(12 + 8 + 8)
 	if length > 0 {
 		n += 8
@@ -111,8 +115,8 @@ func appendConfig(b []byte, num uint16, copyRange, length uint32) []byte {
 	if length > 0 {
 		b = appendUint32(b, nfqaConfigMaxLen, length)
 	}
-	b = appendUint32(b, nfqaConfigMask, flagFailOpen)
-	return appendUint32(b, nfqaConfigFlags, flagFailOpen)
+	b = appendUint32(b, nfqaConfigMask, flags)
+	return appendUint32(b, nfqaConfigFlags, flags)
 }
 
 func appendUint32(b []byte, typ uint16, v uint32) []byte {

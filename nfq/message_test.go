@@ -34,14 +34,14 @@ func TestMessages(t *testing.T) {
 			"1c000000" + "0203" + "0500" + "ffffffff" + "00000000" + "00000015" + "08000100" + "01000000",
 		},
 		{
-			"config", hex.EncodeToString(appendConfig(nil, 21, 0xfffb, 4096)),
+			"config", hex.EncodeToString(appendConfig(nil, 21, 0xfffb, 4096, flagFailOpen)),
 			"38000000" + "0203" + "0500" + "ffffffff" + "00000000" + "00000015" +
 				"09000200" + "0000fffb02" + "000000" + "08000300" + "00001000" + "08000400" + "00000001" + "08000500" + "00000001",
 		},
 		{
-			"config with the default length", hex.EncodeToString(appendConfig(nil, 21, 1500, 0)),
+			"config with the default length and conntrack", hex.EncodeToString(appendConfig(nil, 21, 1500, 0, flagFailOpen|flagConntrack)),
 			"30000000" + "0203" + "0500" + "ffffffff" + "00000000" + "00000015" +
-				"09000200" + "000005dc02" + "000000" + "08000400" + "00000001" + "08000500" + "00000001",
+				"09000200" + "000005dc02" + "000000" + "08000400" + "00000003" + "08000500" + "00000003",
 		},
 	}
 	for _, tt := range tests {

@@ -18,7 +18,7 @@ const (
 func (f Flags) Has(g Flags) bool { return f&g == g }
 
 // Packet is one TCP segment. It is valid only while the handler that was given
-// it runs: Payload is borrowed, and the Packet is used again for the next one.
+// it runs: Payload and Conntrack are borrowed, and the Packet is used again for the next one.
 type Packet struct {
 	// ID is the queue's name for the packet, which [Queue.Accept] wants. It is 0
 	// where the packet comes from no queue.
@@ -32,4 +32,8 @@ type Packet struct {
 	Flags    Flags
 	// Payload is what the segment carries, without the padding of the link.
 	Payload []byte
+	// Conntrack is what conntrack knows of the packet's connection: the CTA_*
+	// attributes of ctnetlink, borrowed like Payload. It is nil where conntrack
+	// has not seen the packet, and where [Queue.Conntrack] is false.
+	Conntrack []byte
 }

@@ -75,7 +75,7 @@ func TestPingProgress(t *testing.T) {
 			q := newQueue(Config{}, handler{})
 			q.driver = sender(func([]byte) error {
 				for range packets {
-					q.packetIn(1, nil)
+					q.packetIn(1, nil, nil)
 				}
 				cancel()
 				return nil

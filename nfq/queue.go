@@ -59,6 +59,9 @@ type Config struct {
 	// default (net.core.rmem_default). Packets that do not fit pass unread and
 	// are counted as an overrun.
 	ReadBuffer int
+	// Conntrack asks for Packet.Conntrack. Kernels without
+	// CONFIG_NETFILTER_NETLINK_GLUE_CT do not have it: see [Queue.Conntrack].
+	Conntrack bool
 	// Driver is what reads the queue: DriverNetlink, also if empty, or
 	// DriverGoNFQueue.
 	Driver string
@@ -104,7 +107,8 @@ type Queue struct {
 	log     *slog.Logger
 	handler Handler
 
-	driver driver
+	driver    driver
+	conntrack bool // set while it is opened
 
 	// What follows is of the receive loop's goroutine.
 	decoder   Decoder
@@ -175,6 +179,19 @@ func newQueue(cfg Config, h Handler) *Queue {
 		q.log = slog.New(slog.DiscardHandler)
 	}
 	return q
+}
+
+// setFlags sets the flags of the queue through set, which fails with EOPNOTSUPP
+// if the kernel does not know one of them. It can do without Conntrack.
+func (q *Queue) setFlags(cfg Config, set func(flags uint32) error) error {
+	if cfg.Conntrack {
+		err := set(flagFailOpen | flagConntrack)
+		if !errors.Is(err, unix.EOPNOTSUPP) {
+			q.conntrack = err == nil
+			return err
+		}
+	}
+	return set(flagFailOpen)
 }
 
 // refusePackets attaches a filter to the socket that lets everything in but
@@ -259,6 +276,10 @@ func (q *Queue) Accept(id uint32, before []byte) error {
 	return nil
 }
 
+// Conntrack reports whether the kernel tells what conntrack knows of a packet: it
+// was asked to, and can.
+func (q *Queue) Conntrack() bool { return q.conntrack }
+
 // Stats returns the counters.
 func (q *Queue) Stats() Stats {
 	return Stats{
@@ -295,15 +316,16 @@ func (q *Queue) isClosed() bool {
 // begin is called by the receive loop when it has packets.
 func (q *Queue) begin() { q.busy.Store(true) }
 
-// packetIn is called by the receive loop for a packet, whose bytes are borrowed.
-func (q *Queue) packetIn(id uint32, b []byte) {
+// packetIn is called by the receive loop for a packet. Its bytes and what conntrack
+// knows of it are borrowed.
+func (q *Queue) packetIn(id uint32, b, conntrack []byte) {
 	q.packets.Add(1)
 	q.lastID.Store(id)
 	var v Verdict
 	if err := q.decoder.Decode(b, &q.packet); err != nil {
 		q.undecoded.Add(1)
 	} else {
-		q.packet.ID = id
+		q.packet.ID, q.packet.Conntrack = id, conntrack
 		v = q.handler.Packet(&q.packet)
 	}
 	q.batch = append(q.batch, v.Before...)

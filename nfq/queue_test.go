@@ -297,6 +297,68 @@ func setMark(src, dst netip.AddrPort, seq uint32) []byte {
 	return b
 }
 
+// TestConntrack holds that a packet comes with what conntrack knows of it where
+// the kernel can tell, and without where it cannot.
+func TestConntrack(t *testing.T) { eachDriver(t, testConntrack) }
+
+func testConntrack(t *testing.T, driver string) {
+	for _, asked := range []bool{true, false} {
+		t.Run(fmt.Sprintf("asked %t", asked), func(t *testing.T) {
+			enterNetns(t)
+			got := make(chan []byte, 1)
+			q, _ := start(t, Config{Driver: driver, Conntrack: asked}, handler{packet: func(p *Packet) Verdict {
+				got <- bytes.Clone(p.Conntrack)
+				return Verdict{}
+			}})
+			install(t)
+			client, server := connect(t, "127.0.0.1")
+			write(t, client, "PASV\r\n")
+			read(t, server, 6)
+			b := <-got
+			// CTA_TUPLE_ORIG comes first.
+			if known := len(b) > 4 && b[2] == 1; known != q.Conntrack() || q.Conntrack() && !asked {
+				t.Errorf("the queue says %t, the packet came with %x", q.Conntrack(), b)
+			}
+		})
+	}
+}
+
+// TestConntrackFlag holds that a queue does without what the kernel does not have, and
+// without nothing else.
+func TestConntrackFlag(t *testing.T) {
+	tests := []struct {
+		name      string
+		ask       bool
+		answer    []error
+		set       []uint32
+		conntrack bool
+		err       error
+	}{
+		{"not asked for", false, []error{nil}, []uint32{flagFailOpen}, false, nil},
+		{"there", true, []error{nil}, []uint32{flagFailOpen | flagConntrack}, true, nil},
+		{"not there", true, []error{unix.EOPNOTSUPP, nil}, []uint32{flagFailOpen | flagConntrack, flagFailOpen}, false, nil},
+		{"taken", true, []error{unix.EBUSY}, []uint32{flagFailOpen | flagConntrack}, false, unix.EBUSY},
+		{"nothing there", true, []error{unix.EOPNOTSUPP, unix.EOPNOTSUPP}, []uint32{flagFailOpen | flagConntrack, flagFailOpen}, false, unix.EOPNOTSUPP},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := Config{Conntrack: tt.ask}
+			q := newQueue(cfg, handler{})
+			var set []uint32
+			err := q.setFlags(cfg, func(flags uint32) error {
+				set = append(set, flags)
+				return tt.answer[len(set)-1]
+			})
+			if !errors.Is(err, tt.err) || q.Conntrack() != tt.conntrack {
+				t.Errorf("error %v, conntrack %t", err, q.Conntrack())
+			}
+			if diff := cmp.Diff(tt.set, set); diff != "" {
+				t.Errorf("flags (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestRefused(t *testing.T) { eachDriver(t, testRefused) }
 
 func testRefused(t *testing.T, driver string) {
@@ -645,8 +707,9 @@ func TestAllocations(t *testing.T) {
 	before := setMark(v4.Src, v4.Dst, 1)
 	packet := ipv4(tcp, 0, nil, segment(timestamps...))
 	id := uint32(1)
-	attribute := nfqueue.Attribute{PacketID: &id, Payload: &packet}
-	message := packetMessage(id, packet)
+	connection := appendUint32(nil, 8, 7) // CTA_MARK
+	attribute := nfqueue.Attribute{PacketID: &id, Payload: &packet, Ct: &connection}
+	message := packetMessage(id, packet, connection)
 
 	for _, tt := range []struct {
 		name string
@@ -670,7 +733,12 @@ func TestAllocations(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var sent []byte
-			q := newQueue(Config{Num: queue}, handler{packet: func(*Packet) Verdict { return Verdict{Before: before} }})
+			q := newQueue(Config{Num: queue}, handler{packet: func(p *Packet) Verdict {
+				if !bytes.Equal(p.Conntrack, connection) {
+					t.Errorf("attributes of the connection %x, want %x", p.Conntrack, connection)
+				}
+				return Verdict{Before: before}
+			}})
 			take := tt.open(q)
 			close(q.running)
 			if n := testing.AllocsPerRun(100, take); n != 0 {
@@ -687,12 +755,17 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// packetMessage is an NFQNL_MSG_PACKET as the kernel sends it.
-func packetMessage(id uint32, packet []byte) []byte {
+// packetMessage is an NFQNL_MSG_PACKET as the kernel sends it, with what conntrack
+// knows of the connection, if that is anything.
+func packetMessage(id uint32, packet, conntrack []byte) []byte {
 	attrs := appendAttr(nil, nfqaPacketHeader, 7)
 	attrs = binary.BigEndian.AppendUint32(attrs, id)
 	attrs = append(attrs, 8, 0, 2, 0) // protocol and hook, and padding
 	attrs = appendUint32(attrs, 4, 1) // NFQA_TIMESTAMP and others come between
+	if conntrack != nil {
+		attrs = append(appendAttr(attrs, unix.NLA_F_NESTED|nfqaConntrack, uint16(len(conntrack))), conntrack...)
+		attrs = appendUint32(attrs, 12, 2) // NFQA_CT_INFO
+	}
 	attrs = appendAttr(attrs, nfqaPayload, uint16(len(packet)))
 	attrs = append(attrs, packet...)
 	return append(appendHeader(nil, msgPacket, 0, 0, queue, uint32(len(attrs))), attrs...)
@@ -700,8 +773,8 @@ func packetMessage(id uint32, packet []byte) []byte {
 
 // FuzzDatagram feeds the driver what no kernel sends: it must not read beyond it.
 func FuzzDatagram(f *testing.F) {
-	f.Add(packetMessage(1, ipv4(tcp, 0, nil, segment(timestamps...))))
-	f.Add(append(packetMessage(1, nil), packetMessage(2, []byte{0x45})...))
+	f.Add(packetMessage(1, ipv4(tcp, 0, nil, segment(timestamps...)), appendUint32(nil, 8, 7)))
+	f.Add(append(packetMessage(1, nil, nil), packetMessage(2, []byte{0x45}, nil)...))
 	f.Add(binary.NativeEndian.AppendUint32(appendHeader(nil, unix.NLMSG_ERROR, 0, 7, 0, 4), 1<<32-16))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var ids []uint32

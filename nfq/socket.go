@@ -85,13 +85,14 @@ func (s *socket) bind(cfg Config) error {
 	if err := refusePackets(s.fd); err != nil {
 		return err
 	}
-	for _, config := range [][]byte{
-		appendCommand(nil, cfg.Num, commandBind),
-		appendConfig(nil, cfg.Num, copyRange, cfg.Length),
-	} {
-		if err := s.configure(config); err != nil {
-			return err
-		}
+	if err := s.configure(appendCommand(nil, cfg.Num, commandBind)); err != nil {
+		return err
+	}
+	err := s.q.setFlags(cfg, func(flags uint32) error {
+		return s.configure(appendConfig(nil, cfg.Num, copyRange, cfg.Length, flags))
+	})
+	if err != nil {
+		return err
 	}
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0))
 }
@@ -172,8 +173,8 @@ func (s *socket) datagram(b []byte) {
 		b = rest
 		switch h.typ {
 		case msgPacket:
-			if id, payload, ok := parsePacket(body); ok {
-				s.q.packetIn(id, payload)
+			if id, payload, conntrack, ok := parsePacket(body); ok {
+				s.q.packetIn(id, payload, conntrack)
 			}
 		case unix.NLMSG_ERROR:
 			if len(body) >= 4 {
@@ -229,9 +230,9 @@ func answered(body []byte) unix.Errno {
 
 // parsePacket finds the packet in the body of an NFQNL_MSG_PACKET. A message
 // without a payload is one of a packet without bytes.
-func parsePacket(body []byte) (id uint32, payload []byte, ok bool) {
+func parsePacket(body []byte) (id uint32, payload, conntrack []byte, ok bool) {
 	if len(body) < nfgenmsgLen {
-		return 0, nil, false
+		return 0, nil, nil, false
 	}
 	b := body[nfgenmsgLen:]
 	for len(b) >= attrHeaderLen {
@@ -247,8 +248,10 @@ func parsePacket(body []byte) (id uint32, payload []byte, ok bool) {
 			}
 		case nfqaPayload:
 			payload = value
+		case nfqaConntrack:
+			conntrack = value
 		}
 		b = b[min((n+3)&^3, len(b)):]
 	}
-	return id, payload, ok
+	return id, payload, conntrack, ok
 }

@@ -109,7 +109,7 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 		}
 	}()
 	for i := range cfg.Queue.Count {
-		w, err := newWorker(cfg, cfg.Queue.Num+i, admitter, entry, log)
+		w, err := newWorker(cfg, cfg.Queue.Num+i, kernel, admitter, entry, log)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,8 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 		tasks.Go(func() error { return w.engine.Run(running) })
 	}
 	log.Info("ready", "ports", cfg.Ports, "admit", admission.Mode, "helper", admission.Helper,
-		"because", admission.Why, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule)
+		"because", admission.Why, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule,
+		"conntrack", workers[0].queue.Conntrack())
 	tasks.Go(func() error { return super.run(failed, workers) })
 	<-failed.Done() // a signal, or a task that failed
 	log.Info("stopping")
@@ -154,17 +155,18 @@ type worker struct {
 	engine *engine.Engine
 }
 
-func newWorker(cfg config.Config, num uint16, kernel conntrack.Admitter, entry *engine.Entry, log *slog.Logger) (*worker, error) {
+func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, admitter conntrack.Admitter, entry *engine.Entry, log *slog.Logger) (*worker, error) {
 	w := &worker{}
 	w.engine = engine.New(engine.Config{
-		Tracker: trackerConfig(cfg), Kernel: kernel, Entry: entry,
+		Tracker: trackerConfig(cfg), Kernel: admitter, Entry: entry, Lookup: kernel.Connection,
 		TLSPorts: tlsPorts(cfg),
 		Accept:   func(id uint32, before []byte) error { return w.queue.Accept(id, before) },
 		Log:      log,
 	})
 	var err error
 	w.queue, err = nfq.Open(nfq.Config{
-		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Driver: string(cfg.Queue.Driver), Logger: log,
+		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
+		Driver: string(cfg.Queue.Driver), Logger: log,
 	}, w.engine)
 	return w, err
 }
@@ -220,11 +222,12 @@ func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) 
 		return err
 	}
 	for _, e := range entries {
-		ours := e.Helper == cfg.Helper.Name || e.Helper == cfg.Helper.Carrier
-		if !ours || !slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
+		// The master's port is that before NAT, which need not be a control port.
+		carried := e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port())
+		if e.Helper != cfg.Helper.Name && !carried {
 			continue
 		}
-		x := conntrack.Expectation{Master: e.Master, Tuple: e.Tuple}
+		x := conntrack.Expectation{Zone: e.Zone, Master: e.Master, Tuple: e.Tuple}
 		if err := kernel.Delete(&x); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("stale expectation: %w", err)
 		}

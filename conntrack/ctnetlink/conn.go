@@ -1,7 +1,7 @@
 // Package ctnetlink speaks ctnetlink, the netlink interface of the kernel's
 // connection tracking: it inserts, withdraws and lists expectations, makes the
-// entries of connections that are yet to come, looks up the helper of a
-// connection, and registers helpers.
+// entries of connections that are yet to come, looks up connections and their
+// helpers, and registers helpers.
 //
 // There are two ways. [Conn] has a socket of its own and waits for the kernel's
 // answer. [AppendExpect], [AppendDelete] and [AppendEntry] only write messages,
@@ -113,6 +113,25 @@ func (c *Conn) Helper(t conntrack.Tuple) (name string, found bool, err error) {
 	return name, true, nil
 }
 
+// Connection looks up the control connection between ends, its client and server
+// themselves, as [conntrack.Connection.Ends] has them, in the default zone. It
+// fails with ENOENT if there is none, which is also so if NAT translates both its
+// source and its destination: then neither direction has the two.
+func (c *Conn) Connection(ends conntrack.Tuple) (conntrack.Connection, error) {
+	data, err := c.lookup(ends) // the original direction, if the destination is not translated
+	if errors.Is(err, unix.ENOENT) {
+		data, err = c.lookup(conntrack.Tuple{Src: ends.Dst, Dst: ends.Src}) // the reply, if the source is not
+	}
+	var found conntrack.Connection
+	if err == nil {
+		err = ParseConnection(data[genmsgLen:], &found)
+	}
+	if err != nil {
+		return conntrack.Connection{}, Explain(OpLookup, ends, err)
+	}
+	return found, nil
+}
+
 // CreateEntry makes an entry for the data connection data, ahead of its first
 // packet, as RELATED to the connection master: see [AppendEntry]. It fails with
 // ENOENT if there is no such master, EEXIST if data has an entry, ENOMEM if the
@@ -174,7 +193,7 @@ func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
 		return nil, err
 	}
 	switch {
-	case answer.Header.Type == msgConntrackNew:
+	case answer.Header.Type == msgConntrackNew && len(answer.Data) >= genmsgLen:
 		return answer.Data, nil
 	case answer.Header.Type == netlink.Error && len(answer.Data) >= 4:
 		return nil, unix.Errno(-int32(binary.NativeEndian.Uint32(answer.Data)))

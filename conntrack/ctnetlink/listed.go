@@ -3,7 +3,6 @@ package ctnetlink
 import (
 	"encoding/binary"
 	"errors"
-	"net/netip"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -14,6 +13,8 @@ import (
 // Listed is an expectation as the kernel lists it. Expectations of every helper
 // are listed, so the protocol need not be TCP.
 type Listed struct {
+	// Zone is the conntrack zone.
+	Zone uint16
 	// Master is the original direction of the connection that expects.
 	Master conntrack.Tuple
 	// Tuple and Mask select the first packet of the expected connection: it
@@ -35,15 +36,13 @@ type Listed struct {
 	Flags uint32
 }
 
-var (
-	errShortMessage = errors.New("message ends within its header")
-	errAddress      = errors.New("address is neither 4 nor 16 bytes long")
-)
+var errShortMessage = errors.New("message ends within its header")
 
 // parseExpect decodes what follows the netlink header of an
 // IPCTNL_MSG_EXP_NEW message.
 func parseExpect(data []byte) (Listed, error) {
 	var e Listed
+	var master, tuple, mask tupleAttr
 	ad, err := attributes(data)
 	if err != nil {
 		return Listed{}, err
@@ -51,17 +50,19 @@ func parseExpect(data []byte) (Listed, error) {
 	for ad.Next() {
 		switch ad.Type() {
 		case ctaExpectMaster:
-			ad.Nested(parseTuple(&e.Master, new(uint8)))
+			ad.Do(master.parse)
 		case ctaExpectTuple:
-			ad.Nested(parseTuple(&e.Tuple, &e.Protocol))
+			ad.Do(tuple.parse)
 		case ctaExpectMask:
-			ad.Nested(parseTuple(&e.Mask, new(uint8)))
+			ad.Do(mask.parse)
 		case ctaExpectTimeout:
 			e.Timeout = time.Duration(ad.Uint32()) * time.Second
 		case ctaExpectID:
 			e.ID = ad.Uint32()
 		case ctaExpectHelpName:
 			e.Helper = ad.String()
+		case ctaExpectZone:
+			e.Zone = ad.Uint16()
 		case ctaExpectFlags:
 			e.Flags = ad.Uint32()
 		case ctaExpectClass:
@@ -71,6 +72,7 @@ func parseExpect(data []byte) (Listed, error) {
 	if err := ad.Err(); err != nil {
 		return Listed{}, err
 	}
+	e.Master, e.Tuple, e.Mask, e.Protocol = master.Tuple, tuple.Tuple, mask.Tuple, tuple.protocol
 	return e, nil
 }
 
@@ -108,56 +110,4 @@ func attributes(data []byte) (*netlink.AttributeDecoder, error) {
 	}
 	ad.ByteOrder = binary.BigEndian
 	return ad, nil
-}
-
-// parseTuple returns a decoder of a nested CTA_TUPLE_* attribute that fills t
-// and protocol.
-func parseTuple(t *conntrack.Tuple, protocol *uint8) func(*netlink.AttributeDecoder) error {
-	return func(ad *netlink.AttributeDecoder) error {
-		var src, dst netip.Addr
-		var sport, dport uint16
-		for ad.Next() {
-			switch ad.Type() {
-			case ctaTupleIP:
-				ad.Nested(func(ad *netlink.AttributeDecoder) error {
-					for ad.Next() {
-						switch ad.Type() {
-						case ctaIPv4Src, ctaIPv6Src:
-							ad.Do(parseAddr(&src))
-						case ctaIPv4Dst, ctaIPv6Dst:
-							ad.Do(parseAddr(&dst))
-						}
-					}
-					return nil
-				})
-			case ctaTupleProto:
-				ad.Nested(func(ad *netlink.AttributeDecoder) error {
-					for ad.Next() {
-						switch ad.Type() {
-						case ctaProtoNum:
-							*protocol = ad.Uint8()
-						case ctaProtoSrcPort:
-							sport = ad.Uint16()
-						case ctaProtoDstPort:
-							dport = ad.Uint16()
-						}
-					}
-					return nil
-				})
-			}
-		}
-		*t = conntrack.Tuple{Src: netip.AddrPortFrom(src, sport), Dst: netip.AddrPortFrom(dst, dport)}
-		return nil
-	}
-}
-
-func parseAddr(a *netip.Addr) func([]byte) error {
-	return func(b []byte) error {
-		addr, ok := netip.AddrFromSlice(b)
-		if !ok {
-			return errAddress
-		}
-		*a = addr
-		return nil
-	}
 }

@@ -40,6 +40,7 @@ const (
 	ctaHelp        = 5
 	ctaTimeout     = 7
 	ctaTupleMaster = 14
+	ctaZone        = 18
 
 	ctaHelpName = 1
 
@@ -49,11 +50,18 @@ const (
 	ctaExpectTimeout  = 4
 	ctaExpectID       = 5
 	ctaExpectHelpName = 6
+	ctaExpectZone     = 7
 	ctaExpectFlags    = 8
 	ctaExpectClass    = 9
+	ctaExpectNAT      = 10
+	ctaExpectFunction = 11
+
+	ctaExpectNATDirection = 1
+	ctaExpectNATTuple     = 2
 
 	ctaTupleIP    = 1
 	ctaTupleProto = 2
+	ctaTupleZone  = 3
 
 	ctaIPv4Src = 1
 	ctaIPv4Dst = 2
@@ -94,8 +102,8 @@ const (
 
 // AppendExpect appends one complete IPCTNL_MSG_EXP_NEW message to b and returns
 // the extended slice: the netlink header with its length, struct nfgenmsg, and
-// the attributes CTA_EXPECT_MASTER, _TUPLE and _MASK. It does not allocate when
-// b has room (248 bytes suffice).
+// the attributes CTA_EXPECT_MASTER, _TUPLE and _MASK, and _ZONE, _NAT and _FN where
+// x has a zone or NAT. It does not allocate when b has room (368 bytes suffice).
 //
 // The flags are REQUEST, CREATE and EXCL, not ACK: the kernel answers only with
 // an error, which carries seq and which [Explain] puts into words. The class is
@@ -111,14 +119,44 @@ func AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	b = appendTuple(b, ctaExpectMaster, x.Master)
 	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
 	b = appendTuple(b, ctaExpectMask, maskOf(x.Tuple))
+	b = appendZone(b, ctaExpectZone, x.Zone)
+	if x.NAT {
+		b = appendFollowMaster(b, x)
+	}
 	return endMessage(b, start)
 }
 
+// Directions of a connection (enum ip_conntrack_dir of
+// include/uapi/linux/netfilter/nf_conntrack_tuple_common.h).
+const (
+	dirOriginal = 0
+	dirReply    = 1
+)
+
+// appendFollowMaster appends what has the data connection translated like its
+// master, as nf_nat_ftp does. The kernel's function takes the addresses from the
+// master: they are those of the side that x comes from, in the direction in which
+// that side sends. From the message it takes the direction and the source port of
+// the tuple, which is to be the destination's (nf_nat_follow_master in
+// net/netfilter/nf_nat_helper.c).
+func appendFollowMaster(b []byte, x *conntrack.Expectation) []byte {
+	direction := uint32(dirOriginal)
+	if x.Via.Active() {
+		direction = dirReply
+	}
+	nat := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|ctaExpectNAT, 0)
+	b = appendUint32(b, ctaExpectNATDirection, direction)
+	b = appendTuple(b, ctaExpectNATTuple, conntrack.Tuple{Src: x.Tuple.Dst, Dst: x.Tuple.Src})
+	endNest(b, nat)
+	return appendString(b, ctaExpectFunction, "nat-follow-master")
+}
+
 // AppendDelete appends one complete IPCTNL_MSG_EXP_DELETE message to b and
-// returns the extended slice. It does not allocate when b has room (96 bytes
+// returns the extended slice. It does not allocate when b has room (104 bytes
 // suffice).
 //
-// The expectation is found by its tuple alone. The only flag is REQUEST: the
+// The expectation is found by its tuple and zone alone. The only flag is REQUEST: the
 // kernel answers only with an error, which carries seq. ENOENT means that the
 // expectation was used by its data connection, ran out, or went away with its
 // master.
@@ -126,6 +164,7 @@ func AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	start := len(b)
 	b = appendHeader(b, msgExpectDelete, netlink.Request, seq, family(x.Tuple))
 	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
+	b = appendZone(b, ctaExpectZone, x.Zone)
 	return endMessage(b, start)
 }
 
@@ -321,6 +360,15 @@ func appendTuple(b []byte, typ uint16, t conntrack.Tuple) []byte {
 
 	endNest(b, tuple)
 	return b
+}
+
+// appendZone appends a zone as the attribute typ, unless it is the default: a
+// kernel without CONFIG_NF_CONNTRACK_ZONES refuses the attribute.
+func appendZone(b []byte, typ, zone uint16) []byte {
+	if zone == 0 {
+		return b
+	}
+	return appendUint16(b, typ, zone)
 }
 
 // appendAttr appends struct nlattr for n bytes of value.

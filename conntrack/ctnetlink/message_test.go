@@ -33,6 +33,17 @@ func passive6() *conntrack.Expectation {
 	}
 }
 
+// behindNAT is of a server behind NAT, in a zone.
+func behindNAT() *conntrack.Expectation {
+	return &conntrack.Expectation{
+		Zone:   7,
+		Master: conntrack.Tuple{Src: addrPort("192.168.0.211:40001"), Dst: addrPort("203.0.113.1:2121")},
+		Tuple:  conntrack.Tuple{Src: addrPort("192.168.0.211:0"), Dst: addrPort("203.0.113.1:31240")},
+		Via:    ftpparse.R229,
+		NAT:    true,
+	}
+}
+
 // mapped is active4 with every address spelled as IPv6, and a source port that
 // must not be taken literally.
 func mapped() *conntrack.Expectation {
@@ -104,6 +115,59 @@ f8000000 0002 0106 08000000 00000000 # nlmsghdr: 248 bytes, EXP_NEW, REQUEST|EXC
     0500 0100 06 000000
     0600 0200 0000 0000
     0600 0300 ffff 0000`
+
+	newBehindNAT = `
+10010000 0002 0106 0d000000 00000000 # nlmsghdr: 272 bytes, EXP_NEW, REQUEST|EXCL|CREATE, seq 13, port 0
+02 00 0000
+3400 0180                            # CTA_EXPECT_MASTER
+  1400 0180
+    0800 0100 c0a800d3               #     192.168.0.211
+    0800 0200 cb007101               #     203.0.113.1
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9c41 0000              #     40001
+    0600 0300 0849 0000              #     2121
+3400 0280                            # CTA_EXPECT_TUPLE
+  1400 0180
+    0800 0100 c0a800d3
+    0800 0200 cb007101
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 0000 0000
+    0600 0300 7a08 0000              #     31240
+3400 0380                            # CTA_EXPECT_MASK
+  1400 0180
+    0800 0100 ffffffff
+    0800 0200 ffffffff
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 0000 0000
+    0600 0300 ffff 0000
+0600 0700 0007 0000                  # CTA_EXPECT_ZONE 7
+4000 0a80                            # CTA_EXPECT_NAT
+  0800 0100 00000000                 #   CTA_EXPECT_NAT_DIR original
+  3400 0280                          #   CTA_EXPECT_NAT_TUPLE
+    1400 0180
+      0800 0100 cb007101
+      0800 0200 c0a800d3
+    1c00 0280
+      0500 0100 06 000000
+      0600 0200 7a08 0000            #       31240
+      0600 0300 0000 0000
+1600 0b00 6e61742d666f6c6c6f772d6d6173746572 00 0000 # CTA_EXPECT_FN "nat-follow-master"`
+
+	deleteBehindNAT = `
+50000000 0202 0100 0e000000 00000000 # nlmsghdr: 80 bytes, EXP_DELETE, REQUEST, seq 14, port 0
+02 00 0000
+3400 0280                            # CTA_EXPECT_TUPLE
+  1400 0180
+    0800 0100 c0a800d3
+    0800 0200 cb007101
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 0000 0000
+    0600 0300 7a08 0000
+0600 0700 0007 0000                  # CTA_EXPECT_ZONE 7`
 
 	// The entry of active4's data connection from port 20.
 	entryActive4 = `
@@ -309,6 +373,8 @@ func TestMessages(t *testing.T) {
 		{"new, active, IPv4", AppendExpect, 7, active4(), newActive4},
 		{"new, passive, IPv6", AppendExpect, 8, passive6(), newPassive6},
 		{"new, IPv4 spelled as IPv6", AppendExpect, 7, mapped(), newActive4},
+		{"new, NAT and zone", AppendExpect, 13, behindNAT(), newBehindNAT},
+		{"delete, zone", AppendDelete, 14, behindNAT(), deleteBehindNAT},
 		{"delete, active, IPv4", AppendDelete, 9, active4(), deleteActive4},
 		{"delete, passive, IPv6", AppendDelete, 10, passive6(), deletePassive6},
 		{"delete, IPv4 spelled as IPv6", AppendDelete, 9, mapped(), deleteActive4},

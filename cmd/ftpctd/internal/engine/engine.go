@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
+	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
 )
 
@@ -54,10 +55,12 @@ type Engine struct {
 	ports    []uint16
 	tlsPorts conntrack.PortRange
 	accept   Accept
+	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
 	log      *slog.Logger
 
 	buf    []byte
 	packet conntrack.Packet
+	attrs  []byte // what conntrack knows of the connection of packet
 	seq    uint32
 	sent   [256]sent // the last expectations that left with a verdict
 
@@ -86,6 +89,10 @@ type Config struct {
 	TLSPorts conntrack.PortRange
 	// Accept releases a packet that is held.
 	Accept Accept
+	// Lookup finds the control connection between two ends where the queue's
+	// packets come without nfq.Packet.Conntrack. With nil, they are what conntrack
+	// has.
+	Lookup func(ends conntrack.Tuple) (conntrack.Connection, error)
 	Log    *slog.Logger
 }
 
@@ -93,10 +100,10 @@ type Config struct {
 func New(cfg Config) *Engine {
 	e := &Engine{
 		kernel: cfg.Kernel, entry: cfg.Entry, ports: cfg.Tracker.Ports, tlsPorts: cfg.TLSPorts,
-		accept: cfg.Accept, log: cfg.Log, seq: firstSeq,
+		accept: cfg.Accept, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
 		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
 	}
-	cfg.Tracker.Observe = e.observe
+	cfg.Tracker.Observe, cfg.Tracker.Lookup = e.observe, e.connection
 	e.tracker = conntrack.New(cfg.Tracker)
 	return e
 }
@@ -109,8 +116,9 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 		e.data(p)
 		return nfq.Verdict{}
 	}
+	e.attrs = p.Conntrack
 	e.packet = conntrack.Packet{
-		Src: p.Src, Dst: p.Dst, Seq: p.Seq, Ack: p.Ack,
+		Src: p.Src, Dst: p.Dst, Zone: ctnetlink.Zone(p.Conntrack), Seq: p.Seq, Ack: p.Ack,
 		Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
 	}
 	d := e.tracker.Packet(time.Now(), &e.packet)
@@ -120,7 +128,14 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	e.opaque(d)
 	b := e.buf[:0]
 	for i := range d.Withdraw {
-		b = e.kernel.AppendDelete(b, deleteSeq, &d.Withdraw[i])
+		x := &d.Withdraw[i]
+		if e.tracker.Contended(x) {
+			// The kernel finds what to delete by its tuple. By the time that the
+			// verdict leaves, the other one's may stand there.
+			e.delete(x)
+			continue
+		}
+		b = e.kernel.AppendDelete(b, deleteSeq, x)
 	}
 	e.buf = b
 	if d.Contested && e.hold(p.ID, d.Expect) {
@@ -134,12 +149,31 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 			continue
 		}
 		e.sent[e.seq%uint32(len(e.sent))] = sent{e.seq, *x}
+		if d.Contested { // too many are held: it counts as taken unless the kernel says no
+			e.tracker.Admitted(x)
+		}
 		if e.seq++; e.seq == nfq.SeqPing {
 			e.seq = firstSeq
 		}
 	}
 	e.buf = b
 	return nfq.Verdict{Before: b}
+}
+
+// connection is conntrack.Config's Lookup. What came with the packet is right
+// behind any NAT; the kernel can be asked only for what NAT has not changed on
+// both sides.
+func (e *Engine) connection(ends conntrack.Tuple) (c conntrack.Connection, ok bool) {
+	var err error
+	switch {
+	case e.attrs != nil:
+		err = ctnetlink.ParseConnection(e.attrs, &c)
+	case e.lookup != nil:
+		c, err = e.lookup(ends)
+	default:
+		return c, false
+	}
+	return c, err == nil // without it, the kernel will say what is wrong
 }
 
 // data takes the first packet of what may be a data connection: the table had it
@@ -206,27 +240,34 @@ func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
 // long as a packet may be held.
 func (e *Engine) insist(x *conntrack.Expectation) {
 	deadline := time.Now().Add(holdFor)
-	for {
-		err := e.kernel.Expect(x)
-		switch {
-		case err == nil:
-			e.mu.Lock()
-			wanted := e.tracker.Admitted(x)
-			e.mu.Unlock()
-			if !wanted {
-				e.delete(x)
-			}
-			return
-		case reasonOf(err) != conntrack.Clash || time.Now().After(deadline):
-			e.refused(x, err)
-			return
-		}
+	for !e.try(x, time.Now().After(deadline)) {
 		select {
 		case <-time.After(retryEvery):
 		case <-e.stop:
 			deadline = time.Time{}
 		}
 	}
+}
+
+// try tries to insert an expectation that may clash, and reports whether that is
+// settled, which it is after the last time. What the kernel has taken and what
+// the tracker knows of it change together: a withdrawal in between would take the
+// new expectation for the one before it, which was used.
+func (e *Engine) try(x *conntrack.Expectation, last bool) (settled bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := e.kernel.Expect(x)
+	switch {
+	case err == nil:
+		if !e.tracker.Admitted(x) {
+			e.delete(x)
+		}
+	case reasonOf(err) == conntrack.Clash && !last:
+		return false
+	default:
+		e.lockedRefused(x, err)
+	}
+	return true
 }
 
 // Refused implements nfq.Handler: the kernel did not take a message that left
@@ -266,7 +307,8 @@ func (e *Engine) refused(x *conntrack.Expectation, err error) {
 }
 
 func (e *Engine) lockedRefused(x *conntrack.Expectation, err error) {
-	if reasonOf(err) == conntrack.NoHelper && e.entry != nil {
+	// The packets that an entry would be made for come in the default zone.
+	if reasonOf(err) == conntrack.NoHelper && e.entry != nil && x.Zone == 0 {
 		if err = e.entry.Expect(x); err == nil {
 			return
 		}
@@ -294,6 +336,8 @@ func reasonOf(err error) conntrack.Reason {
 		return conntrack.NoMaster
 	case errors.Is(err, unix.EMFILE):
 		return conntrack.TableFull
+	case errors.Is(err, errNAT):
+		return conntrack.Translated
 	default:
 		return conntrack.Kernel
 	}
@@ -322,11 +366,12 @@ func (e *Engine) Close() {
 }
 
 func (e *Engine) withdraw(which func(time.Time) *conntrack.Decision) {
+	// What is withdrawn here may be announced again as soon as packets are
+	// handled: it must be gone by then.
 	e.mu.Lock()
-	withdraw := slices.Clone(which(time.Now()).Withdraw)
-	e.mu.Unlock()
-	for i := range withdraw {
-		e.delete(&withdraw[i])
+	defer e.mu.Unlock()
+	for _, x := range which(time.Now()).Withdraw {
+		e.delete(&x)
 	}
 }
 

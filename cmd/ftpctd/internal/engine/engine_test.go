@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
+	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
 )
 
@@ -65,6 +67,7 @@ type bench struct {
 	log      strings.Builder
 	accepted []uint32
 	id       uint32
+	attrs    []byte // nfq.Packet.Conntrack of what announce sends
 }
 
 var server = netip.MustParseAddrPort("198.51.100.20:21")
@@ -95,14 +98,98 @@ func newBench() *bench {
 	return b
 }
 
+// TestConnectionOfPacket has an expectation made of what conntrack knows: from
+// the packet, else from a lookup, else from the packet's addresses.
+func TestConnectionOfPacket(t *testing.T) {
+	client := netip.MustParseAddrPort("192.0.2.10:40000")
+	outside := netip.MustParseAddrPort("203.0.113.1:2121")
+	asked := 0
+	lookup := func(ends conntrack.Tuple) (conntrack.Connection, error) {
+		asked++
+		if ends != (conntrack.Tuple{Src: client, Dst: server}) {
+			return conntrack.Connection{}, unix.ENOENT
+		}
+		return conntrack.Connection{
+			Original: conntrack.Tuple{Src: client, Dst: outside},
+			Reply:    conntrack.Tuple{Src: server, Dst: client},
+		}, nil
+	}
+	// CTA_TUPLE_ORIG and CTA_TUPLE_REPLY are what the message of an entry begins
+	// with, behind the headers. CTA_ZONE follows.
+	const headers, tuples, ctaZone = 20, 2 * 52, 18
+	ends := conntrack.Tuple{Src: client, Dst: server}
+	attrs := ctnetlink.AppendEntry(nil, 0, ends, ends)[headers:][:tuples]
+	attrs = binary.NativeEndian.AppendUint16(attrs, 6)
+	attrs = binary.NativeEndian.AppendUint16(attrs, ctaZone)
+	attrs = append(attrs, 0, 7, 0, 0)
+
+	tests := []struct {
+		name   string
+		attrs  []byte
+		lookup func(conntrack.Tuple) (conntrack.Connection, error)
+		want   string
+		zone   uint16
+		asked  int
+	}{
+		{"neither", nil, nil, "198.51.100.20:5000", 0, 0},
+		{"lookup", nil, lookup, "203.0.113.1:5000", 0, 1},
+		{"lookup fails", nil, func(conntrack.Tuple) (conntrack.Connection, error) {
+			return conntrack.Connection{}, unix.ENOENT
+		}, "198.51.100.20:5000", 0, 0},
+		{"with the packet", attrs, lookup, "198.51.100.20:5000", 7, 0},
+		{"with the packet, unreadable", attrs[:9], nil, "198.51.100.20:5000", 0, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			asked = 0
+			b := newBench()
+			b.lookup = tt.lookup
+			b.attrs = tt.attrs
+			if got, want := string(b.announce(client.String()).Before), "expect#2 "+tt.want+";"; got != want {
+				t.Errorf("verdict %q, want %q", got, want)
+			}
+			if zone := b.Engine.sent[firstSeq].x.Zone; zone != tt.zone {
+				t.Errorf("zone %d, want %d", zone, tt.zone)
+			}
+			if asked != tt.asked {
+				t.Errorf("the kernel was asked %d times, want %d", asked, tt.asked)
+			}
+			b.Close()
+		})
+	}
+}
+
+// TestEntryWithoutNAT holds that no entry is made where the control connection is
+// translated.
+func TestEntryWithoutNAT(t *testing.T) {
+	b := newBench()
+	b.entry = &Entry{} // has no table to add to
+	b.lookup = func(ends conntrack.Tuple) (conntrack.Connection, error) {
+		outside := netip.MustParseAddrPort("203.0.113.1:21")
+		return conntrack.Connection{
+			Original: conntrack.Tuple{Src: ends.Src, Dst: outside},
+			Reply:    conntrack.Tuple{Src: ends.Dst, Dst: ends.Src},
+		}, nil
+	}
+	b.announce("192.0.2.10:40000")
+	b.Refused(firstSeq, unix.EOPNOTSUPP)
+	if !strings.Contains(b.log.String(), "reason=translated") {
+		t.Errorf("log lacks the reason:\n%s", &b.log)
+	}
+	if n := b.Stats().Outstanding; n != 0 {
+		t.Errorf("%d expectations, want none", n)
+	}
+	b.Close()
+}
+
 // announce has a client, whose connection is picked up in the middle, announce
 // port 5000 of its server.
 func (b *bench) announce(client string) nfq.Verdict {
 	c := netip.MustParseAddrPort(client)
 	b.id++
-	b.Packet(&nfq.Packet{ID: b.id, Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\n")})
+	b.Packet(&nfq.Packet{ID: b.id, Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\n"), Conntrack: b.attrs})
 	b.id++
-	return b.Packet(&nfq.Packet{ID: b.id, Src: server, Dst: c, Seq: 1, Ack: 7, Flags: nfq.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n")})
+	return b.Packet(&nfq.Packet{ID: b.id, Src: server, Dst: c, Seq: 1, Ack: 7, Flags: nfq.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n"), Conntrack: b.attrs})
 }
 
 func TestPacketLeavesWithItsExpectation(t *testing.T) {
@@ -165,6 +252,29 @@ func TestContestedPacketIsHeld(t *testing.T) {
 	}
 }
 
+// TestTooManyHeld has a contested expectation leave at once, and what it has
+// replaced in the kernel left alone.
+func TestTooManyHeld(t *testing.T) {
+	b := newBench()
+	for range maxHeld {
+		b.room <- struct{}{}
+	}
+	b.announce("192.0.2.10:40000")
+	v := b.announce("192.0.2.10:40001")
+	if got, want := string(v.Before), "expect#3 198.51.100.20:5000;"; got != want || v.Hold {
+		t.Errorf("verdict %q, hold %v, want %q at once", got, v.Hold, want)
+	}
+	end := func(client string) string {
+		return string(b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: nfq.RST, Seq: 29}).Before)
+	}
+	if got := end("192.0.2.10:40000"); got != "" {
+		t.Errorf("the end of the first sends %q: the place is the second's", got)
+	}
+	if got, want := end("192.0.2.10:40001"), "delete 198.51.100.20:5000;"; got != want {
+		t.Errorf("the end of the second sends %q, want %q", got, want)
+	}
+}
+
 func TestCloseReleasesWhatIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
@@ -204,6 +314,36 @@ func TestWithdrawnWhileHeld(t *testing.T) {
 			t.Errorf("calls (-want +got):\n%s", diff)
 		}
 		b.Close()
+	})
+}
+
+// TestWithdrawnWhileContended has the first control connection end while the
+// second waits for its place: what is deleted then must not be the second's.
+func TestWithdrawnWhileContended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		b.kernel.answer = func(try int) error {
+			if try < 10 {
+				return unix.EEXIST
+			}
+			return nil
+		}
+		b.announce("192.0.2.10:40000")
+		b.announce("192.0.2.10:40001")
+		v := b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40000"), Flags: nfq.RST, Seq: 29})
+		if len(v.Before) != 0 {
+			t.Errorf("%q leaves with the verdict: the second's may stand there by then", v.Before)
+		}
+		b.held.Wait()
+		b.Close()
+		want := []string{
+			"delete 198.51.100.20:5000", // the first's
+			"expect 198.51.100.20:5000",
+			"delete 198.51.100.20:5000", // at the end
+		}
+		if diff := cmp.Diff(want, b.kernel.calls); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
 	})
 }
 

@@ -19,17 +19,22 @@ const (
 	helperName = "carrier" // of the object in the table, not of the kernel's helper
 )
 
-// Places in the order of the hooks. A helper must be assigned after conntrack
-// (-200) has seen the packet and before NAT (-100), which needs to know of it to
-// prepare for changes of length. Packets are queued after NAT and before filters
+// Places in the order of the hooks. Packets are queued after the translation of
+// the destination (-100), so that they show the server itself, and before filters
 // (0), which must see the data connection's packet as RELATED.
+//
+// A helper is assigned after all that, and after the translation of the source
+// (100): a packet that comes back from a queue is confirmed there and then if its
+// connection has a user-space helper (nf_confirm_cthelper in
+// net/netfilter/nf_conntrack_core.c), and the source of a connection that is
+// confirmed is not translated any more.
 //
 // The SYN of a data connection is queued ahead of conntrack: the daemon makes its
 // connection's entry before conntrack looks for one.
 const (
 	priorityData   = -300
-	priorityAssign = -150
 	priorityQueue  = -50
+	priorityAssign = 200
 )
 
 // Of the TCP header.
@@ -63,11 +68,11 @@ type ruleset struct {
 //	table inet ftpctd {
 //		set ports { type inet_service; elements = { 21 } }
 //		ct helper carrier { type "sane" protocol tcp; l3proto inet; }
-//		chain assign-prerouting {
-//			type filter hook prerouting priority -150;
+//		chain assign-input {
+//			type filter hook input priority 200;
 //			meta l4proto tcp tcp dport @ports ct state new ct helper set "carrier"
 //		}
-//		chain assign-output { type filter hook output priority -150; … }
+//		chain assign-postrouting { type filter hook postrouting priority 200; … }
 //		chain control {
 //			ct state invalid,untracked return
 //			@ih,0,8 >= 0 queue num 21 bypass
@@ -110,8 +115,8 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 	if cfg.Helper != "" {
 		nft.AddObj(carrier(r.table, cfg.Helper))
 		for _, chain := range []*nftables.Chain{
-			r.base("assign-prerouting", nftables.ChainHookPrerouting, priorityAssign),
-			r.base("assign-output", nftables.ChainHookOutput, priorityAssign),
+			r.base("assign-input", nftables.ChainHookInput, priorityAssign),
+			r.base("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
 		} {
 			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), []expr.Any{assign()})
 		}

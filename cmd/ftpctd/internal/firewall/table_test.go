@@ -390,8 +390,8 @@ func TestLifecycle(t *testing.T) {
 	install(t, carried) // as by a daemon that was killed
 	want := described{
 		Chains: append([]string{
-			"assign-output hook 3 priority -150",
-			"assign-prerouting hook 0 priority -150",
+			"assign-input hook 1 priority 200",
+			"assign-postrouting hook 4 priority 200",
 		}, queueChains...),
 		Ports:  []uint16{21, 2121},
 		Helper: "sane",

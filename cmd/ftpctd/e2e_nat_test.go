@@ -1,0 +1,172 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/ftpparse"
+)
+
+// public is the address that the router has outside.
+var public = netip.MustParseAddr("198.51.100.80")
+
+// routePublic has the hosts send what is for the public address to the router.
+func routePublic(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	for _, h := range []*lab.Host{l.Client, l.Server} {
+		shell(t, h, "ip route add "+public.String()+" via 169.254.0.1 dev eth0 onlink")
+	}
+}
+
+// shell runs commands, one a line.
+func shell(t *testing.T, h *lab.Host, commands string) {
+	t.Helper()
+	for command := range strings.Lines(commands) {
+		args := strings.Fields(command)
+		if len(args) == 0 {
+			continue
+		}
+		if _, err := exec.LookPath(args[0]); err != nil {
+			labtest.Unmet(t, "needs "+args[0]+": run sudo make deps")
+		}
+		if _, err := h.Output(exec.Command(args[0], args[1:]...)); err != nil {
+			t.Fatalf("%s: %v", strings.TrimSpace(command), err)
+		}
+	}
+}
+
+// knowsConntrack skips the test unless the daemon is told what conntrack knows of
+// each packet.
+func knowsConntrack(t *testing.T, d *daemon) {
+	t.Helper()
+	if d.log.count("msg=ready", "conntrack=true") == 0 {
+		t.Skip("the kernel does not say what conntrack knows of a queued packet (CONFIG_NETFILTER_NETLINK_GLUE_CT): run make test-vm")
+	}
+}
+
+// TestNAT is a router that translates control connections. Their data connections
+// are translated like them, with no rule of their own.
+func TestNAT(t *testing.T) {
+	const (
+		masquerade = "-t nat -A POSTROUTING -p tcp -d 203.0.113.10 -j SNAT --to-source 198.51.100.80\n"
+		forward    = "-t nat -A PREROUTING -p tcp -d 198.51.100.80 --dport 2121 -j DNAT --to-destination 203.0.113.10:21\n"
+	)
+	private := netip.MustParseAddrPort("203.0.113.10:21")
+	outside := netip.AddrPortFrom(public, 2121)
+	tests := []struct {
+		name, rules string
+		server      netip.AddrPort // as the client knows it
+		both        bool           // source and destination are translated
+		active      bool           // works
+	}{
+		{"client behind NAT", masquerade, private, false, false},
+		{"server behind NAT", forward, outside, false, true},
+		{"both behind NAT", masquerade + forward, outside, true, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t)
+			l := labtest.New(t, lab.Config{})
+			routePublic(t, l)
+			iptables(t, l.Router, tt.rules)
+			s := &miniftp.Server{DataTimeout: soon, PassiveAddr: tt.server.Addr()}
+			want := content(small)
+			s.Put("file", want)
+			labtest.Serve(t, l.Server, s)
+			fw := drop(t, l.Router, lab.Forward)
+			d := start(t, l.Router, "")
+			if tt.both {
+				knowsConntrack(t, d)
+			}
+			c := dialLab(ctx, t, l.Client, tt.server)
+			for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229, ftpparse.PORT, ftpparse.EPRT} {
+				if via.Active() && !tt.active {
+					if _, err := c.Retr(ctx, via, "file"); err == nil {
+						t.Errorf("%s: a download succeeds: the server can reach an address inside", via)
+					}
+					alive(ctx, t, c)
+					d.logged(t, "data connection refused", "via="+via.String(), "reason=active-behind-nat")
+					continue
+				}
+				before := read(t, fw.Related)
+				got, err := c.Retr(ctx, via, "file")
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s: downloaded %d bytes, %v, that differ from the file's %d", via, len(got), err, len(want))
+				}
+				if got := read(t, fw.Related) - before; got != 1 {
+					t.Errorf("%s: %d related packets for 1 data connection", via, got)
+				}
+			}
+		})
+	}
+}
+
+// TestActiveBehindNAT is a client that knows which address it has outside.
+func TestActiveBehindNAT(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	routePublic(t, l)
+	iptables(t, l.Router, "-t nat -A POSTROUTING -p tcp -d 203.0.113.10 -j SNAT --to-source 198.51.100.80")
+	labtest.Serve(t, l.Server, &miniftp.Server{})
+	fw := drop(t, l.Router, lab.Forward)
+	start(t, l.Router, "")
+	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+	const port = 39632
+	listen(ctx, t, l.Client, netip.AddrPortFrom(l.Client.IPv4(), port))
+	outside := netip.AddrPortFrom(public, port)
+	if _, err := c.Command(ctx, 200, "PORT "+hostPort(outside)); err != nil {
+		t.Fatal(err)
+	}
+	reaches(ctx, t, l.Server, netip.AddrPort{}, outside)
+	if got := read(t, fw.Related); got != 1 {
+		t.Errorf("%d related packets for 1 data connection", got)
+	}
+}
+
+// TestZone is a router that tracks its connections in a zone of their own.
+func TestZone(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	iptables(t, l.Router, "-t raw -A PREROUTING -j CT --zone 7")
+	s := &miniftp.Server{}
+	labtest.Serve(t, l.Server, s)
+	fw := drop(t, l.Router, lab.Forward)
+	d := start(t, l.Router, "")
+	knowsConntrack(t, d)
+	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.PORT} {
+		before := read(t, fw.Related)
+		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, l.Server.IPv4()), s, way{via, l.Server.IPv4()})
+		if got := read(t, fw.Related) - before; got != 2 {
+			t.Errorf("%s: %d related packets for 2 data connections", via, got)
+		}
+	}
+}
+
+// dialLab returns a client of the server at an endpoint, logged in and closed at
+// the end of the test.
+func dialLab(ctx context.Context, t *testing.T, h *lab.Host, server netip.AddrPort) *miniftp.Client {
+	t.Helper()
+	c, err := miniftp.Dial(ctx, h, server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.Login(ctx, "anonymous", "lab@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}

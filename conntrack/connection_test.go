@@ -1,0 +1,174 @@
+package conntrack
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ftpctd/ftpparse"
+)
+
+var compareAddrs = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
+
+// TestNAT has conntrack know other addresses than those of the packets, which
+// are 192.0.2.10:40000 of the client and 198.51.100.20:21 of the server.
+func TestNAT(t *testing.T) {
+	const (
+		pasv       = "PASV\r\n"
+		own, outer = "227 (198,51,100,20,122,8)\r\n", "227 (203,0,113,1,122,8)\r\n"
+	)
+	ap := netip.MustParseAddrPort
+	ends := Tuple{Src: testClient, Dst: testServer}
+	clientBehind := Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: ap("203.0.113.9:1024")}}
+	serverBehind := Connection{Original: Tuple{Src: testClient, Dst: ap("203.0.113.1:2121")}, Reply: ends.turned()}
+	bothBehind := Connection{Original: serverBehind.Original, Reply: clientBehind.Reply, Zone: 7}
+	other := Connection{Original: serverBehind.Original, Reply: Tuple{Src: ap("198.51.100.99:21"), Dst: testClient}}
+
+	passive := func(c Connection, dst string, nat bool) Expectation {
+		return Expectation{
+			Zone: c.Zone, Master: c.Original, NAT: nat, Via: ftpparse.R227,
+			Tuple: Tuple{Src: netip.AddrPortFrom(testClient.Addr(), 0), Dst: ap(dst)},
+		}
+	}
+	active := func(c Connection, dst string, nat bool) Expectation {
+		return Expectation{
+			Zone: c.Zone, Master: c.Original, NAT: nat, Via: ftpparse.PORT,
+			Tuple: Tuple{Src: netip.AddrPortFrom(testServer.Addr(), 0), Dst: ap(dst)},
+		}
+	}
+	tests := []struct {
+		name    string
+		kernel  Connection
+		address AddressPolicy
+		play    func(w *wire) Decision
+		want    []Expectation
+		why     string
+	}{
+		{
+			"passive, client behind NAT", clientBehind, AddressPeer,
+			func(w *wire) Decision { w.c(pasv); return w.s(own) },
+			[]Expectation{passive(clientBehind, "198.51.100.20:31240", true)}, "",
+		},
+		{
+			"passive, server behind NAT names itself", serverBehind, AddressPeer,
+			func(w *wire) Decision { w.c(pasv); return w.s(own) },
+			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)}, "",
+		},
+		{
+			"passive, server behind NAT names its outer address", serverBehind, AddressStrict,
+			func(w *wire) Decision { w.c(pasv); return w.s(outer) },
+			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)}, "",
+		},
+		{
+			"passive, server behind NAT names itself, strict", serverBehind, AddressStrict,
+			func(w *wire) Decision { w.c(pasv); return w.s(own) },
+			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)}, "",
+		},
+		{
+			"passive, server behind NAT names a third host, trusted", serverBehind, AddressReply,
+			func(w *wire) Decision { w.c(pasv); return w.s("227 (192,0,2,99,122,8)\r\n") },
+			[]Expectation{passive(serverBehind, "192.0.2.99:31240", false)}, "",
+		},
+		{
+			"passive, both behind NAT, in a zone", bothBehind, AddressPeer,
+			func(w *wire) Decision { w.zone = 7; w.login(); w.c(pasv); return w.s(own) },
+			[]Expectation{passive(bothBehind, "203.0.113.1:31240", true)}, "",
+		},
+		{
+			"active, server behind NAT", serverBehind, AddressPeer,
+			func(w *wire) Decision { return w.c("PORT 192,0,2,10,154,208\r\n") },
+			[]Expectation{active(serverBehind, "192.0.2.10:39632", true)}, "",
+		},
+		{
+			"active, client behind NAT names its outer address", clientBehind, AddressPeer,
+			func(w *wire) Decision { return w.c("PORT 203,0,113,9,154,208\r\n") },
+			[]Expectation{active(clientBehind, "203.0.113.9:39632", true)}, "",
+		},
+		{
+			"active, client behind NAT names itself", clientBehind, AddressPeer,
+			func(w *wire) Decision { return w.c("PORT 192,0,2,10,154,208\r\n") },
+			nil, "reject PORT 198.51.100.20 > 192.0.2.10:39632 active-behind-nat",
+		},
+		{
+			"active, client behind NAT names a third host", clientBehind, AddressPeer,
+			func(w *wire) Decision { return w.c("PORT 192,0,2,99,154,208\r\n") },
+			nil, "reject PORT 198.51.100.20 > 192.0.2.99:39632 foreign-address",
+		},
+		{
+			"conntrack has something else", other, AddressPeer,
+			func(w *wire) Decision { w.c(pasv); return w.s(own) },
+			[]Expectation{passive(untranslated(0, ends), "198.51.100.20:31240", false)}, "",
+		},
+		{
+			"conntrack has it the other way round", untranslated(0, ends.turned()), AddressPeer,
+			func(w *wire) Decision { w.c(pasv); return w.s(own) },
+			[]Expectation{passive(untranslated(0, ends), "198.51.100.20:31240", false)}, "",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Policy.PassiveAddress = tt.address
+			cfg.Observe = l.observe
+			asked := 0
+			cfg.Lookup = func(got Tuple) (Connection, bool) {
+				asked++
+				if got != ends {
+					t.Errorf("asked for the connection between %v, want %v", got, ends)
+				}
+				return tt.kernel, true
+			}
+			tr := New(cfg)
+			w := newWire(tr)
+			w.login()
+			l.take()
+			d := tt.play(w)
+			if diff := cmp.Diff(tt.want, append([]Expectation(nil), d.Expect...), compareAddrs); diff != "" {
+				t.Errorf("expectations (-want +got):\n%s", diff)
+			}
+			if events := l.take(); tt.why != "" && (len(events) != 1 || events[0] != tt.why) {
+				t.Errorf("events %q, want %q", events, tt.why)
+			}
+			if asked != 1 {
+				t.Errorf("conntrack was asked %d times for one line", asked)
+			}
+			// What the kernel was told is what is taken back, too.
+			d = w.send(w.client, w.server, w.cseq, 0, RST, "")
+			if diff := cmp.Diff(tt.want, append([]Expectation(nil), d.Withdraw...), compareAddrs); diff != "" {
+				t.Errorf("withdrawn (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestZones has connections between the same addresses and ports in two zones,
+// which expect the same endpoint.
+func TestZones(t *testing.T) {
+	tr := New(testConfig())
+	one, two := newWire(tr), newWire(tr)
+	one.zone, two.zone = 1, 2
+	two.cseq, two.sseq = 5000, 7000
+	one.login()
+	two.login()
+	one.c("PASV\r\n")
+	two.c("PASV\r\n")
+	for _, w := range []*wire{one, two} {
+		d := w.s("227 (198,51,100,20,122,8)\r\n")
+		if len(d.Expect) != 1 || d.Expect[0].Zone != w.zone || d.Contested {
+			t.Errorf("zone %d: %+v, want an expectation of that zone, which nobody contests", w.zone, d)
+		}
+	}
+	d := one.send(one.client, one.server, one.cseq, 0, RST, "")
+	if len(d.Withdraw) != 1 || d.Withdraw[0].Zone != 1 {
+		t.Errorf("withdrawn %+v, want the one of zone 1", d.Withdraw)
+	}
+	if s := tr.Stats(); s.Sessions != 2 || s.Outstanding != 1 {
+		t.Errorf("%+v, want two sessions and one expectation", s)
+	}
+	// Entries are made in the default zone.
+	if x, ok := tr.Use(netip.AddrPortFrom(testClient.Addr(), 50000), netip.MustParseAddrPort("198.51.100.20:31240")); ok {
+		t.Errorf("%+v serves the default zone", x)
+	}
+}
