@@ -176,11 +176,6 @@ func enter(ns *os.File) error {
 func (h *Host) ListenTCP(ctx context.Context, local netip.AddrPort) (net.Listener, error) {
 	var l net.Listener
 	err := h.Do(func() (err error) {
-		// A child that is being started has copies of all descriptors until it
-		// runs its program. Wait for that: a listener that was closed meanwhile
-		// would still have the address.
-		syscall.ForkLock.RLock()
-		defer syscall.ForkLock.RUnlock()
 		var lc net.ListenConfig
 		l, err = lc.Listen(ctx, "tcp", local.String())
 		return err

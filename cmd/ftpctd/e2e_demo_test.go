@@ -2,8 +2,11 @@ package main_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +19,7 @@ import (
 )
 
 // marker is in the environment of a demo and of all that it starts.
-func marker(t *testing.T) string { return "FTPCTD_TEST=" + t.Name() }
+func marker(t *testing.T) string { return fmt.Sprintf("FTPCTD_TEST=%s %d", t.Name(), os.Getpid()) }
 
 // marked lists the processes that have the marker of the test.
 func marked(t *testing.T) []string {
@@ -28,7 +31,7 @@ func marked(t *testing.T) []string {
 	var found []string
 	for _, path := range paths {
 		// Processes come and go meanwhile.
-		if environ, err := os.ReadFile(path); err == nil && bytes.Contains(environ, []byte(marker(t))) {
+		if environ, err := os.ReadFile(path); err == nil && slices.Contains(strings.Split(string(environ), "\x00"), marker(t)) {
 			found = append(found, path)
 		}
 	}
@@ -70,6 +73,7 @@ func TestDemo(t *testing.T) {
 		eventually(t, "no process is left", func() bool { return len(marked(t)) == 0 })
 	}
 	t.Run("rows", func(t *testing.T) {
+		t.Parallel()
 		var stdout, stderr bytes.Buffer
 		cmd := program("demo", "--json")
 		cmd.Env = append(cmd.Env, marker(t))
@@ -96,20 +100,21 @@ func TestDemo(t *testing.T) {
 		}
 		nothingLeft(t)
 	})
-	t.Run("interrupted", func(t *testing.T) {
-		cmd := program("demo")
-		cmd.Env = append(cmd.Env, marker(t))
-		p, err := l.Client.Start(cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "its daemon runs", func() bool { return len(marked(t)) == 2 })
-		if err := p.Signal(unix.SIGINT); err != nil {
-			t.Fatal(err)
-		}
-		if p.Wait() == nil {
-			t.Error("the exit code is 0")
-		}
-		nothingLeft(t)
-	})
+	for _, signal := range []os.Signal{unix.SIGINT, unix.SIGKILL} {
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel()
+			cmd := program("demo")
+			cmd.Env = append(cmd.Env, marker(t))
+			p, err := l.Client.Start(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "its daemon runs", func() bool { return len(marked(t)) == 2 })
+			if err := p.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			_ = p.Wait() // it may have come to its end just before
+			nothingLeft(t)
+		})
+	}
 }

@@ -59,7 +59,7 @@ func TestTLSPorts(t *testing.T) {
 			listen(ctx, t, l.Server, inside)
 			listen(ctx, t, l.Server, outside)
 			fw := drop(t, l.Router, lab.Forward)
-			start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-31000\"\n")
+			d := start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-31000\"\n")
 			from := func(addr netip.Addr) netip.AddrPort { return netip.AddrPortFrom(addr, 0) }
 
 			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
@@ -90,6 +90,7 @@ func TestTLSPorts(t *testing.T) {
 			if err := c.Quit(ctx); err != nil {
 				t.Error(err)
 			}
+			d.logged(t, "control connection closed")
 			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
 		})
 	}

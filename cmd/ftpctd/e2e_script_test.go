@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
 )
 
 // script is an FTP server that says what it is told to: the reply to each verb,
@@ -43,10 +44,7 @@ func (s script) reply(verb string) string {
 // test.
 func (s script) serve(ctx context.Context, t *testing.T, h *lab.Host) {
 	t.Helper()
-	l, err := h.ListenTCP(ctx, netip.AddrPortFrom(h.IPv4(), lab.ControlPort))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := labtest.Listen(ctx, t, h, netip.AddrPortFrom(h.IPv4(), lab.ControlPort))
 	ctx, cancel := context.WithCancel(ctx)
 	var sessions sync.WaitGroup
 	sessions.Go(func() {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/bench/lab/miniftp"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/ftpparse"
@@ -42,7 +43,7 @@ const soon = 400 * time.Millisecond
 
 // within returns a context for one test: far longer than anything in it takes.
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -385,10 +386,7 @@ func barred(ctx context.Context, t *testing.T, fw *lab.Firewall, from *lab.Host,
 // listen listens on a host until the end of the test, and accepts everything.
 func listen(ctx context.Context, t *testing.T, h *lab.Host, local netip.AddrPort) {
 	t.Helper()
-	l, err := h.ListenTCP(ctx, local)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := labtest.Listen(ctx, t, h, local)
 	var accepting sync.WaitGroup
 	accepting.Go(func() {
 		for {

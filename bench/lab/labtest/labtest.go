@@ -4,9 +4,14 @@ package labtest
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/miniftp"
@@ -41,6 +46,25 @@ func New(t testing.TB, c lab.Config) *lab.Lab {
 	return l
 }
 
+// Listen listens on an address of a host.
+//
+// The address may seem in use when nobody has it any more: a child that is just
+// being started has a copy of every descriptor of this process, and so of a
+// listener that was closed meanwhile, until the kernel closes them for its
+// program. That is waited for.
+func Listen(ctx context.Context, t testing.TB, h *lab.Host, local netip.AddrPort) net.Listener {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		l, err := h.ListenTCP(ctx, local)
+		if err == nil {
+			return l
+		}
+		if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Serve runs an FTP server on both addresses of a host until the end of the
 // test.
 func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
@@ -49,10 +73,7 @@ func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	for _, addr := range []netip.Addr{h.IPv4(), h.IPv6()} {
-		l, err := h.ListenTCP(ctx, netip.AddrPortFrom(addr, lab.ControlPort))
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := Listen(ctx, t, h, netip.AddrPortFrom(addr, lab.ControlPort))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

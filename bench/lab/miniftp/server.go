@@ -95,9 +95,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer func() { _ = l.Close() }()
-	context.AfterFunc(ctx, func() { _ = l.Close() })
+	closed := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		_ = l.Close()
+		close(closed)
+	})
+	// The address is not free before Close has returned.
+	defer func() { cancel(); <-closed }()
 	for {
 		conn, err := l.Accept()
 		if err != nil {
