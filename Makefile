@@ -36,7 +36,7 @@ test: root deps ## every test with the race detector, network namespaces and rea
 
 # Tests that need no more of the kernel than the daemon does, and so say something
 # of another kernel; the others are the same on all.
-VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts|End)$$
+VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts|End|NAT|ActiveBehindNAT|Zone)$$
 VM_DIR ?= $(or $(TMPDIR),/tmp)/ftpctd-vm
 
 test-vm: root deps build ## the end-to-end tests and the demo on Debian's kernels, in a virtual machine (KERNEL=all)

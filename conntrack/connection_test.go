@@ -48,42 +48,50 @@ func TestNAT(t *testing.T) {
 		{
 			"passive, client behind NAT", clientBehind, AddressPeer,
 			func(w *wire) Decision { w.c(pasv); return w.s(own) },
-			[]Expectation{passive(clientBehind, "198.51.100.20:31240", true)}, "",
+			[]Expectation{passive(clientBehind, "198.51.100.20:31240", true)},
+			"",
 		},
 		{
 			"passive, server behind NAT names itself", serverBehind, AddressPeer,
 			func(w *wire) Decision { w.c(pasv); return w.s(own) },
-			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)}, "",
+			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)},
+			"",
 		},
 		{
 			"passive, server behind NAT names its outer address", serverBehind, AddressStrict,
 			func(w *wire) Decision { w.c(pasv); return w.s(outer) },
-			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)}, "",
+			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)},
+			"",
 		},
 		{
 			"passive, server behind NAT names itself, strict", serverBehind, AddressStrict,
 			func(w *wire) Decision { w.c(pasv); return w.s(own) },
-			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)}, "",
+			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)},
+			"",
 		},
 		{
 			"passive, server behind NAT names a third host, trusted", serverBehind, AddressReply,
 			func(w *wire) Decision { w.c(pasv); return w.s("227 (192,0,2,99,122,8)\r\n") },
-			[]Expectation{passive(serverBehind, "192.0.2.99:31240", false)}, "",
+			[]Expectation{passive(serverBehind, "192.0.2.99:31240", false)},
+			"",
 		},
 		{
 			"passive, both behind NAT, in a zone", bothBehind, AddressPeer,
 			func(w *wire) Decision { w.zone = 7; w.login(); w.c(pasv); return w.s(own) },
-			[]Expectation{passive(bothBehind, "203.0.113.1:31240", true)}, "",
+			[]Expectation{passive(bothBehind, "203.0.113.1:31240", true)},
+			"",
 		},
 		{
 			"active, server behind NAT", serverBehind, AddressPeer,
 			func(w *wire) Decision { return w.c("PORT 192,0,2,10,154,208\r\n") },
-			[]Expectation{active(serverBehind, "192.0.2.10:39632", true)}, "",
+			[]Expectation{active(serverBehind, "192.0.2.10:39632", true)},
+			"",
 		},
 		{
 			"active, client behind NAT names its outer address", clientBehind, AddressPeer,
 			func(w *wire) Decision { return w.c("PORT 203,0,113,9,154,208\r\n") },
-			[]Expectation{active(clientBehind, "203.0.113.9:39632", true)}, "",
+			[]Expectation{active(clientBehind, "203.0.113.9:39632", true)},
+			"",
 		},
 		{
 			"active, client behind NAT names itself", clientBehind, AddressPeer,
@@ -98,12 +106,14 @@ func TestNAT(t *testing.T) {
 		{
 			"conntrack has something else", other, AddressPeer,
 			func(w *wire) Decision { w.c(pasv); return w.s(own) },
-			[]Expectation{passive(untranslated(0, ends), "198.51.100.20:31240", false)}, "",
+			[]Expectation{passive(untranslated(0, ends), "198.51.100.20:31240", false)},
+			"",
 		},
 		{
 			"conntrack has it the other way round", untranslated(0, ends.turned()), AddressPeer,
 			func(w *wire) Decision { w.c(pasv); return w.s(own) },
-			[]Expectation{passive(untranslated(0, ends), "198.51.100.20:31240", false)}, "",
+			[]Expectation{passive(untranslated(0, ends), "198.51.100.20:31240", false)},
+			"",
 		},
 	}
 	for _, tt := range tests {

@@ -1,6 +1,7 @@
 package ctnetlink
 
 import (
+	"errors"
 	"net"
 	"testing"
 
@@ -104,7 +105,7 @@ func TestParseConnection(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := parseHex(t, tt.attrs)
 			var got conntrack.Connection
-			if err := ParseConnection(b, &got); err != tt.err {
+			if err := ParseConnection(b, &got); !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			} else if err != nil {
 				return

@@ -148,7 +148,7 @@ func TestConnectionOfPacket(t *testing.T) {
 			if got, want := string(b.announce(client.String()).Before), "expect#2 "+tt.want+";"; got != want {
 				t.Errorf("verdict %q, want %q", got, want)
 			}
-			if zone := b.Engine.sent[firstSeq].x.Zone; zone != tt.zone {
+			if zone := b.sent[firstSeq].x.Zone; zone != tt.zone {
 				t.Errorf("zone %d, want %d", zone, tt.zone)
 			}
 			if asked != tt.asked {
