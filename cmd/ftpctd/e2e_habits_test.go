@@ -87,7 +87,6 @@ func TestCrowd(t *testing.T) {
 	for _, tt := range []struct{ name, config string }{
 		{"one queue", ""},
 		{"two queues", "[queue]\ncount = 2\n"},
-		{"entries", "admit = \"entry\"\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
