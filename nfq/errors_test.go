@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab/labtest"
 )
 
 func TestErrors(t *testing.T) {
@@ -38,7 +40,7 @@ func TestErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t) // where no queue is bound
+			labtest.EnterNetns(t) // where no queue is bound
 			err := newError("bind", queue, tt.err)
 			if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
 				t.Errorf("text (-want +got):\n%s", diff)

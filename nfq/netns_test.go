@@ -2,8 +2,6 @@ package nfq
 
 import (
 	"net"
-	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -12,6 +10,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab/labtest"
 )
 
 // port is where the test's servers listen and queue where packets to it go.
@@ -19,40 +19,6 @@ const (
 	port  = 21
 	queue = 21
 )
-
-// enterNetns moves the test's goroutine to a network namespace of its own whose
-// only link is lo. The namespace goes away with the thread, which is thrown
-// away with the goroutine, because it stays locked.
-func enterNetns(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		missing(t, "cannot make a network namespace (root is needed): "+err.Error())
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lo.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// missing ends a test for want of something: on CI nothing may be wanting.
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
-}
 
 // rules is a table that queues packets to port with payload as they come in, and
 // behind that counts what passes it with the conntrack mark set.
@@ -76,7 +42,7 @@ func install(t *testing.T) rules {
 			return r
 		}
 	}
-	missing(t, "cannot queue (CONFIG_NF_TABLES_INET; NFT_QUEUE, or NFT_COMPAT and NETFILTER_XT_TARGET_NFQUEUE): "+err.Error())
+	labtest.Unmet(t, "cannot queue (CONFIG_NF_TABLES_INET; NFT_QUEUE, or NFT_COMPAT and NETFILTER_XT_TARGET_NFQUEUE): "+err.Error())
 	return rules{}
 }
 

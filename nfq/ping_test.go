@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab/labtest"
 )
 
 // long is more than an answer takes, short less than a test that waits for none
@@ -26,7 +28,7 @@ func ping(t *testing.T, q *Queue, patience time.Duration) error {
 
 // TestPing makes sure that a queue answers as long as its handler returns.
 func TestPing(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	inHandler, leave := make(chan struct{}), make(chan struct{})
 	q, stop := start(t, Config{}, handler{packet: func(*Packet) Verdict {
 		inHandler <- struct{}{}
@@ -90,7 +92,7 @@ func TestPingProgress(t *testing.T) {
 // TestPingLostQueue makes sure that a receive loop that goes on is not enough:
 // the kernel must have the queue.
 func TestPingLostQueue(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	q, _ := start(t, Config{}, handler{})
 	if err := q.send(appendUnbind(nil, q.num)); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab/labtest"
 )
 
 // handler is a Handler made of functions, of which packet may be nil.
@@ -106,7 +108,7 @@ func TestEachPayloadOnce(t *testing.T) { eachDriver(t, testEachPayloadOnce) }
 func testEachPayloadOnce(t *testing.T, driver string) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			var mu sync.Mutex
 			var got []Packet
 			q, stop := start(t, Config{Driver: driver}, handler{packet: func(p *Packet) Verdict {
@@ -165,7 +167,7 @@ func testEachPayloadOnce(t *testing.T, driver string) {
 func TestHold(t *testing.T) { eachDriver(t, testHold) }
 
 func testHold(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	held := make(chan uint32, 100)
 	q, _ := start(t, Config{Driver: driver}, handler{packet: func(p *Packet) Verdict {
 		held <- p.ID
@@ -216,7 +218,7 @@ func testBefore(t *testing.T, driver string) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			var q *Queue
 			h := handler{refused: make(chan refusal, 100)}
 			h.packet = func(p *Packet) Verdict {
@@ -304,7 +306,7 @@ func TestConntrack(t *testing.T) { eachDriver(t, testConntrack) }
 func testConntrack(t *testing.T, driver string) {
 	for _, asked := range []bool{true, false} {
 		t.Run(fmt.Sprintf("asked %t", asked), func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			got := make(chan []byte, 1)
 			q, _ := start(t, Config{Driver: driver, Conntrack: asked}, handler{packet: func(p *Packet) Verdict {
 				got <- bytes.Clone(p.Conntrack)
@@ -362,7 +364,7 @@ func TestConntrackFlag(t *testing.T) {
 func TestRefused(t *testing.T) { eachDriver(t, testRefused) }
 
 func testRefused(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	h := handler{refused: make(chan refusal, 1)}
 	h.packet = func(p *Packet) Verdict {
 		// There is no such connection: an update without CREATE fails.
@@ -381,7 +383,7 @@ func testRefused(t *testing.T, driver string) {
 func TestUndecoded(t *testing.T) { eachDriver(t, testUndecoded) }
 
 func testUndecoded(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	q, _ := start(t, Config{Driver: driver, CopyRange: 41}, handler{packet: func(p *Packet) Verdict {
 		t.Errorf("a packet cut by CopyRange was handled: %+v", p)
 		return Verdict{}
@@ -400,7 +402,7 @@ func testUndecoded(t *testing.T, driver string) {
 func TestOverrun(t *testing.T) { eachDriver(t, testOverrun) }
 
 func testOverrun(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	release := make(chan struct{})
 	var mu sync.Mutex
 	var last string
@@ -445,7 +447,7 @@ func testOverrun(t *testing.T, driver string) {
 func TestOpenUnderTraffic(t *testing.T) { eachDriver(t, testOpenUnderTraffic) }
 
 func testOpenUnderTraffic(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	install(t)
 	client, server := connect(t, "127.0.0.1")
 	const line = "NOOP\r\n"
@@ -497,7 +499,7 @@ func testOpenUnderTraffic(t *testing.T, driver string) {
 func TestAdmitPackets(t *testing.T) { eachDriver(t, testAdmitPackets) }
 
 func testAdmitPackets(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	q, _ := start(t, Config{Driver: driver}, handler{})
 	install(t)
 	client, server := connect(t, "127.0.0.1")
@@ -521,7 +523,7 @@ func testAdmitPackets(t *testing.T, driver string) {
 func TestOpenTwice(t *testing.T) { eachDriver(t, testOpenTwice) }
 
 func testOpenTwice(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	q, _ := start(t, Config{Driver: driver}, handler{})
 	_, err := Open(Config{Num: queue, Driver: driver}, handler{})
 	if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, unix.EBUSY) || e.Queue != queue {
@@ -549,7 +551,7 @@ func testOpenTwice(t *testing.T, driver string) {
 func TestNoPrivilege(t *testing.T) { eachDriver(t, testNoPrivilege) }
 
 func testNoPrivilege(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
@@ -575,7 +577,7 @@ func testStop(t *testing.T, driver string) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			held := make(chan uint32, 100)
 			q, stop := start(t, Config{Driver: driver}, handler{packet: func(p *Packet) Verdict {
 				held <- p.ID
@@ -607,7 +609,7 @@ func testStop(t *testing.T, driver string) {
 func TestNothingLeft(t *testing.T) { eachDriver(t, testNothingLeft) }
 
 func testNothingLeft(t *testing.T, driver string) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	count := func() [2]int {
 		fds, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
@@ -663,7 +665,7 @@ func socketOf(t *testing.T, q *Queue) (fd int) {
 
 // TestReceiveFails takes the socket away from under the queue.
 func TestReceiveFails(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	q, err := Open(Config{Num: queue, Driver: DriverGoNFQueue}, handler{})
 	if err != nil {
 		t.Fatal(err)

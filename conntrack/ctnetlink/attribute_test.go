@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 )
 
@@ -127,7 +128,7 @@ func TestParseConnection(t *testing.T) {
 func TestConnection(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			countRelated(t) // has conntrack on
 			c := openConn(t)
 			ends := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))

@@ -16,6 +16,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 )
 
@@ -45,7 +46,7 @@ func wantErrno(t *testing.T, err error, want unix.Errno) {
 func TestKernel(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			assignSane(t)
 			c := openConn(t)
 			master := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))
@@ -125,7 +126,7 @@ func exactSource(b []byte) []byte {
 }
 
 func TestKernelRefuses(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	assignSane(t)
 	c := openConn(t)
 	plain := tuple(dial(t, listen(t, "127.0.0.1:2121")))
@@ -148,12 +149,12 @@ func TestKernelRefuses(t *testing.T) {
 // TestTableFull fills the expectation table. A helper's policy keeps one master
 // from doing so, so as many masters are made, by ctnetlink too.
 func TestTableFull(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	assignSane(t)
 	c := openConn(t)
 	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_expect_max")
 	if err != nil {
-		missing(t, err.Error())
+		labtest.Unmet(t, err.Error())
 	}
 	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
@@ -208,7 +209,7 @@ func appendConntrack(b []byte, t conntrack.Tuple) []byte {
 
 // TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.
 func TestNoPrivilege(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
@@ -231,7 +232,7 @@ func TestNoPrivilege(t *testing.T) {
 
 // TestConcurrentUse holds that answers reach the one who asked.
 func TestConcurrentUse(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	assignSane(t)
 	c := openConn(t)
 	l := listen(t, "127.0.0.1:21")

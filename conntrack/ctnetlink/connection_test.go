@@ -15,6 +15,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 )
 
@@ -97,7 +98,7 @@ func dialFrom(t *testing.T, src netip.AddrPort, l net.Listener) {
 func TestEntry(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			takeEntryThrough(t, tt.host)
 		})
 	}
@@ -161,7 +162,7 @@ func takeEntryThrough(t *testing.T, host string) {
 // TestEntryOutlivesDrop holds that a SYN that a later rule drops is RELATED again
 // when it is sent again, unlike one that has used an expectation up.
 func TestEntryOutlivesDrop(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	related := countRelated(t)
 	c := openConn(t)
 	master := tuple(dial(t, listen(t, "127.0.0.1:21")))
@@ -233,7 +234,7 @@ func drop(t *testing.T) (admit func()) {
 
 // TestEntryRefused holds what the kernel says to entries that make no sense.
 func TestEntryRefused(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	countRelated(t)
 	c := openConn(t)
 	control := dial(t, listen(t, "127.0.0.1:21"))
@@ -250,7 +251,7 @@ const inUserNamespace = "FTPCTD_TEST_USER_NAMESPACE"
 // own, as in an unprivileged container.
 func TestUserNamespace(t *testing.T) {
 	if os.Getenv(inUserNamespace) != "" {
-		enterNetns(t) // which belongs to the user namespace
+		labtest.EnterNetns(t) // which belongs to the user namespace
 		takeEntryThrough(t, "127.0.0.1")
 		if _, err := openConn(t).Helpers(); !errors.Is(err, ErrNoCTHelper) {
 			t.Errorf("error %v, want ErrNoCTHelper: helpers are left to the initial user namespace", err)
@@ -271,7 +272,7 @@ func TestUserNamespace(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	switch {
 	case cmd.Process == nil:
-		missing(t, "cannot make a user namespace: "+err.Error())
+		labtest.Unmet(t, "cannot make a user namespace: "+err.Error())
 	case err != nil || !strings.Contains(string(out), "--- PASS: TestUserNamespace"):
 		t.Fatalf("error %v in the user namespace:\n%s", err, out)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 )
 
@@ -228,7 +229,7 @@ func ownHelpers(t *testing.T, c *Conn, name string) []Helper {
 // TestOwnHelper takes a helper through its life, where the kernel has such. It is
 // global, so it has a name of its own.
 func TestOwnHelper(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	c := openConn(t)
 	if _, err := c.Helpers(); errors.Is(err, ErrNoCTHelper) {
 		t.Skip(err)
@@ -330,7 +331,7 @@ func TestOwnHelper(t *testing.T) {
 // TestNoOwnHelper holds that a kernel without user-space helpers says so, where
 // that is the case.
 func TestNoOwnHelper(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	c := openConn(t)
 	_, err := c.Helpers()
 	if err == nil {
@@ -344,7 +345,7 @@ func TestNoOwnHelper(t *testing.T) {
 }
 
 func TestProbe(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	assignSane(t) // or skip
 	c := openConn(t)
 	if err := c.ProbeEntry(); err != nil {

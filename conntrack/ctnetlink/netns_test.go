@@ -2,56 +2,22 @@ package ctnetlink
 
 import (
 	"net"
-	"os"
-	"runtime"
 	"testing"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab/labtest"
 )
-
-// enterNetns moves the test's goroutine to a network namespace of its own whose
-// only link is lo. The namespace goes away with the thread, which is thrown
-// away with the goroutine, because it stays locked.
-func enterNetns(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		missing(t, "cannot make a network namespace (root is needed): "+err.Error())
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lo.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// missing ends a test for want of something: on CI nothing may be wanting.
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
-}
 
 // assignSane adds the rule that gives new connections to port 21 the helper
 // "sane", which ignores FTP.
 func assignSane(t *testing.T) {
 	t.Helper()
 	if _, err := assignHelper(t, "sane"); err != nil {
-		missing(t, "cannot assign the helper sane (CONFIG_NF_TABLES_INET, NFT_CT, NF_CONNTRACK_SANE): "+err.Error())
+		labtest.Unmet(t, "cannot assign the helper sane (CONFIG_NF_TABLES_INET, NFT_CT, NF_CONNTRACK_SANE): "+err.Error())
 	}
 }
 
@@ -115,7 +81,7 @@ func countRelated(t *testing.T) func() uint64 {
 		&expr.Counter{},
 	}})
 	if err := nft.Flush(); err != nil {
-		missing(t, "cannot count RELATED packets (CONFIG_NF_TABLES_INET, NFT_CT): "+err.Error())
+		labtest.Unmet(t, "cannot count RELATED packets (CONFIG_NF_TABLES_INET, NFT_CT): "+err.Error())
 	}
 	return func() uint64 {
 		t.Helper()

@@ -17,6 +17,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
@@ -146,7 +147,7 @@ func TestElements(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.set, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			table := install(t, carried)
 			src, dst := addr(tt.src), addr(tt.dst)
 			add := func(timeout time.Duration) error { return table.AddExpected(src, dst, tt.port, timeout) }
@@ -222,7 +223,7 @@ func TestElements(t *testing.T) {
 }
 
 func TestElementFamilies(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	table := install(t, carried)
 	for _, tt := range []struct {
 		name     string
@@ -242,7 +243,7 @@ func TestElementFamilies(t *testing.T) {
 
 // TestElementsConcurrently holds that every call gets its own answer.
 func TestElementsConcurrently(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	table := install(t, carried)
 	var wg sync.WaitGroup
 	for i := range 4 {
@@ -271,7 +272,7 @@ func TestDataQueued(t *testing.T) {
 		{"IPv6", "::2", "::3", "::1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			if tt.name == "IPv6" {
 				addLoopback(t, tt.client)
 				addLoopback(t, tt.other)
@@ -345,7 +346,7 @@ func portOf(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port)
 func TestEntry(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			cfg := Config{Ports: []uint16{21}, QueueNum: 21, QueueCount: 1}
 			data := listen(t, net.JoinHostPort(tt.host, "0"))
 			var master conntrack.Tuple
@@ -400,7 +401,7 @@ func TestEntry(t *testing.T) {
 
 // BenchmarkElement is what a held packet waits for.
 func BenchmarkElement(b *testing.B) {
-	enterNetns(b)
+	labtest.EnterNetns(b)
 	table, err := Install(carried)
 	if err != nil {
 		b.Fatal(err)

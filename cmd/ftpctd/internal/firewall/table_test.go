@@ -19,6 +19,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
@@ -114,7 +115,7 @@ func say(t *testing.T, from, to net.Conn, line string) {
 func TestQueued(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			var r recorder
 			_, stop := run(t, carried.QueueNum, &r)
 			table := install(t, carried)
@@ -170,7 +171,7 @@ func TestQueued(t *testing.T) {
 func TestRelated(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			data := listen(t, net.JoinHostPort(tt.host, "0"))
 			dport := uint16(data.Addr().(*net.TCPAddr).Port)
 			var once sync.Once
@@ -251,7 +252,7 @@ func countRelated(t *testing.T) func() uint64 {
 // TestSeveralQueues holds that queues share the connections, and that both
 // directions of one come to the same queue.
 func TestSeveralQueues(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	cfg := carried
 	cfg.QueueCount = 3
 	recorders := make([]recorder, cfg.QueueCount)
@@ -301,7 +302,7 @@ func TestSeveralQueues(t *testing.T) {
 
 // TestNobodyReads holds that control connections live while no daemon runs.
 func TestNobodyReads(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	install(t, carried)
 	client, server := connect(t, "127.0.0.1", listen(t, "127.0.0.1:21"))
 	say(t, client, server, "PASV\r\n")
@@ -370,7 +371,7 @@ func exists(t *testing.T) bool {
 
 // TestLifecycle installs, replaces and removes.
 func TestLifecycle(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	queueChains := []string{
 		"control",
 		"data",
@@ -437,7 +438,7 @@ func TestLifecycle(t *testing.T) {
 
 // TestRemoveElsewhere holds that Remove finds the table's namespace again.
 func TestRemoveElsewhere(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	table := install(t, carried)
 	done := make(chan error)
 	go func() { done <- table.Remove() }() // on another thread
@@ -451,7 +452,7 @@ func TestRemoveElsewhere(t *testing.T) {
 
 // TestUnknownHelper holds that nothing is left of an Install that failed.
 func TestUnknownHelper(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	cfg := carried
 	cfg.Helper = "nosuch"
 	if _, err := Install(cfg); err == nil {
@@ -473,7 +474,7 @@ func TestUnknownHelper(t *testing.T) {
 // TestUntracked holds that packets that conntrack does not follow are not
 // queued: nothing could be expected on their behalf.
 func TestUntracked(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	var rec recorder
 	q, _ := run(t, carried.QueueNum, &rec)
 	install(t, carried)
@@ -500,7 +501,7 @@ func TestUntracked(t *testing.T) {
 
 // TestWanting holds that a feature that the kernel lacks is told by its probe.
 func TestWanting(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	table := install(t, carried)
 	if err := table.Remove(); err != nil {
 		t.Fatal(err)
@@ -521,7 +522,7 @@ func TestWanting(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			enterNetns(t)
+			labtest.EnterNetns(t)
 			got := wanting(tt.cfg, tt.queue)
 			if !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
 				t.Errorf("wanting %q, want what contains %q", got, tt.want)
@@ -535,7 +536,7 @@ func TestWanting(t *testing.T) {
 
 // TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.
 func TestNoPrivilege(t *testing.T) {
-	enterNetns(t)
+	labtest.EnterNetns(t)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
