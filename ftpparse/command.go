@@ -31,18 +31,9 @@ const (
 	VerbQUIT
 )
 
-// Command is what one line of the client says.
-type Command struct {
-	Verb Verb
-	// Endpoint is where the server shall connect to: PORT, EPRT and LPRT.
-	Endpoint netip.AddrPort
-	// Err is why a PORT, EPRT or LPRT has no Endpoint.
-	Err Reason
-}
-
-// Via is the announcing line that c is, ViaNone for all other commands.
-func (c Command) Via() Via {
-	switch c.Verb {
+// Via is the announcing line that a command with verb v is, ViaNone for all others.
+func (v Verb) Via() Via {
+	switch v {
 	case VerbPORT:
 		return PORT
 	case VerbEPRT:
@@ -77,53 +68,58 @@ const (
 // ParseCommand reads one line of the client, without its line end. Upper and
 // lower case are alike (RFC 959 section 5.3). Blanks before the verb are not
 // FTP; blanks around the argument are allowed.
-func ParseCommand(line []byte) Command {
+//
+// A PORT, EPRT or LPRT comes with the endpoint that the server shall connect to,
+// or with why it has none.
+//
+// The results are apart and not in a struct because a struct of this size is
+// returned through memory, which takes as long as reading a boring line.
+func ParseCommand(line []byte) (verb Verb, endpoint netip.AddrPort, why Reason) {
 	if len(line) < 4 || len(line) > 4 && line[4] != ' ' {
-		return Command{}
+		return VerbOther, endpoint, ""
 	}
 	switch uint32(line[0])<<24 | uint32(line[1])<<16 | uint32(line[2])<<8 | uint32(line[3]) | 0x20202020 {
 	case wPORT:
-		return portCommand(VerbPORT, line, hostPort)
+		c := cursor{b: argument(line)}
+		endpoint, why = c.endpoint(hostPort)
+		return VerbPORT, endpoint, why
 	case wEPRT:
-		return portCommand(VerbEPRT, line, extended)
+		c := cursor{b: argument(line)}
+		endpoint, why = c.endpoint(extended)
+		return VerbEPRT, endpoint, why
 	case wLPRT:
-		return portCommand(VerbLPRT, line, longHostPort)
+		c := cursor{b: argument(line)}
+		endpoint, why = c.endpoint(longHostPort)
+		return VerbLPRT, endpoint, why
 	case wPASV, wCPSV:
-		return Command{Verb: VerbPASV}
+		verb = VerbPASV
 	case wPATSW:
 		if line[1] == '@' {
-			return Command{Verb: VerbPASV}
+			verb = VerbPASV
 		}
 	case wEPSV:
+		verb = VerbEPSV
 		if a := argument(line); len(a) == 3 && a[0]|0x20 == 'a' && a[1]|0x20 == 'l' && a[2]|0x20 == 'l' {
-			return Command{Verb: VerbEPSVAll}
+			verb = VerbEPSVAll
 		}
-		return Command{Verb: VerbEPSV}
 	case wLPSV:
-		return Command{Verb: VerbLPSV}
+		verb = VerbLPSV
 	case wAUTH:
-		return Command{Verb: VerbAUTH}
+		verb = VerbAUTH
 	case wREIN:
-		return Command{Verb: VerbREIN}
+		verb = VerbREIN
 	case wUSER:
-		return Command{Verb: VerbUSER}
+		verb = VerbUSER
 	case wPASS:
-		return Command{Verb: VerbPASS}
+		verb = VerbPASS
 	case wACCT:
-		return Command{Verb: VerbACCT}
+		verb = VerbACCT
 	case wABOR:
-		return Command{Verb: VerbABOR}
+		verb = VerbABOR
 	case wQUIT:
-		return Command{Verb: VerbQUIT}
+		verb = VerbQUIT
 	}
-	return Command{}
-}
-
-// portCommand reads the argument of a PORT, EPRT or LPRT.
-func portCommand(verb Verb, line []byte, f form) Command {
-	c := cursor{b: argument(line)}
-	endpoint, why := c.endpoint(f)
-	return Command{Verb: verb, Endpoint: endpoint, Err: why}
+	return verb, endpoint, ""
 }
 
 // argument is what follows the verb, without the blanks around it.

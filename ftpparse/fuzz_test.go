@@ -203,13 +203,14 @@ func FuzzLine(f *testing.F) {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		var got netip.AddrPort
-		var why Reason
-		var via Via
-		if c := ParseCommand([]byte(line)); c.Via() != ViaNone {
-			got, why, via = c.Endpoint, c.Err, c.Via()
-		} else if r := ParseReply([]byte(line)); r.Via() != ViaNone {
-			got, why, via = r.Endpoint, r.Err, r.Via()
+		verb, got, why := ParseCommand([]byte(line))
+		via := verb.Via()
+		if via == ViaNone {
+			var code Code
+			var more bool
+			if code, more, got, why = ParseReply([]byte(line)); !more {
+				via = code.Via()
+			}
 		}
 		if want := oracleParse(line); got != want {
 			t.Fatalf("%q: got %v (%v %q), the oracle says %v", line, got, via, why, want)

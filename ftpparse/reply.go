@@ -5,27 +5,12 @@ import (
 	"net/netip"
 )
 
-// Reply is what one line of the server says.
-type Reply struct {
-	// Code is the three-digit reply code, 0 if the line does not begin with one:
-	// then it is text inside a multi-line reply, or no FTP.
-	Code uint16
-	// More reports a hyphen after the code: the first line of a multi-line
-	// reply, whose last line has the same code and a blank (RFC 959 section 4.2).
-	More bool
-	// Endpoint is where the client shall connect to: 227, 228 and 229. Its
-	// address is invalid where the line names none, as 229 usually does.
-	Endpoint netip.AddrPort
-	// Err is why a 227, 228 or 229 has no Endpoint.
-	Err Reason
-}
+// A Code is the three-digit code of a reply.
+type Code uint16
 
-// Via is the announcing line that r is, ViaNone for all other replies.
-func (r Reply) Via() Via {
-	if r.More {
-		return ViaNone
-	}
-	switch r.Code {
+// Via is the announcing line that a reply with code c is, ViaNone for all others.
+func (c Code) Via() Via {
+	switch c {
 	case 227:
 		return R227
 	case 228:
@@ -37,76 +22,75 @@ func (r Reply) Via() Via {
 	}
 }
 
-// ParseReply reads one line of the server, without its line end. The endpoint
-// of a 227, 228 or 229 is read from its last line only.
-func ParseReply(line []byte) Reply {
+// ParseReply reads one line of the server, without its line end.
+//
+// The code is 0 if the line does not begin with one: then it is text inside a
+// multi-line reply, or no FTP. More reports a hyphen after the code: the first
+// line of a multi-line reply, whose last line has the same code and a blank (RFC
+// 959 section 4.2).
+//
+// A 227, 228 or 229, if it is no first line, comes with the endpoint that the
+// client shall connect to, or with why it has none. The address is invalid where
+// the line names none, as a 229 usually does not.
+func ParseReply(line []byte) (code Code, more bool, endpoint netip.AddrPort, why Reason) {
 	if len(line) < 3 {
-		return Reply{}
+		return 0, false, endpoint, ""
 	}
 	a, b, c := line[0]-'0', line[1]-'0', line[2]-'0'
 	if a-1 > 5 || b > 9 || c > 9 { // class 1 to 6
-		return Reply{}
+		return 0, false, endpoint, ""
 	}
-	code := uint16(a)*100 + uint16(b)*10 + uint16(c)
+	code = Code(a)*100 + Code(b)*10 + Code(c)
 	if len(line) > 3 && line[3] != ' ' {
 		if line[3] == '-' {
-			return Reply{Code: code, More: true}
+			return code, true, endpoint, ""
 		}
-		return Reply{}
+		return 0, false, endpoint, ""
 	}
 	switch code {
 	case 227:
-		return listReply(code, line[3:], hostPort)
+		endpoint, why = parseList(line[3:], hostPort)
 	case 228:
-		return listReply(code, line[3:], longHostPort)
+		endpoint, why = parseList(line[3:], longHostPort)
 	case 229:
-		endpoint, why := parseExtendedPassive(line[3:])
-		return Reply{Code: code, Endpoint: endpoint, Err: why}
-	default:
-		return Reply{Code: code}
+		endpoint, why = parseExtendedPassive(line[3:])
 	}
+	return code, false, endpoint, why
 }
 
-// listReply reads the comma-separated numbers of a 227 or 228.
-func listReply(code uint16, text []byte, f form) Reply {
-	c, ok := numberList(text)
-	if !ok {
-		return Reply{Code: code, Err: Malformed}
-	}
-	endpoint, why := c.endpoint(f)
-	return Reply{Code: code, Endpoint: endpoint, Err: why}
-}
-
-// numberList finds the comma-separated numbers in the text of a 227 or 228.
+// parseList reads the comma-separated numbers in the text of a 227 or 228.
 // RFC 959 shows them with and without parentheses, and RFC 1123 section
 // 4.1.2.6 has clients look for the first digit; real servers write "=1,2,…" or
 // words that hold digits before it. So the first run of digits and commas that
-// begins with a number and has a comma is the list, the whole run, and a reader
-// that would pick another part of it does not get its way: the caller demands
-// that the run be exactly one endpoint.
-func numberList(text []byte) (cursor, bool) {
-	comma := bytes.IndexByte(text, ',')
-	for comma >= 0 {
+// has both is the list, the whole run, and a reader that would pick another part
+// of it does not get its way: the run must be exactly one endpoint.
+func parseList(text []byte, f form) (netip.AddrPort, Reason) {
+	for comma := bytes.IndexByte(text, ','); comma >= 0; {
 		start, end := comma, comma+1
-		digits := false
-		for start > 0 && inList[text[start-1]] {
+		for start > 0 && isDigit(text[start-1]) {
 			start--
-			digits = digits || text[start] != ','
 		}
-		for end < len(text) && inList[text[end]] {
-			digits = digits || text[end] != ','
+		for end < len(text) && text[end] == ',' {
 			end++
 		}
-		if digits {
-			return cursor{b: text[start:end]}, standsAlone(text, start, end)
+		if start == comma && (end == len(text) || !isDigit(text[end])) {
+			next := bytes.IndexByte(text[end:], ',')
+			if next < 0 {
+				break
+			}
+			comma = end + next
+			continue
 		}
-		next := bytes.IndexByte(text[end:], ',')
-		if next < 0 {
-			break
+		for end < len(text) && inList[text[end]] {
+			end++
 		}
-		comma = end + next
+		if !standsAlone(text, start, end) {
+			return netip.AddrPort{}, Malformed
+		}
+		c := cursor{b: text[start:end]}
+		return c.endpoint(f)
 	}
-	return cursor{}, false
+	return netip.AddrPort{}, Malformed
 }
 
 // inList has the bytes that a list of numbers is made of.

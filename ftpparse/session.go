@@ -89,7 +89,7 @@ type Session struct {
 
 	forgotten uint32 // commands before those in queue that have no reply yet
 
-	multi uint16 // code of the multi-line reply that is not complete, or 0
+	multi Code // code of the multi-line reply that is not complete, or 0
 	flags flags
 }
 
@@ -331,20 +331,19 @@ func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
 			s.flags |= clientSeen
 		}
 	}
-	c := ParseCommand(line)
-	p := pending{verb: c.Verb}
-	if via := c.Via(); via != ViaNone {
-		reason := c.Err
+	verb, endpoint, reason := ParseCommand(line)
+	p := pending{verb: verb}
+	if via := verb.Via(); via != ViaNone {
 		if reason == "" {
 			reason = s.mayAnnounce(spoiled)
 		}
 		if reason != "" {
-			dst = append(dst, Event{Kind: Rejected, Via: via, Endpoint: c.Endpoint, Reason: reason})
+			dst = append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: reason})
 		} else {
-			p.port = c.Endpoint.Port()
-			dst = append(dst, Event{Kind: Announced, Via: via, Endpoint: c.Endpoint, BeforeLogin: s.beforeLogin()})
+			p.port = endpoint.Port()
+			dst = append(dst, Event{Kind: Announced, Via: via, Endpoint: endpoint, BeforeLogin: s.beforeLogin()})
 		}
-	} else if spoiled && (p.verb == VerbPASV || p.verb == VerbEPSV || p.verb == VerbLPSV) {
+	} else if spoiled && (verb == VerbPASV || verb == VerbEPSV || verb == VerbLPSV) {
 		p.verb = VerbOther
 	}
 	s.push(p)
@@ -367,35 +366,35 @@ func (s *Session) beforeLogin() bool { return s.flags&(fromStart|loggedIn) == fr
 
 // reply takes one line of the server.
 func (s *Session) reply(dst []Event, line []byte, spoiled bool) []Event {
-	r := ParseReply(line)
+	code, more, endpoint, reason := ParseReply(line)
 	if s.multi != 0 {
 		// Only the line with the same code and a blank ends it; what stands
 		// between is text, whatever it looks like (VU#288905).
-		if r.Code != s.multi || r.More {
+		if code != s.multi || more {
 			return dst
 		}
 		s.multi = 0
-	} else if r.Code == 0 {
+	} else if code == 0 {
 		return dst
 	}
-	if class := r.Code / 100; class == 1 || class == 2 || class == 4 {
+	if class := code / 100; class == 1 || class == 2 || class == 4 {
 		s.flags |= greeted
 	}
-	if r.More {
-		s.multi = r.Code
+	if more {
+		s.multi = code
 		return dst
 	}
-	if r.Code < 200 {
+	if code < 200 {
 		return dst
 	}
-	if via := r.Via(); via != ViaNone {
-		return s.passive(dst, via, r, spoiled)
+	if via := code.Via(); via != ViaNone {
+		return s.passive(dst, via, endpoint, reason, spoiled)
 	}
-	return s.answered(dst, r.Code)
+	return s.answered(dst, code)
 }
 
-// passive takes a 227, 228 or 229.
-func (s *Session) passive(dst []Event, via Via, r Reply, spoiled bool) []Event {
+// passive takes a 227, 228 or 229, with its endpoint or why it has none.
+func (s *Session) passive(dst []Event, via Via, endpoint netip.AddrPort, reason Reason, spoiled bool) []Event {
 	asked := VerbOther
 	for i := range s.length {
 		v := s.at(i).verb
@@ -405,7 +404,6 @@ func (s *Session) passive(dst []Event, via Via, r Reply, spoiled bool) []Event {
 			break
 		}
 	}
-	reason := r.Err
 	switch {
 	case asked == VerbOther:
 		reason = Unpaired
@@ -417,13 +415,13 @@ func (s *Session) passive(dst []Event, via Via, r Reply, spoiled bool) []Event {
 		}
 	}
 	if reason != "" {
-		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: r.Endpoint, Reason: reason})
+		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: reason})
 	}
-	return append(dst, Event{Kind: Announced, Via: via, Endpoint: r.Endpoint, BeforeLogin: s.beforeLogin()})
+	return append(dst, Event{Kind: Announced, Via: via, Endpoint: endpoint, BeforeLogin: s.beforeLogin()})
 }
 
 // answered pairs any other final reply with the command that it answers.
-func (s *Session) answered(dst []Event, code uint16) []Event {
+func (s *Session) answered(dst []Event, code Code) []Event {
 	if code == 230 || code == 232 {
 		s.flags |= loggedIn
 	}
@@ -461,7 +459,7 @@ func (s *Session) answered(dst []Event, code uint16) []Event {
 		}
 	case VerbPORT, VerbEPRT, VerbLPRT:
 		if failed && p.port != 0 {
-			dst = append(dst, Event{Kind: Withdrawn, Via: Command{Verb: p.verb}.Via(), Endpoint: netip.AddrPortFrom(netip.Addr{}, p.port), Reason: Refused})
+			dst = append(dst, Event{Kind: Withdrawn, Via: p.verb.Via(), Endpoint: netip.AddrPortFrom(netip.Addr{}, p.port), Reason: Refused})
 		}
 	case VerbPASS, VerbACCT:
 		if code/100 == 2 {
@@ -492,7 +490,7 @@ func (s *Session) answered(dst []Event, code uint16) []Event {
 // authenticated takes an accepted AUTH: the session starts anew, and after 234
 // (RFC 4217 section 4) in TLS. What the client sent behind AUTH in clear text
 // is void: the server reads it as TLS.
-func (s *Session) authenticated(dst []Event, code uint16) []Event {
+func (s *Session) authenticated(dst []Event, code Code) []Event {
 	s.flags &^= loggedIn | epsvAll
 	dst = append(dst, Event{Kind: Withdrawn, Reason: AuthAccepted})
 	if code != 234 {
