@@ -85,18 +85,22 @@ func (d *goNFQueue) bind(cfg Config) error {
 		return err
 	}
 	d.raw = raw
-	var filterErr error
-	if err := raw.Control(func(fd uintptr) { filterErr = refusePackets(int(fd)) }); err != nil {
+	if err := d.filter(noPackets); err != nil {
 		return err
-	}
-	if filterErr != nil {
-		return filterErr
 	}
 	// The receive loop ends with the socket, not with a context.
 	if err := d.nf.RegisterWithErrorFunc(context.Background(), d.receive, d.receiveError); err != nil {
 		return err
 	}
-	return d.nf.Con.RemoveBPF()
+	return d.filter(noSilent)
+}
+
+func (d *goNFQueue) filter(f socketFilter) error {
+	var attachErr error
+	if err := d.raw.Control(func(fd uintptr) { attachErr = f.attach(int(fd)) }); err != nil {
+		return err
+	}
+	return attachErr
 }
 
 // send implements driver. The queue makes its calls one after the other.

@@ -53,6 +53,10 @@ const (
 const (
 	// SeqVerdict marks verdicts. A message of a handler must not use it.
 	SeqVerdict uint32 = 0
+	// SeqSilent marks messages of a handler whose refusal does not matter to it, such
+	// as the removal of what may be gone: Handler.Refused does not hear of it, and
+	// it wakes nobody.
+	SeqSilent uint32 = 1
 	// SeqPing marks the messages of [Queue.Ping]. A message of a handler must not
 	// use it.
 	SeqPing uint32 = 1<<32 - 2

@@ -9,7 +9,6 @@ package nfq
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,7 +37,8 @@ type Verdict struct {
 	// them out before the packet moves on. They should not ask for ACKs; their
 	// errors come to Handler.Refused. They are borrowed until the next call of
 	// the handler, and their sequence numbers are the handler's, but for
-	// [SeqVerdict], [SeqPing] and [SeqRelease].
+	// [SeqVerdict], [SeqPing] and [SeqRelease]; those with [SeqSilent] are not
+	// answered for.
 	Before []byte
 	// Hold keeps the packet in the kernel until Queue.Accept is called with its
 	// ID. Before is sent at once.
@@ -192,22 +192,6 @@ func (q *Queue) setFlags(cfg Config, set func(flags uint32) error) error {
 		}
 	}
 	return set(flagFailOpen)
-}
-
-// refusePackets attaches a filter to the socket that lets everything in but
-// packets. The kernel takes a message that is filtered away for delivered.
-func refusePackets(fd int) error {
-	// BPF loads in network byte order what netlink writes in the host's.
-	typ := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, msgPacket))
-	const typeOffset = 4 // of nlmsg_type in struct nlmsghdr
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: typeOffset},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(typ), Jt: 0, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
-	}
-	return os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}))
 }
 
 // Run calls the handler until ctx is cancelled, and returns nil then, or until
@@ -378,6 +362,8 @@ func (q *Queue) refused(seq uint32, errno unix.Errno) {
 	switch seq {
 	case SeqRelease:
 		// Nothing waited.
+	case SeqSilent:
+		// The driver's socket lets it through.
 	case SeqPing:
 		q.ping.answer(errno)
 	case SeqVerdict:

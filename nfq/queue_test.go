@@ -368,7 +368,8 @@ func testRefused(t *testing.T, driver string) {
 	h := handler{refused: make(chan refusal, 1)}
 	h.packet = func(p *Packet) Verdict {
 		// There is no such connection: an update without CREATE fails.
-		return Verdict{Before: setMark(p.Src, netip.AddrPortFrom(p.Dst.Addr(), 9), 77)}
+		nobody := netip.AddrPortFrom(p.Dst.Addr(), 9)
+		return Verdict{Before: append(setMark(p.Src, nobody, SeqSilent), setMark(p.Src, nobody, 77)...)}
 	}
 	start(t, Config{Driver: driver}, h)
 	install(t)
@@ -503,7 +504,7 @@ func testAdmitPackets(t *testing.T, driver string) {
 	q, _ := start(t, Config{Driver: driver}, handler{})
 	install(t)
 	client, server := connect(t, "127.0.0.1")
-	if err := refusePackets(socketOf(t, q)); err != nil {
+	if err := noPackets.attach(socketOf(t, q)); err != nil {
 		t.Fatal(err)
 	}
 	write(t, client, "PASV\r\n")

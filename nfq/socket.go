@@ -82,7 +82,7 @@ func (s *socket) bind(cfg Config) error {
 		s.hdrs[i].hdr = unix.Msghdr{Iov: &m.iov}
 		s.hdrs[i].hdr.SetIovlen(1)
 	}
-	if err := refusePackets(s.fd); err != nil {
+	if err := noPackets.attach(s.fd); err != nil {
 		return err
 	}
 	if err := s.configure(appendCommand(nil, cfg.Num, commandBind)); err != nil {
@@ -94,7 +94,7 @@ func (s *socket) bind(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0))
+	return noSilent.attach(s.fd)
 }
 
 // configure sends a message that asks for an ACK, and waits for it.

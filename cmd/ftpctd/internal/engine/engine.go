@@ -33,12 +33,10 @@ const (
 	expireEvery = time.Second
 )
 
-// Sequence numbers of the messages that travel with a verdict, beside those that
-// package nfq reserves. The kernel answers them only to refuse.
-const (
-	deleteSeq = 1 // a refused delete is one that came too late: nothing to do
-	firstSeq  = 2
-)
+// firstSeq is the first sequence number of the messages that travel with a
+// verdict and are not silent; package nfq reserves some. The kernel answers them
+// only to refuse.
+const firstSeq = nfq.SeqSilent + 1
 
 // Accept releases a held packet once the kernel has handled the messages in
 // before. It is nfq.Queue's.
@@ -135,7 +133,8 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 			e.delete(x)
 			continue
 		}
-		b = e.kernel.AppendDelete(b, deleteSeq, x)
+		// A refused delete is one that came too late: there is nothing to do.
+		b = e.kernel.AppendDelete(b, nfq.SeqSilent, x)
 	}
 	e.buf = b
 	if d.Contested && e.hold(p.ID, d.Expect) {
@@ -273,9 +272,6 @@ func (e *Engine) try(x *conntrack.Expectation, last bool) (settled bool) {
 // Refused implements nfq.Handler: the kernel did not take a message that left
 // with a verdict.
 func (e *Engine) Refused(seq uint32, err error) {
-	if seq == deleteSeq {
-		return
-	}
 	s := e.sent[seq%uint32(len(e.sent))]
 	if s.seq != seq {
 		e.log.Warn("the kernel refused a message", "seq", seq, "err", err)

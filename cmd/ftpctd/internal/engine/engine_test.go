@@ -380,13 +380,6 @@ func TestRefused(t *testing.T) {
 			})
 		})
 	}
-	t.Run("a delete that came too late", func(t *testing.T) {
-		b := newBench()
-		b.Refused(deleteSeq, unix.ENOENT)
-		if b.log.String() != "" {
-			t.Errorf("logged %s", &b.log)
-		}
-	})
 	t.Run("not ours", func(t *testing.T) {
 		b := newBench()
 		b.Refused(77, errors.New("x"))

@@ -1,0 +1,44 @@
+package nfq
+
+import (
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab/labtest"
+)
+
+// TestSilent has the kernel refuse two messages, one of which is silent: the
+// other's refusal is the first thing to come.
+func TestSilent(t *testing.T) {
+	labtest.EnterNetns(t)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		t.Fatal(err)
+	}
+	if err := noSilent.attach(fd); err != nil {
+		t.Fatal(err)
+	}
+	nobody := netip.MustParseAddrPort("192.0.2.1:9")
+	for _, seq := range []uint32{SeqSilent, 77} {
+		if _, err := unix.Write(fd, setMark(nobody, nobody, seq)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 4096)
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h, body, _, ok := nextMessage(buf[:n]); !ok || h.typ != unix.NLMSG_ERROR || h.seq != 77 || answered(body) != unix.ENOENT {
+		t.Errorf("message %+v, want the refusal of number 77", h)
+	}
+	if n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT); err != unix.EAGAIN {
+		t.Errorf("another message of %d bytes (%v)", n, err)
+	}
+}
