@@ -39,6 +39,11 @@ type Decision struct {
 	// there was none before; Readable are those whose last such connection
 	// ended, or returned to clear text.
 	Opaque, Readable []Hosts
+	// Anew tells that the packet begins a connection: what was decided on an
+	// earlier one between the same ends is void. Skip tells that nothing but the
+	// packets that begin and end the connection need be given to the Tracker any
+	// more: it is no FTP, or in TLS with Config.SkipOpaque.
+	Anew, Skip bool
 }
 
 // Hosts are the two ends of control connections.
@@ -48,5 +53,6 @@ type Hosts struct {
 
 // Idle reports whether there is nothing to do.
 func (d *Decision) Idle() bool {
-	return len(d.Withdraw) == 0 && len(d.Expect) == 0 && len(d.Opaque) == 0 && len(d.Readable) == 0
+	return len(d.Withdraw) == 0 && len(d.Expect) == 0 && len(d.Opaque) == 0 && len(d.Readable) == 0 &&
+		!d.Anew && !d.Skip
 }

@@ -37,6 +37,9 @@ type Config struct {
 	MaxExpected int
 	// Timeout is how long an unused expectation stands.
 	Timeout time.Duration
+	// SkipOpaque leaves a connection that went into TLS unread until its end: it
+	// is not noticed if it returns to clear text.
+	SkipOpaque bool
 	// Lookup asks conntrack for the control connection between ends, of the packet
 	// that the Tracker was given last. It is called for each line that announces an
 	// endpoint. Nil or false takes the connection to be without NAT.
@@ -142,7 +145,7 @@ type conn struct {
 	opaque     *conn        // the next opaque connection between the same hosts
 }
 
-type connState uint8
+type connState uint16
 
 const (
 	synSeen   connState = 1 << iota // the client's SYN was seen, synSeq is set
@@ -153,6 +156,7 @@ const (
 	opaque
 	clientSpoke // payload was seen
 	serverSpoke
+	skipped // its payload may not come any more
 )
 
 // rank is the order in which connections make room for others, as conntrack
@@ -197,7 +201,7 @@ func (t *Tracker) begin() {
 	t.decision.Expect = t.decision.Expect[:0]
 	t.decision.Opaque = t.decision.Opaque[:0]
 	t.decision.Readable = t.decision.Readable[:0]
-	t.decision.Contested = false
+	t.decision.Contested, t.decision.Anew, t.decision.Skip = false, false, false
 }
 
 // lookup finds the connection of p and the direction p travels in. Where both
@@ -266,19 +270,21 @@ func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	c.state = handshake
 	c.isn = [2]uint32{client, server}
 	c.session.Start(client, server)
+	t.decision.Anew = true
 	t.stats.Sessions++
 	t.observe(Event{Kind: EventOpen, Master: key.master()})
 }
 
 // reset takes a RST that is in its place. One that is only close to it does not
 // end the connection for its receiver (RFC 5961 section 3.2), and must not end it
-// here: what was forgotten would be picked up where its sender likes. What is no
-// FTP is not forgotten, and its place is not followed.
+// here: what was forgotten would be picked up where its sender likes. Of what is
+// skipped the place is not known, and no payload comes that it could be picked up
+// with.
 func (t *Tracker) reset(c *conn, p *Packet, dir ftpparse.Direction) {
 	if c == nil || c.state&closed != 0 {
 		return
 	}
-	if next, ok := c.session.Next(dir); ok && p.Seq != next && !c.session.NotFTP() {
+	if next, ok := c.session.Next(dir); ok && p.Seq != next && c.state&skipped == 0 {
 		return
 	}
 	t.close(c, Closed)
@@ -302,6 +308,23 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 	if len(p.Payload) > 0 {
 		t.spoke(c, dir)
 	}
+	if c.state&skipped == 0 {
+		t.read(c, p, dir)
+	}
+	if p.Flags&FIN != 0 {
+		if dir == ftpparse.DirOriginal {
+			c.state |= clientFIN
+		} else {
+			c.state |= serverFIN
+		}
+		if c.state&(clientFIN|serverFIN) == clientFIN|serverFIN {
+			t.close(c, Closed)
+		}
+	}
+}
+
+// read gives a segment to the session of c.
+func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
 	held := c.session.Buffered()
 	if c.state&handshake != 0 && dir == ftpparse.DirOriginal && len(p.Payload) > 1 && int32(p.Seq-c.isn[0]) < 0 {
 		// The SYN/ACK lied about where the client begins (conntrack lets it pass
@@ -318,16 +341,6 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 	t.buffered += c.session.Buffered() - held
 	for i := range t.events {
 		t.event(c, &t.events[i])
-	}
-	if p.Flags&FIN != 0 {
-		if dir == ftpparse.DirOriginal {
-			c.state |= clientFIN
-		} else {
-			c.state |= serverFIN
-		}
-		if c.state&(clientFIN|serverFIN) == clientFIN|serverFIN {
-			t.close(c, Closed)
-		}
 	}
 	for t.buffered > maxBuffered {
 		oldest := t.oldest(unassured, c)
@@ -375,16 +388,26 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	case ftpparse.Opaque:
 		t.stats.Opaque++
 		t.setOpaque(c)
+		if t.cfg.SkipOpaque {
+			t.skip(c)
+		}
 		t.observe(Event{Kind: EventOpaque, Master: c.key.master(), Reason: e.Reason})
 	case ftpparse.NotFTP:
 		t.stats.NotFTP++
 		t.withdrawAll(c, NotAnFTPSession)
+		t.skip(c)
 		t.observe(Event{Kind: EventNotFTP, Master: c.key.master(), Reason: e.Reason})
 	case ftpparse.Cleared:
 		t.clearOpaque(c)
 	case ftpparse.Gap:
 		t.stats.Gaps++
 	}
+}
+
+// skip leaves c unread until its end.
+func (t *Tracker) skip(c *conn) {
+	c.state |= skipped
+	t.decision.Skip = true
 }
 
 // connection is c as conntrack has it. What conntrack has between other ends, or

@@ -468,6 +468,117 @@ func TestOpaqueHosts(t *testing.T) {
 	}
 }
 
+// TestSkip has the tracker do without the payload of what it need not read, and
+// notice its end all the same, whatever went by unseen.
+func TestSkip(t *testing.T) {
+	const unseen = 12345
+	tests := []struct {
+		name       string
+		skipOpaque bool
+		play       func(w *wire) Decision // up to the packet that may be the last
+		skip       bool
+	}{
+		{"FTP", true, func(w *wire) Decision {
+			w.login()
+			return w.s("200 ok\r\n")
+		}, false},
+		{"no FTP", false, func(w *wire) Decision {
+			w.handshake()
+			w.s("220 r\r\n")
+			return w.c("GET / HTTP/1.1\r\n")
+		}, true},
+		{"TLS refused", true, func(w *wire) Decision {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("AUTH TLS\r\n")
+			return w.s("530 no\r\n")
+		}, false},
+		{"TLS that may return", false, func(w *wire) Decision {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("AUTH TLS\r\n")
+			return w.s("234 go\r\n")
+		}, false},
+		{"TLS", true, func(w *wire) Decision {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("AUTH TLS\r\n")
+			return w.s("234 go\r\n")
+		}, true},
+	}
+	ends := []struct {
+		name string
+		play func(w *wire)
+	}{
+		{"FIN", func(w *wire) {
+			w.send(w.client, w.server, w.cseq+unseen, w.sseq, FIN|ACK, "last")
+			w.send(w.server, w.client, w.sseq+unseen, w.cseq, FIN|ACK, "")
+		}},
+		{"RST", func(w *wire) { w.send(w.client, w.server, w.cseq+unseen, 0, RST, "") }},
+	}
+	for _, tt := range tests {
+		for _, end := range ends {
+			t.Run(tt.name+" "+end.name, func(t *testing.T) {
+				var l log
+				cfg := testConfig()
+				cfg.Observe, cfg.SkipOpaque = l.observe, tt.skipOpaque
+				tr := New(cfg)
+				w := newWire(tr)
+				if got := tt.play(w).Skip; got != tt.skip {
+					t.Fatalf("skip %v, want %v", got, tt.skip)
+				}
+				if w.s("200 ok\r\n").Skip {
+					t.Error("skipped a second time")
+				}
+				if !tt.skip {
+					return
+				}
+				l.take()
+				end.play(w)
+				if diff := cmp.Diff([]string{"close closed"}, l.take()); diff != "" {
+					t.Errorf("events (-want +got):\n%s", diff)
+				}
+				if _, ok := tr.OpaqueMaster(w.client.Addr(), w.server.Addr()); ok {
+					t.Error("opaque after the end")
+				}
+				w.cseq, w.sseq = 5, 6
+				w.login()
+				w.c("PASV\r\n")
+				if d := w.s("227 (198,51,100,20,122,8)\r\n"); len(d.Expect) != 1 {
+					t.Errorf("the next session: %+v, want an expectation", d)
+				}
+			})
+		}
+	}
+}
+
+// TestAnew tells the packets that begin a connection from those that look like it.
+func TestAnew(t *testing.T) {
+	w := newWire(New(testConfig()))
+	synAck := func() bool { return w.send(w.server, w.client, w.sseq, w.cseq+1, SYN|ACK, "").Anew }
+	if !synAck() {
+		t.Error("the first handshake is none")
+	}
+	if w.s("220 r\r\n").Anew {
+		t.Error("a greeting begins a connection")
+	}
+	w.sseq++
+	if synAck() {
+		t.Error("a SYN/ACK that nobody asked for begins a connection")
+	}
+	w.cseq, w.sseq = 5, 6
+	if w.send(w.client, w.server, w.cseq, 0, SYN, "").Anew {
+		t.Error("a SYN alone begins a connection")
+	}
+	if !synAck() {
+		t.Error("the second handshake is none")
+	}
+	w.send(w.client, w.server, w.cseq, 0, SYN, "")
+	if synAck() {
+		t.Error("a SYN/ACK sent again begins a connection")
+	}
+}
+
 func TestLimits(t *testing.T) {
 	t.Run("expectations of a connection", func(t *testing.T) {
 		cfg := testConfig()
