@@ -7,7 +7,8 @@ BIN ?= ./ftpctd
 # Where install puts things, all of it below DESTDIR.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
-# Not a tool of go.mod: it would bring hundreds of modules with it.
+# Not tools of go.mod: they would bring hundreds of modules with them.
+BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
 # Under sudo, PATH often lacks the directory that go.dev's archive installs to.
@@ -20,11 +21,11 @@ endif
 # build then fails: such a build goes without a version.
 BUILDVCS := $(if $(shell git rev-parse --verify -q HEAD 2>/dev/null),auto,false)
 
-.PHONY: help build demo test test-vm fuzz lint bench deps install uninstall clean root
+.PHONY: help build demo test test-vm fuzz lint bench bench-baseline bench-compare deps install uninstall clean root
 
 help: ## print this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
-		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-9s %s\n' "$$target" "$$text"; done
+		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 build: ## build ./ftpctd
 	$(GO) build -trimpath -buildvcs=$(BUILDVCS) -o $(BIN) ./cmd/ftpctd
@@ -62,8 +63,16 @@ fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)
 lint: ## golangci-lint with the rules of .golangci.yml
 	$(GOLANGCI_LINT) run ./...
 
-bench: ## every benchmark
-	$(GO) test -run '^$$' -bench . ./...
+bench: ## every Go benchmark
+	$(GO) test -run '^$$' -bench . ./bench/...
+
+bench-baseline: ## measure anew what bench-compare compares with
+	$(GO) test -run '^$$' -bench . -count 6 ./bench > bench/baseline.txt
+
+bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
+	$(GO) test -run '^$$' -bench . -count 6 ./bench > bench/new.txt
+	$(BENCHSTAT) bench/baseline.txt bench/new.txt
+	rm bench/new.txt
 
 deps: root ## install what the tests need: FTP servers and clients (as root, with apt)
 	sh bench/lab/install-deps.sh
