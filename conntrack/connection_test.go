@@ -153,6 +153,40 @@ func TestNAT(t *testing.T) {
 	}
 }
 
+// TestLookupOnce has conntrack asked again only where it may have another answer.
+func TestLookupOnce(t *testing.T) {
+	ends := Tuple{Src: testClient, Dst: testServer}
+	behind := Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: netip.MustParseAddrPort("203.0.113.9:1024")}}
+	kernel, asked := behind, 0
+	cfg := testConfig()
+	cfg.Lookup = func(Tuple) (Connection, bool) { asked++; return kernel, true }
+	tr := New(cfg)
+	w := newWire(tr)
+	w.login()
+	announce := func(name string, want int, nat bool) Expectation {
+		t.Helper()
+		w.c("PASV\r\n")
+		d := w.s("227 (198,51,100,20,122,8)\r\n")
+		if len(d.Expect) != 1 || d.Expect[0].NAT != nat {
+			t.Fatalf("%s: %+v, want an expectation with NAT %v", name, d.Expect, nat)
+		}
+		if asked != want {
+			t.Errorf("%s: conntrack was asked %d times, want %d", name, asked, want)
+		}
+		return d.Expect[0]
+	}
+	announce("first line", 1, true)
+	x := announce("second line", 1, true)
+	kernel = untranslated(0, ends)
+	tr.Refused(tr.now, &x, NoMaster)
+	announce("after a refusal", 2, false)
+	kernel = behind
+	w.send(w.client, w.server, w.cseq, 0, RST, "")
+	w.cseq, w.sseq = w.cseq+1000, w.sseq+1000
+	w.login()
+	announce("new connection", 3, true)
+}
+
 // TestZones has connections between the same addresses and ports in two zones,
 // which expect the same endpoint.
 func TestZones(t *testing.T) {

@@ -217,11 +217,13 @@ func (t *Tracker) Admitted(x *Expectation) bool {
 	return true
 }
 
-// Refused tells the Tracker that the kernel has refused an expectation.
+// Refused tells the Tracker that the kernel has refused an expectation. Perhaps
+// conntrack has lost the connection and found it again, behind other NAT.
 func (t *Tracker) Refused(now time.Time, x *Expectation, why Reason) {
 	t.now = now
 	if n := t.expected.find(x); n != nil {
 		master := n.owner.key.master()
+		n.owner.state &^= lookedUp
 		t.expected.remove(n)
 		t.stats.Expected--
 		t.reject(Event{Master: master, Via: x.Via, Tuple: x.Tuple, Reason: why})

@@ -41,8 +41,10 @@ type Config struct {
 	// is not noticed if it returns to clear text.
 	SkipOpaque bool
 	// Lookup asks conntrack for the control connection between ends, of the packet
-	// that the Tracker was given last. It is called for each line that announces an
-	// endpoint. Nil or false takes the connection to be without NAT.
+	// that the Tracker was given last. It is called for the first line that announces
+	// an endpoint, and again after the kernel has refused an expectation: NAT stays as
+	// it is for as long as conntrack has the connection. Nil or false takes the
+	// connection to be without NAT.
 	Lookup func(ends Tuple) (Connection, bool)
 	// Observe is called for each event, in the caller's goroutine; nil for none.
 	Observe func(Event)
@@ -142,6 +144,7 @@ type conn struct {
 	seen       int64     // Unix nanoseconds of the last packet
 	next, prev *conn
 	newest     *expectation // of this connection, linked by age
+	nat        *Connection  // what conntrack makes of the connection, nil if it translates nothing
 	opaque     *conn        // the next opaque connection between the same hosts
 }
 
@@ -156,7 +159,8 @@ const (
 	opaque
 	clientSpoke // payload was seen
 	serverSpoke
-	skipped // its payload may not come any more
+	lookedUp // nat is known
+	skipped  // its payload may not come any more
 )
 
 // rank is the order in which connections make room for others, as conntrack
@@ -267,7 +271,7 @@ func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	} else {
 		c = t.insert(key, unassured)
 	}
-	c.state = handshake
+	c.state, c.nat = handshake, nil
 	c.isn = [2]uint32{client, server}
 	c.session.Start(client, server)
 	t.decision.Anew = true
@@ -415,10 +419,18 @@ func (t *Tracker) skip(c *conn) {
 // use: NAT does not apply to that.
 func (t *Tracker) connection(c *conn) Connection {
 	ends := c.key.master()
-	if t.cfg.Lookup != nil {
+	if c.state&lookedUp == 0 && t.cfg.Lookup != nil {
 		if found, ok := t.cfg.Lookup(ends); ok && found.Ends() == ends {
-			return found
+			c.state |= lookedUp
+			c.nat = nil
+			if found != untranslated(c.key.zone, ends) {
+				nat := found // only this escapes to the heap
+				c.nat = &nat
+			}
 		}
+	}
+	if c.nat != nil {
+		return *c.nat
 	}
 	return untranslated(c.key.zone, ends)
 }
