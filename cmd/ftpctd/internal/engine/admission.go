@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/conntrack/ctnetlink"
 )
@@ -78,9 +80,7 @@ func Prepare(kernel Helpers, cfg config.Config) (Admission, error) {
 	if err != nil || !a.Own {
 		return a, err
 	}
-	err = kernel.RegisterHelper(ctnetlink.HelperConfig{
-		Name: cfg.Helper.Name, MaxExpected: cfg.Helper.MaxExpected, Timeout: cfg.Helper.Timeout,
-	})
+	err = register(kernel, cfg)
 	if err == nil {
 		return a, nil
 	}
@@ -89,6 +89,31 @@ func Prepare(kernel Helpers, cfg config.Config) (Admission, error) {
 		return Admission{}, errors.Join(err, fallback)
 	}
 	return a, nil
+}
+
+func register(kernel Helpers, cfg config.Config) error {
+	return kernel.RegisterHelper(ctnetlink.HelperConfig{
+		Name: cfg.Helper.Name, MaxExpected: cfg.Helper.MaxExpected, Timeout: cfg.Helper.Timeout,
+	})
+}
+
+// registerTries is how often Install registers a helper that is gone. Each of the
+// two families may go by itself.
+const registerTries = 2
+
+// Install calls install, which makes the rules that assign the helper and fails
+// with ENOENT if there is none. A helper is global, and no rule keeps it before
+// install: a daemon that ends in another network namespace may have deleted it
+// since Prepare. Then it is registered again, and so is install tried.
+func (a Admission) Install(kernel Helpers, cfg config.Config, install func() error) error {
+	err := install()
+	for tries := 0; a.Own && errors.Is(err, unix.ENOENT) && tries < registerTries; tries++ {
+		if err := register(kernel, cfg); err != nil {
+			return err
+		}
+		err = install()
+	}
+	return err
 }
 
 // Close takes back what Prepare has registered. The rules that assign the helper

@@ -17,6 +17,7 @@ import (
 type fakeHelpers struct {
 	noOwn, noCarrier, noEntry, noRegister error
 	registered                            ctnetlink.HelperConfig
+	registrations                         int
 	deleted                               string
 }
 
@@ -26,6 +27,7 @@ func (f *fakeHelpers) ProbeEntry() error                    { return f.noEntry }
 
 func (f *fakeHelpers) RegisterHelper(c ctnetlink.HelperConfig) error {
 	f.registered = c
+	f.registrations++
 	return f.noRegister
 }
 
@@ -90,5 +92,52 @@ func TestPrepareSaysWhatFailed(t *testing.T) {
 	_, err := Prepare(kernel, config.Default())
 	if !errors.Is(err, unix.EINVAL) || !errors.Is(err, unix.EPERM) {
 		t.Errorf("error %v, want every cause", err)
+	}
+}
+
+// TestInstall has daemons in other network namespaces delete the helper before
+// rules keep it: one family, or one after the other.
+func TestInstall(t *testing.T) {
+	own, cfg := Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true}, config.Default()
+	carrier := Admission{Mode: config.AdmitExpect, Helper: "sane"}
+	gone := unix.ENOENT
+	tests := []struct {
+		name       string
+		admission  Admission
+		answers    []error // of one installation after the other
+		noRegister error
+		want       error
+		registered int
+	}{
+		{name: "at once", admission: own, answers: []error{nil}},
+		{name: "the helper went away", admission: own, answers: []error{gone, nil}, registered: 1},
+		{name: "it went away a family at a time", admission: own, answers: []error{gone, gone, nil}, registered: 2},
+		{name: "it stays away", admission: own, answers: []error{gone, gone, gone}, want: gone, registered: 2},
+		{name: "it is not to be had any more", admission: own, answers: []error{gone}, noRegister: unix.EBUSY, want: unix.EBUSY, registered: 1},
+		{name: "something else", admission: own, answers: []error{unix.EPERM}, want: unix.EPERM},
+		{name: "the kernel's helper", admission: carrier, answers: []error{gone}, want: gone},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			kernel := &fakeHelpers{noRegister: tt.noRegister}
+			answers := tt.answers
+			err := tt.admission.Install(kernel, cfg, func() error {
+				if len(answers) == 0 {
+					t.Fatal("too many installations")
+				}
+				answer := answers[0]
+				answers = answers[1:]
+				return answer
+			})
+			if !errors.Is(err, tt.want) || len(answers) != 0 {
+				t.Errorf("error %v with %d installations left, want error %v and none", err, len(answers), tt.want)
+			}
+			if kernel.registrations != tt.registered {
+				t.Errorf("registered %d times, want %d", kernel.registrations, tt.registered)
+			}
+			if tt.registered > 0 && kernel.registered.Name != cfg.Helper.Name {
+				t.Errorf("registered %+v", kernel.registered)
+			}
+		})
 	}
 }

@@ -43,7 +43,8 @@ type Table struct {
 // step: there is no moment without rules, and if it fails nothing has changed.
 //
 // An error is an *[Error] that names what the kernel lacks; os.ErrPermission
-// without CAP_NET_ADMIN.
+// without CAP_NET_ADMIN; ENOENT if there is no helper of that name for both IPv4
+// and IPv6. Once installed, the rules keep a helper from being unregistered.
 func Install(cfg Config) (*Table, error) {
 	queue, mode := nftQueue(cfg), "nft queue"
 	if (feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) }}).probe() != nil {

@@ -436,6 +436,30 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
+// TestHelperOfOneFamily holds that rules which could assign their helper to
+// connections of one family alone are not installed.
+func TestHelperOfOneFamily(t *testing.T) {
+	labtest.EnterNetns(t)
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const helper = "irc" // the kernel has it for IPv4 alone
+	other := nft.AddTable(newTable("other"))
+	nft.AddObj(&nftables.NamedObj{
+		Table: other, Name: "object", Type: nftables.ObjTypeCtHelper,
+		Obj: &expr.CtHelper{Name: helper, L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
+	})
+	if err := nft.Flush(); err != nil {
+		labtest.Unmet(t, "the kernel has no helper irc: "+err.Error())
+	}
+	cfg := carried
+	cfg.Helper = helper
+	if _, err := Install(cfg); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("error %v, want %v", err, unix.ENOENT)
+	}
+}
+
 // TestRemoveElsewhere holds that Remove finds the table's namespace again.
 func TestRemoveElsewhere(t *testing.T) {
 	labtest.EnterNetns(t)
