@@ -1,6 +1,8 @@
 package conntrack
 
 import (
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -579,6 +581,10 @@ func (t *Tracker) clearOpaque(c *conn) {
 	}
 	c.opaque = nil
 }
+
+// OpaqueHosts are the hosts between which there is a control connection that went
+// into TLS.
+func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
 
 // OpaqueMaster returns a control connection between client and server that went
 // into TLS, the newest if there are several: the master of data connections

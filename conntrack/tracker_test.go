@@ -442,6 +442,9 @@ func TestOpaqueHosts(t *testing.T) {
 	if _, ok := tr.OpaqueMaster(netip.MustParseAddr("192.0.2.11"), testServer.Addr()); ok {
 		t.Error("another client has a master")
 	}
+	if got := slices.Collect(tr.OpaqueHosts()); !slices.Equal(got, hosts) {
+		t.Errorf("opaque hosts %v, want %v", got, hosts)
+	}
 	if d := first.send(first.server, first.client, first.sseq, 0, RST, ""); !d.Idle() {
 		t.Errorf("end of the first: %+v, want nothing: the second is open", d)
 	}
@@ -462,6 +465,9 @@ func TestOpaqueHosts(t *testing.T) {
 	}
 	if _, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); ok {
 		t.Error("opaque after CCC")
+	}
+	if got := slices.Collect(tr.OpaqueHosts()); len(got) != 0 {
+		t.Errorf("after CCC the opaque hosts are %v, want none", got)
 	}
 	if d := second.send(second.server, second.client, second.sseq, 0, RST, ""); !d.Idle() {
 		t.Errorf("end of the second: %+v", d)

@@ -9,11 +9,14 @@ import (
 
 // ruleset is the daemon's table and the helper that its rules assign.
 type ruleset struct {
-	table *firewall.Table
+	table     *firewall.Table
+	kernel    *ctnetlink.Conn
+	cfg       config.Config
+	admission engine.Admission
 }
 
 func installRules(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Admission) (*ruleset, error) {
-	r := &ruleset{}
+	r := &ruleset{kernel: kernel, cfg: cfg, admission: admission}
 	err := admission.Install(kernel, cfg, func() (err error) {
 		r.table, err = firewall.Install(firewall.Config{
 			Ports: cfg.Ports, Helper: admission.Helper,
@@ -23,4 +26,14 @@ func installRules(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Ad
 		return err
 	})
 	return r, err
+}
+
+// restore makes the table again if somebody has removed it, and reports whether
+// that was so.
+func (r *ruleset) restore() (gone bool, err error) {
+	err = r.admission.Install(r.kernel, r.cfg, func() (err error) {
+		gone, err = r.table.Restore()
+		return err
+	})
+	return gone, err
 }

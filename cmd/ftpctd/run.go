@@ -135,7 +135,7 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	log.Info("ready", "ports", cfg.Ports, "admit", admission.Mode, "helper", admission.Helper,
 		"because", admission.Why, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule,
 		"conntrack", workers[0].queue.Conntrack())
-	tasks.Go(func() error { return super.run(failed, workers) })
+	tasks.Go(func() error { return super.run(failed, workers, rules) })
 	<-failed.Done() // a signal, or a task that failed
 	log.Info("stopping")
 	// The rules go first, while the queues are still read: no packet is caught

@@ -16,9 +16,14 @@ import (
 	"ftpctd/conntrack"
 )
 
+// lookEvery is how often the supervisor looks whether the rules still stand. The
+// kernel could tell: but of every element that the daemon itself adds, too, while
+// a packet is held for it.
+const lookEvery = time.Second
+
 // supervisor looks after a daemon that runs: it tells systemd how the daemon is,
-// feeds the watchdog as long as every queue works, and reads the configuration
-// again at SIGHUP.
+// feeds the watchdog as long as every queue works, makes the rules again when
+// somebody has removed them, and reads the configuration again at SIGHUP.
 type supervisor struct {
 	systemd *notify.Systemd
 	load    func() (config.Config, error)
@@ -29,7 +34,9 @@ type supervisor struct {
 	log   *slog.Logger
 
 	workers []*worker
-	stuck   bool // the last test failed
+	stuck   bool     // the last test failed
+	rules   *ruleset // nil if others manage them
+	bare    bool     // the rules could not be made again
 }
 
 // newSupervisor makes the supervisor of a daemon with the configuration cfg,
@@ -53,12 +60,15 @@ func (s *supervisor) close() {
 	s.tell(s.systemd.Close())
 }
 
-// run says that the daemon is ready and looks after its workers until ctx ends.
-func (s *supervisor) run(ctx context.Context, workers []*worker) error {
-	s.workers = workers
+// run says that the daemon is ready and looks after its workers and its rules,
+// which are nil if others manage them, until ctx ends.
+func (s *supervisor) run(ctx context.Context, workers []*worker, rules *ruleset) error {
+	s.workers, s.rules = workers, rules
 	s.tell(s.systemd.Ready(s.status()))
 	tick := time.NewTicker(s.systemd.Interval())
 	defer tick.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -68,8 +78,30 @@ func (s *supervisor) run(ctx context.Context, workers []*worker) error {
 			s.reload()
 		case <-tick.C:
 			s.test(ctx)
+		case <-look.C:
+			s.look()
 		}
 	}
+}
+
+// look makes the rules again if somebody has removed them.
+func (s *supervisor) look() {
+	if s.rules == nil {
+		return
+	}
+	gone, err := s.rules.restore()
+	switch {
+	case err != nil:
+		if !s.bare {
+			s.log.Error("the rules are gone or cannot be seen, and cannot be made again: trying on", "err", err)
+		}
+	case gone:
+		s.log.Warn(`somebody has removed the table "inet ftpctd" (nft flush ruleset?): it was made again`)
+		for _, w := range s.workers {
+			w.engine.Refill()
+		}
+	}
+	s.bare = err != nil
 }
 
 // test feeds the watchdog if the daemon works: the receive loop of each queue

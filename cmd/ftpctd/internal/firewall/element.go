@@ -124,7 +124,7 @@ func newElementError(op string, err error) error {
 	}
 	advice := ""
 	if errors.Is(err, unix.ENOENT) {
-		advice = "somebody has removed the table: restart the daemon"
+		advice = "somebody has removed the table: the daemon makes it again by itself"
 	}
 	return newError(op, advice, err)
 }

@@ -1,0 +1,73 @@
+package main_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/ftpparse"
+)
+
+// TestRulesRemoved takes the daemon's table away, as "nft flush ruleset" does.
+// Data connections are blocked then, and pass again when the daemon has seen it.
+// It is stopped meanwhile, so that it does not see it too early for the test.
+func TestRulesRemoved(t *testing.T) {
+	t.Parallel()
+	for _, admit := range []string{"expect", "entry"} {
+		t.Run(admit, func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t)
+			l := labtest.New(t, lab.Config{})
+			s := &miniftp.Server{DataTimeout: soon}
+			labtest.Serve(t, l.Server, s)
+			s.Put("file", content(small))
+			fw := drop(t, l.Router, lab.Forward)
+			d := start(t, l.Router, "admit = \""+admit+"\"\n")
+			older := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+			roundTrip(ctx, t, older, s, way{ftpparse.R227, l.Server.IPv4()})
+
+			signal := func(sig unix.Signal) {
+				t.Helper()
+				if err := d.process.Signal(sig); err != nil {
+					t.Fatal(err)
+				}
+			}
+			signal(unix.SIGSTOP)
+			nft := &nftables.Conn{NetNS: l.Router.NetNS()}
+			nft.DelTable(&nftables.Table{Name: "ftpctd", Family: nftables.TableFamilyINet})
+			if err := nft.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			blocked(ctx, t, older, ftpparse.R227, "file")
+			between := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+			blocked(ctx, t, between, ftpparse.R229, "file")
+			if diff := cmp.Diff([]string{"queue 21", "lock"}, traces(t, l.Router)); diff != "" {
+				t.Errorf("of a daemon without its table (-want +got):\n%s", diff)
+			}
+
+			signal(unix.SIGCONT)
+			d.logged(t, "level=WARN", "removed the table", "made again")
+			if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
+				t.Errorf("of the daemon (-want +got):\n%s", diff)
+			}
+			// What was not seen is passed over once both ends have gone on.
+			alive(ctx, t, older)
+			related := read(t, fw.Related)
+			for _, c := range []*miniftp.Client{older, between, labtest.Connect(ctx, t, l.Client, l.Server.IPv4())} {
+				roundTrip(ctx, t, c, s, way{ftpparse.R227, l.Server.IPv4()})
+				related += 2
+			}
+			if got := read(t, fw.Related); got != related {
+				t.Errorf("%d related packets, want %d", got, related)
+			}
+			if n := d.log.count("made again"); n != 1 {
+				t.Errorf("the table was made again %d times, want once", n)
+			}
+		})
+	}
+}
