@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"ftpctd/bench/lab"
+)
+
+// daemon is a process on the router that does the work.
+type daemon struct {
+	process *lab.Process
+	stderr  bytes.Buffer
+	dir     string
+	notify  *net.UnixConn // what the daemon takes for systemd
+	ready   chan struct{}
+}
+
+// startFtpctd runs ftpctd on a host and waits until it says that it is ready, as
+// it would say to systemd.
+func startFtpctd(ctx context.Context, h *lab.Host, program, config string) (_ *daemon, err error) {
+	d := &daemon{ready: make(chan struct{})}
+	if d.dir, err = os.MkdirTemp("", "ftpctd-bench-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	path := filepath.Join(d.dir, "notify")
+	if d.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"}); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(program, "run", "-c", "/dev/stdin")
+	cmd.Stdin = strings.NewReader(config)
+	cmd.Stderr = &d.stderr
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	if d.process, err = h.Start(cmd); err != nil {
+		return nil, err
+	}
+	go d.listen()
+	select {
+	case <-d.ready:
+		return d, nil
+	case <-d.process.Done():
+		return nil, fmt.Errorf("%s has ended: %w", program, d.process.Wait())
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s is not ready: %w", program, ctx.Err())
+	}
+}
+
+// listen takes what the daemon says, until the socket is closed. Somebody has to:
+// a daemon waits until there is room for more.
+func (d *daemon) listen() {
+	b := make([]byte, 4096)
+	for ready := false; ; {
+		n, err := d.notify.Read(b)
+		if err != nil {
+			return
+		}
+		if !ready && bytes.Contains(b[:n], []byte("READY=1")) {
+			ready = true
+			close(d.ready)
+		}
+	}
+}
+
+// close ends the daemon. What it said is part of the error.
+func (d *daemon) close() error {
+	var errs []error
+	if d.process != nil {
+		if err := d.process.Stop(); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %s", err, bytes.TrimSpace(d.stderr.Bytes())))
+		}
+	}
+	if d.notify != nil {
+		errs = append(errs, d.notify.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"slices"
+	"time"
+)
+
+// measurement is what came of one load on one variant in one round.
+type measurement struct {
+	Round   int    `json:"round"`
+	Variant string `json:"variant"`
+	Load    string `json:"load"`
+	Conns   int    `json:"connections"`
+
+	Cycles  int           `json:"cycles"`
+	Elapsed time.Duration `json:"elapsed_ns"`
+	P50     time.Duration `json:"p50_ns"` // latency of a cycle
+	P99     time.Duration `json:"p99_ns"`
+	// Machine, Lab and Daemon are the CPU time of usage.
+	Machine time.Duration `json:"machine_cpu_ns"`
+	Lab     time.Duration `json:"lab_cpu_ns"`
+	Daemon  time.Duration `json:"daemon_cpu_ns"`
+	// Blocked is how many cycles did not end, and Related how many packets the
+	// firewall has accepted as RELATED, both with the warm-up included, and Data
+	// how many data connections there were.
+	Blocked int `json:"blocked"`
+	Related int `json:"related"`
+	Data    int `json:"data_connections"`
+}
+
+// newMeasurement sorts the latencies of the cycles between two moments.
+func newMeasurement(latencies []time.Duration, before, after usage) measurement {
+	slices.Sort(latencies)
+	return measurement{
+		Cycles: len(latencies), Elapsed: after.at.Sub(before.at),
+		P50: percentile(latencies, 50), P99: percentile(latencies, 99),
+		Machine: after.machine - before.machine,
+		Lab:     after.lab - before.lab,
+		Daemon:  after.daemon - before.daemon,
+	}
+}
+
+// key is what measurements have in common that are compared with each other.
+type key struct {
+	load  string
+	conns int
+}
+
+// The figures of a measurement. CPU times are of a cycle, in µs.
+func rate(m measurement) float64       { return float64(m.Cycles) / m.Elapsed.Seconds() }
+func p50(m measurement) float64        { return micros(m.P50) }
+func p99(m measurement) float64        { return micros(m.P99) }
+func labCPU(m measurement) float64     { return micros(m.Lab) / float64(m.Cycles) }
+func daemonCPU(m measurement) float64  { return micros(m.Daemon) / float64(m.Cycles) }
+func machineCPU(m measurement) float64 { return micros(m.Machine) / float64(m.Cycles) }
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+// measurements are those of a run.
+type measurements []measurement
+
+// spread is that of a figure of a variant over the rounds.
+func (ms measurements) spread(k key, variant string, figure func(measurement) float64) spread {
+	var values []float64
+	for _, m := range ms {
+		if m.is(k, variant) {
+			values = append(values, figure(m))
+		}
+	}
+	return spreadOf(values)
+}
+
+// ratio is the spread of a variant's rate divided by that of another in the same
+// round: they were measured within seconds of each other, so that what else went
+// on on the machine has met both.
+func (ms measurements) ratio(k key, variant, base string) spread {
+	var values []float64
+	for _, m := range ms {
+		if !m.is(k, variant) {
+			continue
+		}
+		i := slices.IndexFunc(ms, func(b measurement) bool { return b.Round == m.Round && b.is(k, base) })
+		if i >= 0 {
+			values = append(values, rate(m)/rate(ms[i]))
+		}
+	}
+	return spreadOf(values)
+}
+
+func (m measurement) is(k key, variant string) bool {
+	return m.Load == k.load && m.Conns == k.conns && m.Variant == variant
+}
+
+// blocked adds up the cycles of a variant that did not end.
+func (ms measurements) blocked(variant string) (n int) {
+	for _, m := range ms {
+		if m.Variant == variant {
+			n += m.Blocked
+		}
+	}
+	return n
+}

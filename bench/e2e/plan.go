@@ -1,0 +1,221 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// plan is what to measure and where to put the report.
+type plan struct {
+	variants []variant
+	against  []string // the variants that others are compared with
+	loads    []load
+	conns    []int
+	rounds   int
+	timing   timing
+}
+
+// parsePlan reads the command line.
+func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
+	flags := flag.NewFlagSet("e2e", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	programs, configs := assignments{}, assignments{}
+	var (
+		names    = flags.String("variants", "none,kernel,expect,entry", "the variants to measure, separated by commas; those of -program and -config as well")
+		against  = flags.String("against", "kernel,none", "the variants that ratios are formed to")
+		loadList = flags.String("loads", "pasv,epsv,port,noop,bulk", "the loads")
+		connList = flags.String("conns", "1,16,64", "numbers of control connections")
+		size     = flags.Int("size", 1<<30, "bytes of the one transfer of the load bulk")
+	)
+	flags.IntVar(&p.rounds, "rounds", 7, "how many times each variant is measured")
+	flags.DurationVar(&p.timing.duration, "time", 600*time.Millisecond, "how long each measurement takes")
+	flags.DurationVar(&p.timing.warmup, "warmup", 100*time.Millisecond, "and what goes before it")
+	flags.Var(programs, "program", "`NAME=FILE`: ftpctd to use in a variant, in place of one that is built")
+	flags.Var(configs, "config", "`NAME=FILE`: the configuration of ftpctd in a variant")
+	if err := flags.Parse(args); err != nil {
+		return p, err
+	}
+	if flags.NArg() > 0 {
+		return p, fmt.Errorf("what is %q?", flags.Arg(0))
+	}
+	if p.rounds < 1 || p.timing.duration <= 0 || p.timing.warmup < 0 || *size < 1 {
+		return p, errors.New("-rounds, -time and -size must be positive, and -warmup not negative")
+	}
+	if p.variants, err = chooseVariants(strings.Split(*names, ","), programs, configs); err != nil {
+		return p, err
+	}
+	if p.loads, err = chooseLoads(strings.Split(*loadList, ","), *size); err != nil {
+		return p, err
+	}
+	for s := range strings.SplitSeq(*connList, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return p, fmt.Errorf("-conns: %q is no number of connections", s)
+		}
+		p.conns = append(p.conns, n)
+	}
+	for name := range strings.SplitSeq(*against, ",") {
+		if slices.ContainsFunc(p.variants, func(v variant) bool { return v.name == name }) {
+			p.against = append(p.against, name)
+		}
+	}
+	return p, nil
+}
+
+// assignments is a flag NAME=VALUE that may be given several times.
+type assignments map[string]string
+
+// String implements flag.Value.
+func (a assignments) String() string { return "" }
+
+// Set implements flag.Value.
+func (a assignments) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	if !ok || name == "" || value == "" {
+		return errors.New("NAME=FILE is wanted")
+	}
+	a[name] = value
+	return nil
+}
+
+// chooseVariants returns the variants with these names.
+func chooseVariants(names []string, programs, configs assignments) (chosen []variant, err error) {
+	for _, name := range names {
+		v, known := builtIn(name)
+		program, hasProgram := programs[name]
+		config, hasConfig := configs[name]
+		if !known && !hasProgram && !hasConfig {
+			return nil, fmt.Errorf("-variants: what is %q? Without -program or -config there are none, kernel, expect, entry", name)
+		}
+		if !known {
+			v = variant{name: name, title: name, ftpctd: true}
+		}
+		v.program = cmp.Or(program, v.program)
+		if hasConfig {
+			text, err := os.ReadFile(config)
+			if err != nil {
+				return nil, fmt.Errorf("-config %s: %w", name, err)
+			}
+			v.config = string(text)
+		}
+		chosen = append(chosen, v)
+	}
+	for _, a := range []assignments{programs, configs} {
+		for name := range a {
+			if i := slices.IndexFunc(chosen, func(v variant) bool { return v.name == name }); i < 0 || !chosen[i].ftpctd {
+				return nil, fmt.Errorf("%s is not one of the -variants that run ftpctd", name)
+			}
+		}
+	}
+	return chosen, nil
+}
+
+// chooseLoads returns the loads with these names.
+func chooseLoads(names []string, size int) (chosen []load, err error) {
+	all := loads(size)
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(l load) bool { return l.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("-loads: what is %q? There are pasv, epsv, port, noop and bulk", name)
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
+// keys returns what is measured in each round, in order. One transfer at a time
+// is enough to fill the machine.
+func (p plan) keys() (keys []key) {
+	for _, l := range p.loads {
+		conns := p.conns
+		if l.size > 0 {
+			conns = []int{1}
+		}
+		for _, n := range conns {
+			keys = append(keys, key{l.name, n})
+		}
+	}
+	return keys
+}
+
+// run builds the stands, measures and returns what came of it.
+func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error) {
+	dir, err := os.MkdirTemp("", "ftpctd-bench-")
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := p.buildProgram(ctx, filepath.Join(dir, "ftpctd")); err != nil {
+		return r, err
+	}
+	var stands []*stand
+	defer func() {
+		for _, s := range stands {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	for _, v := range p.variants {
+		s, err := v.build(ctx)
+		if err != nil {
+			return r, err
+		}
+		stands = append(stands, s)
+	}
+	r = results{plan: p}
+	for round := range p.rounds {
+		for _, k := range p.keys() {
+			for i := range stands {
+				// Each variant is first in turn: whatever the one before leaves behind
+				// falls upon all alike.
+				s := stands[(round+i)%len(stands)]
+				if err := ctx.Err(); err != nil {
+					return r, err
+				}
+				m, err := s.measure(p.load(k.load), k.conns, p.timing)
+				if err != nil {
+					return r, err
+				}
+				m.Round = round
+				fmt.Fprintf(progress, "round %d/%d %-4s %2d %-7s %9.1f/s  p50 %6.0f  p99 %6.0f µs  CPU a cycle %6.1f, daemon %5.1f µs\n",
+					round+1, p.rounds, m.Load, m.Conns, m.Variant, rate(m), p50(m), p99(m), labCPU(m), daemonCPU(m))
+				r.measurements = append(r.measurements, m)
+			}
+		}
+	}
+	return r, nil
+}
+
+func (p plan) load(name string) load {
+	i := slices.IndexFunc(p.loads, func(l load) bool { return l.name == name })
+	return p.loads[i]
+}
+
+// buildProgram builds ftpctd, at path, for the variants that run it and name no
+// program of their own.
+func (p plan) buildProgram(ctx context.Context, path string) error {
+	wanted := false
+	for i, v := range p.variants {
+		if v.ftpctd && v.program == "" {
+			p.variants[i].program, wanted = path, true
+		}
+	}
+	if !wanted {
+		return nil
+	}
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "ftpctd/cmd/ftpctd").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build ftpctd: %w\n%s", err, out)
+	}
+	return nil
+}

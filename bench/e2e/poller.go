@@ -1,0 +1,196 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// role is what a socket is for.
+type role uint8
+
+const (
+	controlListener role = iota
+	control
+	dataListener
+	data
+
+	roleBits = 2
+)
+
+// poller waits for any number of sockets on one thread, with as few system calls
+// as there can be: what the client and the server of the benchmark take comes out
+// of the same CPUs as what is measured. The sockets are made by the thread that
+// calls, in its network namespace.
+type poller struct {
+	epoll  int
+	events [128]unix.EpollEvent
+}
+
+func newPoller() (*poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	return &poller{epoll: fd}, err
+}
+
+func (p *poller) close() { _ = unix.Close(p.epoll) }
+
+// add has wait tell when events happen to a socket. The kernel forgets a socket
+// that is closed.
+func (p *poller) add(fd int, r role, session int, events uint32) error {
+	return unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{
+		Events: events, Fd: int32(fd), Pad: int32(session)<<roleBits | int32(r),
+	})
+}
+
+// wait waits for at most timeout, or for ever if that is negative, and calls
+// handle for each socket to which something has happened.
+func (p *poller) wait(timeout time.Duration, handle func(fd int, r role, session int) error) error {
+	ms := -1
+	if timeout >= 0 {
+		ms = int((timeout + time.Millisecond - 1) / time.Millisecond)
+	}
+	n, err := unix.EpollWait(p.epoll, p.events[:], ms)
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, ev := range p.events[:n] {
+		if err := handle(int(ev.Fd), role(ev.Pad&(1<<roleBits-1)), int(ev.Pad>>roleBits)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// connect begins to connect to an address.
+func (p *poller) connect(to netip.AddrPort, r role, session int) (fd int, err error) {
+	fd, err = newSocket(to.Addr())
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(fd, sockaddr(to)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, p.add(fd, r, session, unix.EPOLLIN)
+}
+
+// listen listens at an address; with port 0 the kernel chooses one.
+func (p *poller) listen(at netip.AddrPort, r role, session int) (fd int, port uint16, err error) {
+	fd, err = newSocket(at.Addr())
+	if err != nil {
+		return -1, 0, err
+	}
+	for _, step := range []func() error{
+		func() error { return unix.Bind(fd, sockaddr(at)) },
+		func() error { return unix.Listen(fd, 1024) },
+		func() error { at, err = localAddrPort(fd); return err },
+		func() error { return p.add(fd, r, session, unix.EPOLLIN) },
+	} {
+		if err := step(); err != nil {
+			_ = unix.Close(fd)
+			return -1, 0, err
+		}
+	}
+	return fd, at.Port(), nil
+}
+
+// accept takes the next connection of a listener; flags are those of accept4.
+func accept(listener, flags int) (fd int, err error) {
+	fd, _, err = unix.Accept4(listener, flags|unix.SOCK_CLOEXEC)
+	return fd, err
+}
+
+// hangUp closes the connection, of which the other end has closed its half
+// already, with a reset. Neither end remembers it in TIME_WAIT: some 100,000 of
+// these would make later measurements slower than earlier ones.
+func hangUp(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	_ = unix.Close(fd)
+}
+
+func newSocket(addr netip.Addr) (int, error) {
+	family := unix.AF_INET
+	if addr.Is6() {
+		family = unix.AF_INET6
+	}
+	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
+func localAddrPort(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), nil
+	}
+	return netip.AddrPort{}, unix.EAFNOSUPPORT
+}
+
+// hostPort writes an IPv4 endpoint as PORT and 227 do.
+func hostPort(a netip.AddrPort) string {
+	ip, port := a.Addr().As4(), a.Port()
+	return fmt.Sprintf("%d,%d,%d,%d,%d,%d", ip[0], ip[1], ip[2], ip[3], port>>8, port&0xff)
+}
+
+// send writes a line to a control connection, which always has room for one.
+func send(fd int, line string) error {
+	_, err := unix.Write(fd, []byte(line))
+	return err
+}
+
+// lineBuffer holds what has come of a line.
+type lineBuffer struct {
+	bytes [512]byte
+	n     int
+}
+
+var errLongLine = errors.New("a line of more than 512 bytes")
+
+// read reads once from a control connection and calls handle with each line that
+// is complete, without its end. It returns false at the end of the connection.
+func (b *lineBuffer) read(fd int, handle func(line []byte) error) (open bool, err error) {
+	if b.n == len(b.bytes) {
+		return false, errLongLine
+	}
+	n, err := unix.Read(fd, b.bytes[b.n:])
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return true, nil
+	case err != nil || n == 0:
+		return false, err
+	}
+	b.n += n
+	begin := 0
+	for i := b.n - n; i < b.n; i++ {
+		if b.bytes[i] != '\n' {
+			continue
+		}
+		end := i
+		if end > begin && b.bytes[end-1] == '\r' {
+			end--
+		}
+		if err := handle(b.bytes[begin:end]); err != nil {
+			return true, err
+		}
+		begin = i + 1
+	}
+	b.n = copy(b.bytes[:], b.bytes[begin:b.n])
+	return true, nil
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+
+	"ftpctd/bench/lab"
+)
+
+// variant is what stands on the router while it is measured.
+type variant struct {
+	name  string
+	title string // in the report
+	// open has the firewall accept everything.
+	open bool
+	// helper is the kernel's helper that control connections get; none if empty.
+	helper string
+	// ftpctd has it run program with the text of a configuration.
+	ftpctd          bool
+	program, config string
+}
+
+// builtIn returns the variant of that name that is always there.
+func builtIn(name string) (v variant, ok bool) {
+	switch name {
+	case "none":
+		return variant{name: name, title: "no helper", open: true}, true
+	case "kernel":
+		return variant{name: name, title: "nf_conntrack_ftp", helper: "ftp"}, true
+	case "expect", "entry":
+		return variant{name: name, title: "ftpctd, " + name, ftpctd: true, config: fmt.Sprintf("admit = %q\n", name)}, true
+	}
+	return variant{}, false
+}
+
+// stand is a variant with a lab of its own, so that its connections do not get in
+// the way of the others'.
+type stand struct {
+	variant  variant
+	lab      *lab.Lab
+	firewall *lab.Firewall
+	server   *server
+	daemon   *daemon // nil without one
+}
+
+// build builds the stand.
+func (v variant) build(ctx context.Context) (_ *stand, err error) {
+	s := &stand{variant: v}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", v.name, errors.Join(err, s.close()))
+		}
+	}()
+	if s.lab, err = lab.New(lab.Config{}); err != nil {
+		return nil, err
+	}
+	if v.open {
+		s.firewall, err = s.lab.Router.OpenFirewall(lab.Forward)
+	} else {
+		s.firewall, err = s.lab.Router.DropFirewall(lab.Forward)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if v.helper != "" {
+		if err := s.firewall.AssignHelper(v.helper); err != nil {
+			return nil, err
+		}
+	}
+	if s.server, err = serve(s.lab.Server); err != nil {
+		return nil, err
+	}
+	if v.ftpctd {
+		if s.daemon, err = startFtpctd(ctx, s.lab.Router, v.program, v.config); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *stand) close() error {
+	var errs []error
+	if s.daemon != nil {
+		errs = append(errs, s.daemon.close())
+	}
+	if s.server != nil {
+		errs = append(errs, s.server.close())
+	}
+	if s.lab != nil {
+		errs = append(errs, s.lab.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// measure measures a load with a number of control connections. It leaves
+// conntrack's table empty: entries of earlier measurements would slow down later
+// ones.
+func (s *stand) measure(ld load, conns int, t timing) (m measurement, err error) {
+	relatedBefore, err := s.firewall.Related()
+	if err != nil {
+		return m, err
+	}
+	pid := 0
+	if s.daemon != nil {
+		pid = s.daemon.process.Pid()
+	}
+	var at []usage
+	c, err := drive(s.lab, ld, conns, t, func() error {
+		u, err := readUsage(pid)
+		at = append(at, u)
+		return err
+	})
+	if err != nil {
+		return m, fmt.Errorf("%s, %s with %d connections: %w", s.variant.name, ld.name, conns, err)
+	}
+	relatedAfter, err := s.firewall.Related()
+	if err != nil {
+		return m, err
+	}
+	m = newMeasurement(c.latencies, at[0], at[1])
+	m.Variant, m.Load, m.Conns = s.variant.name, ld.name, conns
+	m.Blocked, m.Related = c.busy, int(relatedAfter-relatedBefore)
+	if ld.data() {
+		m.Data = c.cycles
+	}
+	return m, s.lab.Router.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+}
