@@ -25,6 +25,14 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// panicked returns what the kernel said when it panicked (panic() of
+// kernel/panic.c), or nothing.
+func (c *console) panicked() string {
+	_, said, _ := strings.Cut(c.String(), "Kernel panic - not syncing: ")
+	said, _, _ = strings.Cut(said, "\n")
+	return strings.TrimSuffix(said, " ]---") // as the last line has it
+}
+
 // String returns the end of the output, from the start of a line if it was
 // cut, with the line ends of a terminal made those of a file.
 func (c *console) String() string {

@@ -1,6 +1,13 @@
 package vm
 
-import "strings"
+import (
+	"errors"
+	"strings"
+)
+
+// ErrPanic is what errors.Is finds in the error of [Run] if the guest's kernel
+// panicked. Under emulation that may be the emulator's fault.
+var ErrPanic = errors.New("the guest's kernel panicked")
 
 // OpError is the error type of this package: which operation failed, with
 // which kernel, and why.

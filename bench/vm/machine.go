@@ -52,7 +52,8 @@ func newMachine(o Options) *machine {
 
 // arguments returns the command line of QEMU.
 func (m *machine) arguments(k Kernel) []string {
-	cmdline := "console=ttyS0 loglevel=5 panic=-1 mitigations=off"
+	// An oops would leave a machine that may hang.
+	cmdline := "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off"
 	if m.systemd {
 		cmdline += " systemd.unit=vm.service fstab=no" +
 			// Without an identity it would be the first boot, which enables
@@ -138,9 +139,11 @@ func (m *machine) run(ctx context.Context, program string, k Kernel, initramfs *
 		return context.Cause(ctx)
 	case err != nil:
 		return fmt.Errorf("QEMU: %w", err)
-	default:
-		return errors.New("the machine stopped by itself")
 	}
+	if said := m.console.panicked(); said != "" {
+		return fmt.Errorf("%w: %s", ErrPanic, said)
+	}
+	return errors.New("the machine stopped by itself")
 }
 
 // readControl reads what the guest reports in lines, and switches the machine

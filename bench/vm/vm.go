@@ -60,7 +60,7 @@ type Result struct {
 //
 // That a command fails is no error: see Result.ExitCode. If the command did not
 // run to its end the error is an *OpError, whose cause is context.Cause(ctx) if
-// the context ended.
+// the context ended, and [ErrPanic] if the kernel panicked.
 //
 // Output that a process left behind by the command writes more than five
 // seconds after the command's end is lost.

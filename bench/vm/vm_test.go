@@ -98,12 +98,16 @@ func TestRunErrors(t *testing.T) {
 			[]string{"vm: kernel 6.1: boot: QEMU: exit status 1", "no such machine"},
 		},
 		"the guest stops in its boot": {
-			"echo panic",
-			[]string{"vm: kernel 6.1: boot: the machine stopped by itself", "\tpanic"},
+			"echo no root",
+			[]string{"vm: kernel 6.1: boot: the machine stopped by itself", "\tno root"},
 		},
-		"the guest stops in the command": {
-			"echo start >&5; echo panic",
-			[]string{"vm: kernel 6.1: run x: the machine stopped by itself", "\tpanic"},
+		"the guest panics in the command": {
+			"echo start >&5; echo '[ 1.2] Kernel panic - not syncing: Fatal exception'",
+			[]string{"vm: kernel 6.1: run x: the guest's kernel panicked: Fatal exception;", "\t[ 1.2] Kernel panic"},
+		},
+		"only the end of a panic is left": {
+			"echo '[ 1.2] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---'",
+			[]string{"vm: kernel 6.1: boot: the guest's kernel panicked: Attempted to kill init!;"},
 		},
 		"a module cannot be loaded": {
 			"echo 'fail modprobe: FATAL: Module y not found ' >&5; exec sleep 1000",
@@ -127,6 +131,9 @@ func TestRunErrors(t *testing.T) {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("the error lacks %q:\n%v", want, err)
 				}
+			}
+			if got, want := errors.Is(err, ErrPanic), strings.Contains(name, "panic"); got != want {
+				t.Errorf("is it a panic: %t, want %t", got, want)
 			}
 		})
 	}

@@ -5,7 +5,8 @@
 //
 // It exits with the code of the command, the first that is not 0 if there are
 // several kernels. It exits with 2 if its own arguments are wrong, and with 125
-// if a machine did not run the command to its end.
+// if a machine did not run the command to its end. If its kernel panicked, which
+// may be the emulator's fault, vmrun says so and starts it once more.
 package main
 
 import (
@@ -87,9 +88,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	code := 0
 	for _, k := range kernels {
 		fmt.Fprintf(stderr, "vmrun: Linux %s\n", k.Release())
-		ctx, cancel := context.WithTimeout(ctx, *timeout)
-		result, err := vm.Run(ctx, k, o)
-		cancel()
+		result, err := boot(ctx, k, o, *timeout)
+		if errors.Is(err, vm.ErrPanic) {
+			fmt.Fprintf(stderr, "vmrun: %v\nvmrun: this may be the emulator's fault, and is none of the command's result: once more\n", err)
+			result, err = boot(ctx, k, o, *timeout)
+		}
 		if err != nil {
 			fmt.Fprintln(stderr, "vmrun:", err)
 			return exitFailed
@@ -103,6 +106,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return code
+}
+
+func boot(ctx context.Context, k vm.Kernel, o vm.Options, timeout time.Duration) (vm.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return vm.Run(ctx, k, o)
 }
 
 func names(kernels []vm.Kernel) string {

@@ -24,21 +24,70 @@ echo "exit $code" >&5
 exec sleep 1000
 `
 
-func TestRun(t *testing.T) {
+// fake makes kernels and puts a script into the place of QEMU, whose working
+// directory is the one that fake returns.
+func fake(t *testing.T, script string, versions ...string) (dir string) {
+	t.Helper()
 	if _, err := os.Stat("/bin/busybox"); err != nil {
 		labtest.Unmet(t, err.Error())
 	}
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "bin/qemu-system-x86_64"), fakeQEMU)
+	dir = t.TempDir()
+	t.Chdir(dir)
+	write(t, filepath.Join(dir, "bin/qemu-system-x86_64"), script)
 	t.Setenv("PATH", filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
 	t.Setenv("XDG_CACHE_HOME", dir)
-	for _, version := range []string{"6.1", "6.12", "6.18", "6.19"} {
+	for _, version := range versions {
 		kernel := filepath.Join(dir, "ftpctd-test/kernels", version)
 		write(t, filepath.Join(kernel, "boot/vmlinuz-"+version+".0"), "")
 		write(t, filepath.Join(kernel, "lib/modules", version+".0", "modules.dep"), "")
 		write(t, filepath.Join(kernel, "lib/modules", version+".0", "modules.builtin"),
 			"virtio_pci.ko\nvirtio_console.ko\n9pnet_virtio.ko\n9p.ko\noverlay.ko\n")
 	}
+	return dir
+}
+
+// A machine whose kernel panics is started once more, and no other.
+func TestPanic(t *testing.T) {
+	for name, tt := range map[string]struct {
+		script string // of each start; $starts counts them
+		code   int
+		starts int
+		stderr string // a part of it
+	}{
+		"once":             {`[ $starts = 1 ] && panic; fail`, 5, 2, "panicked: Fatal exception"},
+		"twice":            {`panic`, exitFailed, 2, "panicked: Fatal exception"},
+		"a failed command": {`fail`, 5, 1, "Linux 6.1.0"},
+		"a failed machine": {`stop`, exitFailed, 1, "stopped by itself"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := fake(t, `#!/bin/sh
+				echo start >&5
+				echo x >>starts
+				starts=$(grep -c x starts)
+				panic() { echo 'Kernel panic - not syncing: Fatal exception'; exit 0; }
+				stop() { exit 0; }
+				fail() { echo 'exit 5' >&5; exec sleep 1000; }
+				`+tt.script, "6.1")
+			var stdout, stderr strings.Builder
+			if code := run(t.Context(), []string{"true"}, &stdout, &stderr); code != tt.code {
+				t.Errorf("exit code %d, want %d; it said: %s", code, tt.code, stderr.String())
+			}
+			if !strings.Contains(stderr.String(), tt.stderr) {
+				t.Errorf("error output %q, want it to have %q", stderr.String(), tt.stderr)
+			}
+			starts, err := os.ReadFile(filepath.Join(dir, "starts"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Count(string(starts), "x"); got != tt.starts {
+				t.Errorf("started %d times, want %d", got, tt.starts)
+			}
+		})
+	}
+}
+
+func TestRun(t *testing.T) {
+	dir := fake(t, fakeQEMU, "6.1", "6.12", "6.18", "6.19")
 
 	for name, tt := range map[string]struct {
 		args   string
