@@ -4,8 +4,8 @@
 // helpers, and registers helpers.
 //
 // There are two ways. [Conn] has a socket of its own and waits for the kernel's
-// answer. [AppendExpect], [AppendDelete] and [AppendEntry] only write messages,
-// for a sender that packs them with others and takes errors as they come
+// answer. [AppendExpect], [AppendDelete], [AppendEntry] and [AppendMark] only write
+// messages, for a sender that packs them with others and takes errors as they come
 // ([Explain]).
 //
 // The formats are those of net/netfilter/nf_conntrack_netlink.c,

@@ -113,6 +113,69 @@ func TestKernel(t *testing.T) {
 	}
 }
 
+// TestMark sets a bit of a connection's mark and clears it, and keeps the others.
+func TestMark(t *testing.T) {
+	const bit, others = 0x100, 0x80000a01
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			labtest.EnterNetns(t)
+			assignSane(t)
+			c := openConn(t)
+			control := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))
+			other := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "2121"))))
+			reply := conntrack.Tuple{Src: control.Dst, Dst: control.Src}
+			for _, step := range []struct {
+				name       string
+				t          conntrack.Tuple
+				mark, mask uint32
+				want       uint32
+			}{
+				{"the administrator's", control, others, 1<<32 - 1, others},
+				{"set", control, bit, bit, others | bit},
+				{"set again, by the other direction", reply, bit, bit, others | bit},
+				{"clear", reply, 0, bit, others},
+				{"clear again", control, 0, bit, others},
+			} {
+				if _, err := c.execute(AppendMark(nil, 0, 0, step.t, step.mark, step.mask), netlink.Acknowledge); err != nil {
+					t.Fatalf("%s: %v", step.name, err)
+				}
+				if got := markOf(t, c, control); got != step.want {
+					t.Errorf("%s: mark %#x, want %#x", step.name, got, step.want)
+				}
+			}
+			if got := markOf(t, c, other); got != 0 {
+				t.Errorf("mark %#x of another connection", got)
+			}
+			if bits, _ := status(t, c, control); bits&ipsAssured == 0 {
+				t.Errorf("status %#x, want it as it was", bits)
+			}
+			_, err := c.execute(AppendMark(nil, 0, 7, control, bit, bit), netlink.Acknowledge)
+			if !errors.Is(err, unix.ENOENT) {
+				t.Errorf("in a zone where it is not: error %v, want ENOENT", err)
+			}
+		})
+	}
+}
+
+// markOf returns the mark of the connection t.
+func markOf(t *testing.T, c *Conn, of conntrack.Tuple) (mark uint32) {
+	t.Helper()
+	data, err := c.lookup(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ad, err := attributes(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ad.Next() {
+		if ad.Type() == ctaMark {
+			mark = ad.Uint32()
+		}
+	}
+	return mark
+}
+
 // exactSource makes the message b one for the source port 20 alone: such an
 // expectation overlaps that for any source port.
 func exactSource(b []byte) []byte {

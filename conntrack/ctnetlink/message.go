@@ -39,8 +39,10 @@ const (
 	ctaTupleReply  = 2
 	ctaHelp        = 5
 	ctaTimeout     = 7
+	ctaMark        = 8
 	ctaTupleMaster = 14
 	ctaZone        = 18
+	ctaMarkMask    = 21
 
 	ctaHelpName = 1
 
@@ -194,6 +196,27 @@ func AppendEntry(b []byte, seq uint32, data, master conntrack.Tuple) []byte {
 	b = appendTuple(b, ctaTupleReply, conntrack.Tuple{Src: data.Dst, Dst: data.Src})
 	b = appendUint32(b, ctaTimeout, entryTimeout)
 	b = appendTuple(b, ctaTupleMaster, master)
+	return endMessage(b, start)
+}
+
+// AppendMark appends one complete IPCTNL_MSG_CT_NEW message to b and returns the
+// extended slice. It does not allocate when b has room (128 bytes suffice).
+//
+// The message gives the bits in mask of the conntrack mark of the connection t,
+// which may be given in either direction, the values that they have in mark, and
+// leaves the others as they are (ctnetlink_change_mark in
+// net/netfilter/nf_conntrack_netlink.c). mark must have no bit outside mask. A
+// kernel without CONFIG_NF_CONNTRACK_MARK ignores it.
+//
+// The only flag is REQUEST: the kernel answers only with an error, which carries
+// seq. ENOENT means that there is no such connection in the zone.
+func AppendMark(b []byte, seq uint32, zone uint16, t conntrack.Tuple, mark, mask uint32) []byte {
+	start := len(b)
+	b = appendHeader(b, msgConntrackNew, netlink.Request, seq, family(t))
+	b = appendTuple(b, ctaTupleOrig, t)
+	b = appendUint32(b, ctaMark, mark)
+	b = appendUint32(b, ctaMarkMask, mask)
+	b = appendZone(b, ctaZone, zone)
 	return endMessage(b, start)
 }
 

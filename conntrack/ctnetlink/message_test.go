@@ -229,6 +229,37 @@ b8000000 0001 0106 0b000000 00000000 # nlmsghdr: 184 bytes, CT_NEW, REQUEST|EXCL
     0600 0200 9c41 0000
     0600 0300 0015 0000`
 
+	// Bit 0x100 of active4's control connection, set in zone 7.
+	markActive4 = `
+60000000 0001 0100 0f000000 00000000 # nlmsghdr: 96 bytes, CT_NEW, REQUEST, seq 15, port 0
+02 00 0000                           # nfgenmsg: AF_INET
+3400 0180                            # CTA_TUPLE_ORIG
+  1400 0180
+    0800 0100 c0a800d3               #     192.168.0.211
+    0800 0200 cb007101               #     203.0.113.1
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9c41 0000              #     40001
+    0600 0300 0015 0000              #     21
+0800 0800 00000100                   # CTA_MARK 0x100
+0800 1500 00000100                   # CTA_MARK_MASK 0x100
+0600 1200 0007 0000                  # CTA_ZONE 7`
+
+	// The highest bit of passive6's control connection, cleared in no zone.
+	unmarkPassive6 = `
+70000000 0001 0100 10000000 00000000 # nlmsghdr: 112 bytes, CT_NEW, REQUEST, seq 16, port 0
+0a 00 0000                           # nfgenmsg: AF_INET6
+4c00 0180                            # CTA_TUPLE_ORIG
+  2c00 0180
+    1400 0300 fd000000000000000000000000000002
+    1400 0400 fd000000000000000000000000000001
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9c41 0000
+    0600 0300 0015 0000
+0800 0800 00000000                   # CTA_MARK 0
+0800 1500 80000000                   # CTA_MARK_MASK 0x80000000`
+
 	deleteActive4 = `
 48000000 0202 0100 09000000 00000000 # nlmsghdr: 72 bytes, EXP_DELETE, REQUEST, seq 9, port 0
 02 00 0000
@@ -361,6 +392,13 @@ func appendEntryFrom(port uint16) func([]byte, uint32, *conntrack.Expectation) [
 	}
 }
 
+// appendMarkOf makes AppendMark of an expectation's control connection.
+func appendMarkOf(zone uint16, mark, mask uint32) func([]byte, uint32, *conntrack.Expectation) []byte {
+	return func(b []byte, seq uint32, x *conntrack.Expectation) []byte {
+		return AppendMark(b, seq, zone, x.Master, mark, mask)
+	}
+}
+
 func TestMessages(t *testing.T) {
 	skipBigEndian(t)
 	tests := []struct {
@@ -381,6 +419,9 @@ func TestMessages(t *testing.T) {
 		{"entry, active, IPv4", appendEntryFrom(20), 11, active4(), entryActive4},
 		{"entry, passive, IPv6", appendEntryFrom(50000), 12, passive6(), entryPassive6},
 		{"entry, IPv4 spelled as IPv6", appendEntryFrom(20), 11, mapped(), entryActive4},
+		{"mark, zone, IPv4", appendMarkOf(7, 0x100, 0x100), 15, active4(), markActive4},
+		{"mark, zone, IPv4 spelled as IPv6", appendMarkOf(7, 0x100, 0x100), 15, mapped(), markActive4},
+		{"mark cleared, IPv6", appendMarkOf(0, 0, 1<<31), 16, passive6(), unmarkPassive6},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -415,6 +456,7 @@ func TestInvalidTuples(t *testing.T) {
 			var m netlink.Message
 			for _, b := range [][]byte{
 				AppendExpect(nil, 1, &tt.x), AppendDelete(nil, 1, &tt.x), AppendEntry(nil, 1, tt.x.Tuple, tt.x.Master),
+				AppendMark(nil, 1, 0, tt.x.Master, 1, 1),
 			} {
 				if err := m.UnmarshalBinary(b); err != nil {
 					t.Error(err)
