@@ -14,7 +14,10 @@ import (
 	"ftpctd/conntrack"
 )
 
-const tableName = "ftpctd"
+const (
+	tableName  = "ftpctd"
+	helperName = "carrier" // of the object in the table, not of the kernel's helper
+)
 
 // Places in the order of the hooks. Packets are queued after the translation of
 // the destination (-100), so that they show the server itself, and before filters
@@ -64,16 +67,15 @@ type ruleset struct {
 //
 //	table inet ftpctd {
 //		set ports { type inet_service; elements = { 21 } }
-//		ct helper carrier4 { type "sane" protocol tcp; l3proto ip; }
-//		ct helper carrier6 { type "sane" protocol tcp; l3proto ip6; }
+//		ct helper carrier { type "sane" protocol tcp; l3proto inet; }
 //		chain assign-input {
 //			type filter hook input priority 200;
-//			meta l4proto tcp tcp dport @ports ct state new ct helper set "carrier4" ct helper set "carrier6"
+//			meta l4proto tcp tcp dport @ports ct state new ct helper set "carrier"
 //		}
 //		chain assign-postrouting { type filter hook postrouting priority 200; … }
 //		chain control {
 //			ct state invalid,untracked return
-//			@ih,0,8 >= 0 queue num 21 bypass
+//			@ih,0,8 >= 0 ct mark & 0x100 == 0 queue num 21 bypass
 //			tcp flags & (fin|syn|rst) != 0 queue num 21 bypass
 //		}
 //		chain queue-input {
@@ -111,18 +113,18 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 	}
 
 	if cfg.Helper != "" {
-		r.addCarriers(cfg.Helper)
+		nft.AddObj(carrier(r.table, cfg.Helper))
 		for _, chain := range []*nftables.Chain{
 			r.base("assign-input", nftables.ChainHookInput, priorityAssign),
 			r.base("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
 		} {
-			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), assign())
+			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), []expr.Any{assign()})
 		}
 	}
 
 	control := nft.AddChain(&nftables.Chain{Table: r.table, Name: "control"})
 	r.add(control, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
-	r.add(control, payload(), []expr.Any{queue})
+	r.add(control, payload(), unmarked(cfg.SkipMark), []expr.Any{queue})
 	r.add(control, flags(flagsEnds, expr.CmpOpNeq, 0), []expr.Any{queue})
 
 	jump := jumpTo(control)
@@ -177,7 +179,6 @@ func (r ruleset) addSet(name string, types ...nftables.SetDatatype) error {
 // family is what sets the rules for IPv4 and IPv6 apart.
 type family struct {
 	expected, opaque string // names of sets
-	carrier          string // name of the object that stands for the helper
 	addr             nftables.SetDatatype
 	nfproto          byte
 	src, dst         uint32 // offsets of the addresses in the IP header
@@ -188,11 +189,11 @@ type family struct {
 
 var (
 	ipv4 = family{
-		expected: "expected4", opaque: "opaque4", carrier: "carrier4", addr: nftables.TypeIPAddr, nfproto: unix.NFPROTO_IPV4,
+		expected: "expected4", opaque: "opaque4", addr: nftables.TypeIPAddr, nfproto: unix.NFPROTO_IPV4,
 		src: 12, dst: 16, srcReg: register32, dstReg: register32 + 1, port: register32 + 2,
 	}
 	ipv6 = family{
-		expected: "expected6", opaque: "opaque6", carrier: "carrier6", addr: nftables.TypeIP6Addr, nfproto: unix.NFPROTO_IPV6,
+		expected: "expected6", opaque: "opaque6", addr: nftables.TypeIP6Addr, nfproto: unix.NFPROTO_IPV6,
 		src: 8, dst: 24, srcReg: register, dstReg: register + 1, port: register32 + 8,
 	}
 	families = [...]*family{&ipv4, &ipv6}
@@ -291,24 +292,31 @@ func ctState(states uint32) []expr.Any {
 	}
 }
 
-// addCarriers adds the objects that name the kernel's helper, one a family: one
-// for both would do with a helper that the kernel has for either.
-func (r ruleset) addCarriers(helper string) {
-	for _, f := range families {
-		r.nft.AddObj(&nftables.NamedObj{
-			Table: r.table, Name: f.carrier, Type: nftables.ObjTypeCtHelper,
-			Obj: &expr.CtHelper{Name: helper, L3Proto: uint16(f.nfproto), L4Proto: unix.IPPROTO_TCP},
-		})
+// unmarked matches packets whose connection has no bit of mask in its mark.
+func unmarked(mask uint32) []expr.Any {
+	if mask == 0 {
+		return nil // everything
+	}
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: register},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: make([]byte, 4)},
 	}
 }
 
-// assign gives a connection the helper of its family; the other one does nothing.
-func assign() []expr.Any {
-	var exprs []expr.Any
-	for _, f := range families {
-		exprs = append(exprs, &expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: f.carrier})
+// carrier is the object that names the kernel's helper, for IPv4 and IPv6.
+func carrier(table *nftables.Table, helper string) *nftables.NamedObj {
+	return &nftables.NamedObj{
+		Table: table, Name: helperName, Type: nftables.ObjTypeCtHelper,
+		Obj: &expr.CtHelper{Name: helper, L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
 	}
-	return exprs
+}
+
+func assign() expr.Any {
+	return &expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: helperName}
 }
 
 // nftQueue is the statement "queue num N-M bypass".
@@ -356,17 +364,23 @@ func features(cfg Config, queue expr.Any) []feature {
 			func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) },
 		},
 	}
+	if cfg.SkipMark != 0 {
+		list = append(list, feature{
+			"the kernel's connections have no mark (CONFIG_NF_CONNTRACK_MARK): set queue.skip_mark = 0",
+			func(r ruleset, chain *nftables.Chain) { r.add(chain, unmarked(cfg.SkipMark)) },
+		})
+	}
 	if cfg.Helper == "" {
 		return list
 	}
 	return append(list, feature{
 		fmt.Sprintf("the kernel has no conntrack helper %q for TCP: load its module (nf_conntrack_%[1]s, CONFIG_NF_CONNTRACK_…) or set helper.carrier to one that it has", cfg.Helper),
-		func(r ruleset, _ *nftables.Chain) { r.addCarriers(cfg.Helper) },
+		func(r ruleset, _ *nftables.Chain) { r.nft.AddObj(carrier(r.table, cfg.Helper)) },
 	}, feature{
 		"the kernel's nftables cannot assign a helper: load the module nft_objref (CONFIG_NFT_OBJREF)",
 		func(r ruleset, chain *nftables.Chain) {
-			r.addCarriers(cfg.Helper)
-			r.add(chain, assign())
+			r.nft.AddObj(carrier(r.table, cfg.Helper))
+			r.add(chain, []expr.Any{assign()})
 		},
 	})
 }

@@ -8,7 +8,6 @@ package firewall
 import (
 	"errors"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -29,27 +28,25 @@ type Config struct {
 	// TLSPorts are the ports to which the pairs of [Table.AddOpaque] may open data
 	// connections. The zero value is none.
 	TLSPorts conntrack.PortRange
+	// SkipMark are bits of the conntrack mark: of a connection that has one of them
+	// set, the packets that begin and end it are queued, but no payload. 0 is none.
+	SkipMark uint32
 	// QueueNum is the first queue, QueueCount how many there are, at least 1.
 	QueueNum, QueueCount uint16
 }
 
-// Table is the installed table. Its methods are safe for concurrent use.
+// Table is the installed table.
 type Table struct {
-	cfg      Config
-	queue    expr.Any
+	nft      *nftables.Conn // stays in the namespace that the table was installed in
 	mode     string
 	elements *elements
-
-	mu  sync.Mutex     // guards nft
-	nft *nftables.Conn // stays in the namespace that the table was installed in; nil after Remove
 }
 
 // Install makes the table, in place of one that a killed daemon left, in one
 // step: there is no moment without rules, and if it fails nothing has changed.
 //
 // An error is an *[Error] that names what the kernel lacks; os.ErrPermission
-// without CAP_NET_ADMIN; ENOENT if there is no helper of that name for both IPv4
-// and IPv6. Once installed, the rules keep a helper from being unregistered.
+// without CAP_NET_ADMIN.
 func Install(cfg Config) (*Table, error) {
 	queue, mode := nftQueue(cfg), "nft queue"
 	if (feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) }}).probe() != nil {
@@ -64,27 +61,17 @@ func Install(cfg Config) (*Table, error) {
 		_ = nft.CloseLasting()
 		return nil, newError(opInstall, "", err)
 	}
-	t := &Table{cfg: cfg, queue: queue, mode: mode, nft: nft, elements: elements}
-	if err := t.load(); err != nil {
-		_ = nft.CloseLasting()
-		elements.close()
-		return nil, err
-	}
-	return t, nil
-}
-
-// load makes the table anew.
-func (t *Table) load() error {
 	// Adding what exists is no error, so that deleting is none either.
-	t.nft.DelTable(t.nft.AddTable(newTable(tableName)))
-	err := addRuleset(t.nft, t.cfg, t.queue)
-	if err == nil {
-		err = t.nft.Flush()
+	nft.DelTable(nft.AddTable(newTable(tableName)))
+	if err = addRuleset(nft, cfg, queue); err == nil {
+		err = nft.Flush()
 	}
 	if err != nil {
-		return newError(opInstall, wanting(t.cfg, t.queue), err)
+		_ = nft.CloseLasting()
+		elements.close()
+		return nil, newError(opInstall, wanting(cfg, queue), err)
 	}
-	return nil
+	return &Table{nft: nft, mode: mode, elements: elements}, nil
 }
 
 // wanting returns the advice for the first feature that the kernel lacks.
@@ -106,8 +93,8 @@ func (t *Table) Mode() string { return t.mode }
 // its time anew. The addresses must be of one family; an IPv4-mapped IPv6 address
 // is IPv4.
 //
-// This and the three methods below take effect before they return, and do not wait
-// for anything but the kernel's own work.
+// This and the three methods below take effect before they return, do not wait
+// for anything but the kernel's own work, and are safe for concurrent use.
 func (t *Table) AddExpected(src, dst netip.Addr, port uint16, timeout time.Duration) error {
 	return t.elements.add(element{src: src, dst: dst, port: port, hasPort: true}, timeout)
 }
@@ -130,33 +117,11 @@ func (t *Table) RemoveOpaque(src, dst netip.Addr) error {
 	return t.elements.remove(element{src: src, dst: dst})
 }
 
-// Restore makes the table again if somebody has removed it, and reports whether
-// that was so. What was added to it is lost then. After Remove it does nothing.
-func (t *Table) Restore() (bool, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.nft == nil {
-		return false, nil
-	}
-	_, err := t.nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
-	switch {
-	case err == nil:
-		return false, nil
-	case !errors.Is(err, unix.ENOENT):
-		return false, newError(opList, "", err)
-	}
-	return true, t.load()
-}
-
 // Remove removes the table from the namespace that it was installed in. It is no
 // error if somebody else has removed it. The Table cannot be used any more.
 func (t *Table) Remove() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.elements.close()
-	nft := t.nft
-	t.nft = nil
-	return errors.Join(remove(nft), nft.CloseLasting())
+	return errors.Join(remove(t.nft), t.nft.CloseLasting())
 }
 
 // RemoveStale removes the table that a killed daemon left, if there is one.
@@ -174,4 +139,20 @@ func remove(nft *nftables.Conn) error {
 		return newError(opRemove, "", err)
 	}
 	return nil
+}
+
+// Exists reports whether the table is there, whoever made it.
+func Exists() (bool, error) {
+	nft, err := nftables.New()
+	if err != nil {
+		return false, newError(opList, "", err)
+	}
+	_, err = nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	case err != nil:
+		return false, newError(opList, "", err)
+	}
+	return true, nil
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
@@ -163,6 +162,70 @@ func TestQueued(t *testing.T) {
 				t.Errorf("queued (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestSkipMark holds that payload is queued no more once its connection's mark has
+// the bit, whatever else the mark has, but what ends the connection is.
+func TestSkipMark(t *testing.T) {
+	const bit, others = 0x100, 0x80000a01
+	labtest.EnterNetns(t)
+	var r recorder
+	r.before = func(p *nfq.Packet) []byte {
+		master := conntrack.Tuple{Src: p.Src, Dst: p.Dst}
+		switch string(p.Payload) {
+		case "others":
+			return ctnetlink.AppendMark(nil, 1, 0, master, others, 1<<32-1)
+		case "skip":
+			return ctnetlink.AppendMark(nil, 1, 0, master, bit, bit)
+		}
+		return nil
+	}
+	_, stop := run(t, carried.QueueNum, &r)
+	cfg := carried
+	cfg.SkipMark = bit
+	install(t, cfg)
+	l := listen(t, "127.0.0.1:21")
+	marked, server := connect(t, "127.0.0.1", l)
+	plain, plainServer := connect(t, "127.0.0.1", l)
+	for _, line := range []string{"others", "read", "skip", "unread"} {
+		say(t, marked, server, line)
+		say(t, server, marked, line)
+	}
+	say(t, plain, plainServer, "still read")
+	_ = marked.Close()
+	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("error %v at the end of the connection, want EOF", err)
+	}
+	stop()
+	if len(r.errs) > 0 {
+		t.Errorf("refused: %v", r.errs)
+	}
+	var got []string
+	ends := false
+	for what := range r.seen {
+		words := strings.SplitN(what, " ", 4)
+		switch {
+		case len(words) < 4:
+		case words[3] == "SYN":
+		case words[3] == "FIN":
+			ends = true
+		default:
+			got = append(got, words[3]+" to "+map[bool]string{true: "the server", false: "the client"}[words[2] == "21"])
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"others to the client", "others to the server",
+		"read to the client", "read to the server",
+		"skip to the server", // and marks the connection
+		"still read to the server",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("queued (-want +got):\n%s", diff)
+	}
+	if !ends {
+		t.Error("the end of the marked connection was not queued")
 	}
 }
 
@@ -363,15 +426,11 @@ func describe(t *testing.T) described {
 
 func exists(t *testing.T) bool {
 	t.Helper()
-	nft, err := nftables.New()
+	is, err := Exists()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		t.Fatal(err)
-	}
-	return err == nil
+	return is
 }
 
 // TestLifecycle installs, replaces and removes.
@@ -438,66 +497,6 @@ func TestLifecycle(t *testing.T) {
 	}
 	if err := table.Remove(); err != nil {
 		t.Errorf("somebody else has removed it: %v", err)
-	}
-}
-
-// TestRestore holds that a table that somebody has removed is made again as it
-// was, and left alone otherwise.
-func TestRestore(t *testing.T) {
-	labtest.EnterNetns(t)
-	table := install(t, carried)
-	restore := func(want bool) {
-		t.Helper()
-		if got, err := table.Restore(); got != want || err != nil {
-			t.Errorf("restored: %t, %v; want %t", got, err, want)
-		}
-	}
-	want := describe(t)
-	src, dst := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	restore(false)
-	for range 2 {
-		if err := RemoveStale(); err != nil { // in another's name
-			t.Fatal(err)
-		}
-		restore(true)
-		if diff := cmp.Diff(want, describe(t)); diff != "" {
-			t.Errorf("the table made again (-want +got):\n%s", diff)
-		}
-		if err := table.AddExpected(src, dst, 1024, time.Minute); err != nil {
-			t.Error(err)
-		}
-		restore(false)
-	}
-	if err := table.Remove(); err != nil {
-		t.Fatal(err)
-	}
-	restore(false)
-	if exists(t) {
-		t.Error("the table was made again after Remove")
-	}
-}
-
-// TestHelperOfOneFamily holds that rules which could assign their helper to
-// connections of one family alone are not installed.
-func TestHelperOfOneFamily(t *testing.T) {
-	labtest.EnterNetns(t)
-	nft, err := nftables.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const helper = "irc" // the kernel has it for IPv4 alone
-	other := nft.AddTable(newTable("other"))
-	nft.AddObj(&nftables.NamedObj{
-		Table: other, Name: "object", Type: nftables.ObjTypeCtHelper,
-		Obj: &expr.CtHelper{Name: helper, L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
-	})
-	if err := nft.Flush(); err != nil {
-		labtest.Unmet(t, "the kernel has no helper irc: "+err.Error())
-	}
-	cfg := carried
-	cfg.Helper = helper
-	if _, err := Install(cfg); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("error %v, want %v", err, unix.ENOENT)
 	}
 }
 
@@ -602,15 +601,14 @@ func TestWanting(t *testing.T) {
 // TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.
 func TestNoPrivilege(t *testing.T) {
 	labtest.EnterNetns(t)
-	table := install(t, carried)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
 		t.Fatal(err)
 	}
 	_, installErr := Install(carried)
-	_, restoreErr := table.Restore()
-	for name, err := range map[string]error{"install": installErr, "remove": RemoveStale(), "list": restoreErr} {
+	_, existsErr := Exists()
+	for name, err := range map[string]error{"install": installErr, "remove": RemoveStale(), "list": existsErr} {
 		if !errors.Is(err, os.ErrPermission) || !strings.Contains(fmt.Sprint(err), "CAP_NET_ADMIN") {
 			t.Errorf("%s: error %v, want os.ErrPermission and CAP_NET_ADMIN", name, err)
 		}
