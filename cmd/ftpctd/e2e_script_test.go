@@ -95,6 +95,7 @@ func (s script) say(c *textproto.Conn, verb string) error {
 // control is a control connection that says what a test tells it to.
 type control struct {
 	*textproto.Conn
+	tcp  *net.TCPConn
 	addr netip.AddrPort // of the client
 }
 
@@ -102,7 +103,13 @@ type control struct {
 // It waits for no greeting.
 func connect(ctx context.Context, t *testing.T, l *lab.Lab) *control {
 	t.Helper()
-	conn, err := l.Client.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
+	return connectFrom(ctx, t, l, netip.AddrPort{})
+}
+
+// connectFrom does so from an address and port of the client.
+func connectFrom(ctx context.Context, t *testing.T, l *lab.Lab, local netip.AddrPort) *control {
+	t.Helper()
+	conn, err := l.Client.DialTCP(ctx, local, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +118,7 @@ func connect(ctx context.Context, t *testing.T, l *lab.Lab) *control {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() }) // again, perhaps
-	return &control{textproto.NewConn(conn), conn.LocalAddr().(*net.TCPAddr).AddrPort()}
+	return &control{textproto.NewConn(conn), conn.(*net.TCPConn), conn.LocalAddr().(*net.TCPAddr).AddrPort()}
 }
 
 // login opens a control connection and logs in.

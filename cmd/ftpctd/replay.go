@@ -120,5 +120,6 @@ func trackerConfig(cfg config.Config) conntrack.Config {
 		Connections: cfg.Limits.Connections,
 		MaxExpected: int(cfg.Helper.MaxExpected),
 		Timeout:     cfg.Helper.Timeout,
+		SkipOpaque:  cfg.Queue.SkipTLS,
 	}
 }

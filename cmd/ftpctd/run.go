@@ -63,8 +63,8 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	if err := needNetAdmin(); err != nil {
 		return err
 	}
-	if keys := notBuilt(cfg); len(keys) > 0 {
-		log.Warn("this version does not know what to do with some keys that are set", "keys", keys)
+	if cfg.Metrics.Listen != "" {
+		log.Warn("this version does not know what to do with metrics.listen")
 	}
 	lock, err := engine.Lock()
 	if err != nil {
@@ -116,14 +116,18 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 		workers = append(workers, w)
 	}
 
-	rule := "managed elsewhere"
-	var rules *ruleset
+	rule, remove := "managed elsewhere", func() error { return nil }
 	if cfg.Firewall.Manage {
-		if rules, err = installRules(kernel, cfg, admission); err != nil {
+		table, err := firewall.Install(firewall.Config{
+			Ports: cfg.Ports, Helper: admission.Helper,
+			TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
+			QueueNum: cfg.Queue.Num, QueueCount: cfg.Queue.Count,
+		})
+		if err != nil {
 			return err
 		}
-		rule = rules.table.Mode()
-		entry.Table = rules.table // before a packet is handled
+		rule, remove = table.Mode(), table.Remove
+		entry.Table = table // before a packet is handled
 	}
 
 	tasks, failed := errgroup.WithContext(ctx)
@@ -135,14 +139,12 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	log.Info("ready", "ports", cfg.Ports, "admit", admission.Mode, "helper", admission.Helper,
 		"because", admission.Why, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule,
 		"conntrack", workers[0].queue.Conntrack())
-	tasks.Go(func() error { return super.run(failed, workers, rules) })
+	tasks.Go(func() error { return super.run(failed, workers) })
 	<-failed.Done() // a signal, or a task that failed
 	log.Info("stopping")
 	// The rules go first, while the queues are still read: no packet is caught
 	// in a queue that closes.
-	if rules != nil {
-		err = rules.table.Remove()
-	}
+	err = remove()
 	stop()
 	return errors.Join(tasks.Wait(), err)
 }
@@ -157,9 +159,9 @@ func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, admitter c
 	w := &worker{}
 	w.engine = engine.New(engine.Config{
 		Tracker: trackerConfig(cfg), Kernel: admitter, Entry: entry, Lookup: kernel.Connection,
-		TLSPorts: tlsPorts(cfg),
-		Accept:   func(id uint32, before []byte) error { return w.queue.Accept(id, before) },
-		Log:      log,
+		TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
+		Accept: func(id uint32, before []byte) error { return w.queue.Accept(id, before) },
+		Log:    log,
 	})
 	var err error
 	w.queue, err = nfq.Open(nfq.Config{
@@ -177,20 +179,6 @@ func tlsPorts(cfg config.Config) conntrack.PortRange {
 		r.Min = max(r.Min, cfg.MinPort)
 	}
 	return r
-}
-
-// notBuilt names the keys that are set to something and have no effect yet.
-func notBuilt(cfg config.Config) []string {
-	var keys []string
-	for key, set := range map[string]bool{
-		"queue.skip_mark": cfg.Queue.SkipMark != 0,
-		"metrics.listen":  cfg.Metrics.Listen != "",
-	} {
-		if set {
-			keys = append(keys, key)
-		}
-	}
-	return slices.Sorted(slices.Values(keys))
 }
 
 // close releases the packets that are held, then the queue.

@@ -33,10 +33,12 @@ const (
 	expireEvery = time.Second
 )
 
-// firstSeq is the first sequence number of the messages that travel with a
-// verdict and are not silent; package nfq reserves some. The kernel answers them
-// only to refuse.
-const firstSeq = nfq.SeqSilent + 1
+// Sequence numbers of the messages that travel with a verdict and are not silent;
+// package nfq reserves some. The kernel answers them only to refuse.
+const (
+	markSeq  = nfq.SeqSilent + 1 + iota
+	firstSeq // of expectations
+)
 
 // Accept releases a held packet once the kernel has handled the messages in
 // before. It is nfq.Queue's.
@@ -52,6 +54,7 @@ type Engine struct {
 	entry    *Entry // nil where no rules queue the first packets of data connections
 	ports    []uint16
 	tlsPorts conntrack.PortRange
+	skipMark uint32
 	accept   Accept
 	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
 	log      *slog.Logger
@@ -85,6 +88,9 @@ type Config struct {
 	// TLSPorts are the server's ports that a client may connect to while its
 	// control connection cannot be read. It needs Entry.
 	TLSPorts conntrack.PortRange
+	// SkipMark is the bit of the conntrack mark that has the rules queue no payload
+	// of a connection any more; 0 if there is none.
+	SkipMark uint32
 	// Accept releases a packet that is held.
 	Accept Accept
 	// Lookup finds the control connection between two ends where the queue's
@@ -98,7 +104,7 @@ type Config struct {
 func New(cfg Config) *Engine {
 	e := &Engine{
 		kernel: cfg.Kernel, entry: cfg.Entry, ports: cfg.Tracker.Ports, tlsPorts: cfg.TLSPorts,
-		accept: cfg.Accept, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
+		skipMark: cfg.SkipMark, accept: cfg.Accept, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
 		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
 	}
 	cfg.Tracker.Observe, cfg.Tracker.Lookup = e.observe, e.connection
@@ -124,7 +130,7 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 		return nfq.Verdict{}
 	}
 	e.opaque(d)
-	b := e.buf[:0]
+	b := e.appendMark(e.buf[:0], d)
 	for i := range d.Withdraw {
 		x := &d.Withdraw[i]
 		if e.tracker.Contended(x) {
@@ -157,6 +163,23 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	}
 	e.buf = b
 	return nfq.Verdict{Before: b}
+}
+
+// appendMark marks the connection of the packet if it is to be skipped. When a
+// connection begins it takes the mark off: conntrack may use the entry of an
+// earlier one between the same ends again.
+func (e *Engine) appendMark(b []byte, d *conntrack.Decision) []byte {
+	if e.skipMark == 0 || !d.Skip && !d.Anew {
+		return b
+	}
+	t := conntrack.Tuple{Src: e.packet.Src, Dst: e.packet.Dst} // either direction will do
+	if c, ok := e.connection(t); ok {
+		t = c.Original
+	}
+	if d.Skip {
+		return ctnetlink.AppendMark(b, markSeq, e.packet.Zone, t, e.skipMark, e.skipMark)
+	}
+	return ctnetlink.AppendMark(b, nfq.SeqSilent, e.packet.Zone, t, 0, e.skipMark)
 }
 
 // connection is conntrack.Config's Lookup. What came with the packet is right
@@ -201,31 +224,14 @@ func (e *Engine) opaque(d *conntrack.Decision) {
 		return
 	}
 	for _, h := range d.Opaque {
-		e.addOpaque(h)
+		if err := e.entry.Table.AddOpaque(h.Client, h.Server, opaqueFor); err != nil {
+			e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+		}
 	}
 	for _, h := range d.Readable {
 		if err := e.entry.Table.RemoveOpaque(h.Client, h.Server); err != nil {
 			e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
 		}
-	}
-}
-
-func (e *Engine) addOpaque(h conntrack.Hosts) {
-	if err := e.entry.Table.AddOpaque(h.Client, h.Server, opaqueFor); err != nil {
-		e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
-	}
-}
-
-// Refill puts the sessions in TLS into a table that was made again. Data
-// connections that waited to be queued are not in it any more: clients ask again.
-func (e *Engine) Refill() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
-		return
-	}
-	for h := range e.tracker.OpaqueHosts() {
-		e.addOpaque(h)
 	}
 }
 
@@ -289,6 +295,10 @@ func (e *Engine) try(x *conntrack.Expectation, last bool) (settled bool) {
 // Refused implements nfq.Handler: the kernel did not take a message that left
 // with a verdict.
 func (e *Engine) Refused(seq uint32, err error) {
+	if seq == markSeq {
+		e.log.Warn("cannot mark a connection: its packets go on being queued", "err", err)
+		return
+	}
 	s := e.sent[seq%uint32(len(e.sent))]
 	if s.seq != seq {
 		e.log.Warn("the kernel refused a message", "seq", seq, "err", err)

@@ -3,10 +3,12 @@ package engine
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,6 +65,7 @@ func (k *fakeKernel) Explain(_ *conntrack.Expectation, err error) error { return
 // bench is an engine with a fake kernel and what comes out of it.
 type bench struct {
 	*Engine
+	cfg      Config
 	kernel   *fakeKernel
 	log      strings.Builder
 	accepted []uint32
@@ -84,7 +87,7 @@ func newBench() *bench {
 		}
 		return a
 	}}))
-	b.Engine = New(Config{
+	b.cfg = Config{
 		Tracker: conntrack.Config{
 			Ports: []uint16{21}, Policy: policy, Connections: 16, MaxExpected: 8, Timeout: 30 * time.Second,
 		},
@@ -94,7 +97,8 @@ func newBench() *bench {
 			return nil
 		},
 		Log: log,
-	})
+	}
+	b.Engine = New(b.cfg)
 	return b
 }
 
@@ -114,14 +118,7 @@ func TestConnectionOfPacket(t *testing.T) {
 			Reply:    conntrack.Tuple{Src: server, Dst: client},
 		}, nil
 	}
-	// CTA_TUPLE_ORIG and CTA_TUPLE_REPLY are what the message of an entry begins
-	// with, behind the headers. CTA_ZONE follows.
-	const headers, tuples, ctaZone = 20, 2 * 52, 18
-	ends := conntrack.Tuple{Src: client, Dst: server}
-	attrs := ctnetlink.AppendEntry(nil, 0, ends, ends)[headers:][:tuples]
-	attrs = binary.NativeEndian.AppendUint16(attrs, 6)
-	attrs = binary.NativeEndian.AppendUint16(attrs, ctaZone)
-	attrs = append(attrs, 0, 7, 0, 0)
+	attrs := conntrackOf(conntrack.Tuple{Src: client, Dst: server}, 7)
 
 	tests := []struct {
 		name   string
@@ -145,7 +142,7 @@ func TestConnectionOfPacket(t *testing.T) {
 			b := newBench()
 			b.lookup = tt.lookup
 			b.attrs = tt.attrs
-			if got, want := string(b.announce(client.String()).Before), "expect#2 "+tt.want+";"; got != want {
+			if got, want := string(b.announce(client.String()).Before), "expect#3 "+tt.want+";"; got != want {
 				t.Errorf("verdict %q, want %q", got, want)
 			}
 			if zone := b.sent[firstSeq].x.Zone; zone != tt.zone {
@@ -155,6 +152,97 @@ func TestConnectionOfPacket(t *testing.T) {
 				t.Errorf("the kernel was asked %d times, want %d", asked, tt.asked)
 			}
 			b.Close()
+		})
+	}
+}
+
+// conntrackOf is what conntrack tells with a packet of the connection between ends
+// in a zone: CTA_TUPLE_ORIG and CTA_TUPLE_REPLY, which the message of an entry
+// begins with behind the headers, and CTA_ZONE.
+func conntrackOf(ends conntrack.Tuple, zone uint16) []byte {
+	const headers, tuples, ctaZone = 20, 2 * 52, 18
+	attrs := ctnetlink.AppendEntry(nil, 0, ends, ends)[headers:][:tuples]
+	attrs = binary.NativeEndian.AppendUint16(attrs, 6)
+	attrs = binary.NativeEndian.AppendUint16(attrs, ctaZone)
+	return append(binary.BigEndian.AppendUint16(attrs, zone), 0, 0)
+}
+
+// TestSkip marks the connections that are to be skipped, as conntrack has them,
+// and takes the mark off where one begins.
+func TestSkip(t *testing.T) {
+	const bit = 0x100
+	client := netip.MustParseAddrPort("192.0.2.10:40000")
+	outside := netip.MustParseAddrPort("203.0.113.1:2121")
+	packet := func(src, dst netip.AddrPort, seq, ack uint32, flags nfq.Flags, payload string) nfq.Packet {
+		return nfq.Packet{Src: src, Dst: dst, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(payload)}
+	}
+	greeted := []nfq.Packet{
+		packet(client, server, 1, 0, nfq.SYN, ""),
+		packet(server, client, 1, 2, nfq.SYN|nfq.ACK, ""),
+		packet(server, client, 2, 2, nfq.ACK, "220 r\r\n"),
+	}
+	web := packet(client, server, 2, 9, nfq.ACK, "GET / HTTP/1.1\r\n")
+	auth := packet(client, server, 2, 9, nfq.ACK, "AUTH TLS\r\n")
+	accepted := packet(server, client, 9, 12, nfq.ACK, "234 go\r\n")
+
+	toServer := conntrack.Tuple{Src: client, Dst: server}
+	toClient := conntrack.Tuple{Src: server, Dst: client}
+	lookup := func(conntrack.Tuple) (conntrack.Connection, error) {
+		return conntrack.Connection{
+			Original: conntrack.Tuple{Src: client, Dst: outside}, Reply: conntrack.Tuple{Src: server, Dst: client},
+		}, nil
+	}
+	type message struct {
+		zone uint16
+		t    conntrack.Tuple
+		mark uint32
+	}
+	tests := []struct {
+		name    string
+		off     bool
+		skipTLS bool
+		attrs   []byte
+		lookup  func(conntrack.Tuple) (conntrack.Connection, error)
+		packets []nfq.Packet
+		want    []message // of which the first, for the handshake, takes the mark off
+	}{
+		{"no FTP", false, false, nil, nil, []nfq.Packet{web}, []message{{0, toClient, 0}, {0, toServer, bit}}},
+		{"no FTP, without a mark", true, false, nil, nil, []nfq.Packet{web}, nil},
+		{"no FTP, behind NAT", false, false, nil, lookup, []nfq.Packet{web}, []message{
+			{0, conntrack.Tuple{Src: client, Dst: outside}, 0}, {0, conntrack.Tuple{Src: client, Dst: outside}, bit},
+		}},
+		{"no FTP, in a zone", false, false, conntrackOf(toServer, 7), lookup, []nfq.Packet{web}, []message{
+			{7, toServer, 0}, {7, toServer, bit},
+		}},
+		{"TLS that may return", false, false, nil, nil, []nfq.Packet{auth, accepted}, []message{{0, toClient, 0}}},
+		{"TLS", false, true, nil, nil, []nfq.Packet{auth, accepted}, []message{{0, toClient, 0}, {0, toClient, bit}}},
+		{"FTP", false, true, nil, nil, []nfq.Packet{auth}, []message{{0, toClient, 0}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench()
+			defer b.Close()
+			cfg := b.cfg
+			cfg.Lookup, cfg.Tracker.SkipOpaque = tt.lookup, tt.skipTLS
+			if !tt.off {
+				cfg.SkipMark = bit
+			}
+			b.Engine = New(cfg)
+			var got, want []byte
+			for _, p := range append(slices.Clone(greeted), tt.packets...) {
+				p.Conntrack = tt.attrs
+				got = append(got, b.Packet(&p).Before...)
+			}
+			for i, m := range tt.want {
+				seq := uint32(nfq.SeqSilent)
+				if i > 0 {
+					seq = markSeq
+				}
+				want = ctnetlink.AppendMark(want, seq, m.zone, m.t, m.mark, bit)
+			}
+			if diff := cmp.Diff(hex.Dump(want), hex.Dump(got)); diff != "" {
+				t.Errorf("messages (-want +got):\n%s", diff)
+			}
 		})
 	}
 }
@@ -195,7 +283,7 @@ func (b *bench) announce(client string) nfq.Verdict {
 func TestPacketLeavesWithItsExpectation(t *testing.T) {
 	b := newBench()
 	v := b.announce("192.0.2.10:40000")
-	if got, want := string(v.Before), "expect#2 198.51.100.20:5000;"; got != want || v.Hold {
+	if got, want := string(v.Before), "expect#3 198.51.100.20:5000;"; got != want || v.Hold {
 		t.Errorf("verdict %q, hold %v, want %q at once", got, v.Hold, want)
 	}
 	v = b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40000"), Flags: nfq.RST, Seq: 29})
@@ -261,7 +349,7 @@ func TestTooManyHeld(t *testing.T) {
 	}
 	b.announce("192.0.2.10:40000")
 	v := b.announce("192.0.2.10:40001")
-	if got, want := string(v.Before), "expect#3 198.51.100.20:5000;"; got != want || v.Hold {
+	if got, want := string(v.Before), "expect#4 198.51.100.20:5000;"; got != want || v.Hold {
 		t.Errorf("verdict %q, hold %v, want %q at once", got, v.Hold, want)
 	}
 	end := func(client string) string {
@@ -380,6 +468,13 @@ func TestRefused(t *testing.T) {
 			})
 		})
 	}
+	t.Run("a mark", func(t *testing.T) {
+		b := newBench()
+		b.Refused(markSeq, unix.ENOENT)
+		if !strings.Contains(b.log.String(), "cannot mark a connection") {
+			t.Errorf("log %s", &b.log)
+		}
+	})
 	t.Run("not ours", func(t *testing.T) {
 		b := newBench()
 		b.Refused(77, errors.New("x"))
@@ -402,49 +497,4 @@ func TestUnusedExpectationsAreWithdrawn(t *testing.T) {
 			t.Errorf("calls (-want +got):\n%s", diff)
 		}
 	})
-}
-
-// fakeTable notes the pairs of hosts in it.
-type fakeTable struct {
-	Table  // no other method is called
-	opaque []string
-}
-
-func (f *fakeTable) AddOpaque(client, server netip.Addr, _ time.Duration) error {
-	f.opaque = append(f.opaque, client.String()+" > "+server.String())
-	return nil
-}
-
-// TestRefill holds that a table that was made again has the sessions in TLS.
-func TestRefill(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		ports conntrack.PortRange
-		want  []string
-	}{
-		{"tls_ports", conntrack.PortRange{Min: 30000, Max: 30999}, []string{"192.0.2.10 > 198.51.100.20"}},
-		{"no tls_ports", conntrack.PortRange{}, nil},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			b := newBench()
-			defer b.Close()
-			lost, again := &fakeTable{}, &fakeTable{}
-			b.tlsPorts, b.entry = tt.ports, &Entry{Table: lost}
-			for i, client := range []string{"192.0.2.10:40000", "192.0.2.10:40001", "192.0.2.11:40000"} {
-				c := netip.MustParseAddrPort(client)
-				b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
-				if answer := "234 go\r\n"; i < 2 { // the last one has no answer
-					b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte(answer)})
-				}
-			}
-			if diff := cmp.Diff(tt.want, lost.opaque); diff != "" {
-				t.Fatalf("the first table (-want +got):\n%s", diff)
-			}
-			b.entry.Table = again
-			b.Refill()
-			if diff := cmp.Diff(tt.want, again.opaque); diff != "" {
-				t.Errorf("the table made again (-want +got):\n%s", diff)
-			}
-		})
-	}
 }

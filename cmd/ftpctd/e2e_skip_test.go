@@ -1,0 +1,219 @@
+package main_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+)
+
+// queued returns how many packets have been queued on a host for its daemon.
+func queued(t *testing.T, h *lab.Host) uint64 {
+	t.Helper()
+	const idSequence = 7 // of the fields that nfnetlink_queue.c shows
+	var text []byte
+	err := h.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) != idSequence+2 {
+		t.Fatalf("not one queue: %s", text)
+	}
+	n, err := strconv.ParseUint(fields[idSequence], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// marks gives the connections that a host forwards a mark, as an administrator
+// may, and returns the reader of a counter of packets whose connection has
+// another one.
+func marks(t *testing.T, h *lab.Host, first, counted uint32) func() (uint64, error) {
+	t.Helper()
+	nft := &nftables.Conn{NetNS: h.NetNS()}
+	table := nft.AddTable(&nftables.Table{Name: "marks", Family: nftables.TableFamilyINet})
+	chain := nft.AddChain(&nftables.Chain{
+		Table: table, Name: "forward", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityMangle,
+	})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(first)},
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true},
+	}})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(counted)},
+		&expr.Counter{},
+	}})
+	if err := nft.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return func() (uint64, error) {
+		rules, err := nft.GetRules(table, chain)
+		if err != nil {
+			return 0, err
+		}
+		return rules[1].Exprs[2].(*expr.Counter).Packets, nil
+	}
+}
+
+// TestSkipMark has the packets of sessions that are not to be read stop coming,
+// except those that end the session.
+func TestSkipMark(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	drop(t, l.Router, lab.Forward)
+	script{"AUTH": "234 go", "GET": "500 what?"}.serve(ctx, t, l.Server)
+	const bit, others = 0x100, 0x80000a01
+	marked := marks(t, l.Router, others, others|bit)
+	skip := fmt.Sprintf("[queue]\nskip_mark = %#x\n", bit)
+	for _, tt := range []struct {
+		name, config, line string
+		log                string
+		skipped            bool
+	}{
+		{"FTP", skip + "skip_tls = true\n", "NOOP", "opened", false},
+		{"no FTP", skip, "GET / HTTP/1.1", "no FTP session", true},
+		{"no FTP, entries", "admit = \"entry\"\n" + skip, "GET / HTTP/1.1", "no FTP session", true},
+		{"no FTP, no mark", "", "GET / HTTP/1.1", "no FTP session", false},
+		{"TLS", skip + "skip_tls = true\n", "AUTH TLS", "went into TLS", true},
+		{"TLS that may return", skip, "AUTH TLS", "went into TLS", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := start(t, l.Router, tt.config)
+			c := connect(ctx, t, l)
+			c.wants(t, 220)
+			c.command(t, 0, tt.line)
+			d.logged(t, tt.log)
+			packets, withBit := queued(t, l.Router), read(t, marked)
+			const lines = 20
+			for range lines {
+				c.command(t, 200, "SYST")
+			}
+			got := queued(t, l.Router) - packets
+			if tt.skipped && got != 0 || !tt.skipped && got < 2*lines {
+				t.Errorf("%d packets queued for %d lines and replies, skipped %t", got, lines, tt.skipped)
+			}
+			if n := read(t, marked) - withBit; (n != 0) != tt.skipped {
+				t.Errorf("%d packets of a connection with the mark %#x, skipped %t", n, uint32(others|bit), tt.skipped)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			d.logged(t, "control connection closed")
+			if n := d.log.count("level=WARN"); n != 0 {
+				t.Errorf("%d warnings in the log", n)
+			}
+		})
+	}
+}
+
+// TestSkippedPortsAgain reads the session that follows one that was no FTP, from
+// the same port. The server has broken the first one off, and so conntrack uses its
+// entry, with its mark, for the second.
+func TestSkippedPortsAgain(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	fw := drop(t, l.Router, lab.Forward)
+	d := start(t, l.Router, "[queue]\nskip_mark = 1\n")
+	control := labtest.Listen(ctx, t, l.Server, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
+	data := netip.AddrPortFrom(l.Server.IPv4(), 39632)
+	listen(ctx, t, l.Server, data)
+
+	first := connect(ctx, t, l)
+	conn, err := control.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.PrintfLine("GET / HTTP/1.1"); err != nil {
+		t.Fatal(err)
+	}
+	d.logged(t, "no FTP session")
+	if err := conn.(*net.TCPConn).SetLinger(0); err != nil { // to be closed by a RST
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.ReadLine(); err == nil {
+		t.Fatal("the connection was not broken off")
+	}
+	d.logged(t, "control connection closed")
+	_ = first.Close()
+
+	if err := control.Close(); err != nil {
+		t.Fatal(err)
+	}
+	script{"PASV": "227 (" + hostPort(data) + ")"}.serve(ctx, t, l.Server)
+	second := connectFrom(ctx, t, l, first.addr)
+	second.wants(t, 220)
+	second.command(t, 331, "USER anonymous")
+	second.command(t, 230, "PASS lab@example.com")
+	second.command(t, 227, "PASV")
+	reaches(ctx, t, l.Client, netip.AddrPort{}, data)
+	if got := read(t, fw.Related); got != 1 {
+		t.Errorf("%d related packets for 1 data connection", got)
+	}
+}
+
+// TestSkippedTLSEnds bars the passive ports of a session in TLS as soon as it
+// ends, although nobody has followed it.
+func TestSkippedTLSEnds(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	fw := drop(t, l.Router, lab.Forward)
+	d := start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-31000\"\n[queue]\nskip_mark = 1\nskip_tls = true\n")
+	script{"AUTH": "234 go"}.serve(ctx, t, l.Server)
+	inside := netip.AddrPortFrom(l.Server.IPv4(), 31000)
+	listen(ctx, t, l.Server, inside)
+	for i, end := range []struct {
+		name string
+		end  func(*net.TCPConn) error
+	}{
+		{"FIN", func(*net.TCPConn) error { return nil }},
+		{"RST", func(c *net.TCPConn) error { return c.SetLinger(0) }},
+	} {
+		t.Run(end.name, func(t *testing.T) {
+			c := connect(ctx, t, l)
+			c.wants(t, 220)
+			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
+			c.command(t, 234, "AUTH TLS")
+			for range 10 {
+				c.command(t, 200, "unread")
+			}
+			reaches(ctx, t, l.Client, netip.AddrPort{}, inside)
+			if err := end.end(c.tcp); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the end is logged", func() bool { return d.log.count("control connection closed") == i+1 })
+			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
+		})
+	}
+}
