@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -83,6 +84,17 @@ func (h Host) with(name, text string) Host {
 	}
 	h.Files = files
 	return h
+}
+
+// without returns the list of a host's modules without some.
+func without(h Host, modules ...string) string {
+	var b strings.Builder
+	for line := range strings.Lines(string(h.Files.(fstest.MapFS)["proc/modules"].Data)) {
+		if !slices.Contains(modules, strings.Fields(line)[0]) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // chooses returns what makes a host choose an admission.
@@ -164,7 +176,14 @@ func TestCheck(t *testing.T) {
 
 		{"modules not loaded", "kernel-modules", func(h Host) Host {
 			return h.with("proc/modules", "nf_conntrack 1 0 - Live 0x0\nnf_tables 1 0 - Live 0x0\n")
-		}, "", Warn, "nfnetlink_queue", "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_queue nft_compat xt_NFQUEUE nfnetlink_cthelper nf_conntrack_sane"},
+		}, "", Warn, "nfnetlink_queue", "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_queue nfnetlink_cthelper"},
+		{"not loaded, nor of use beside what is", "kernel-modules", func(h Host) Host {
+			return h.with("proc/modules", without(h, "nft_compat", "xt_NFQUEUE", "nf_conntrack_sane"))
+		}, "", OK, "of use are loaded", ""},
+		{"not loaded, and nothing better", "kernel-modules", func(h Host) Host {
+			h = h.with("proc/modules", without(h, "nft_compat", "nft_queue", "xt_NFQUEUE"))
+			return h.with("boot/config-6.1.0", strings.Replace(kernelConfig, "CONFIG_NFT_QUEUE=m", "", 1))
+		}, "", Warn, "not loaded", "modprobe -a nft_compat xt_NFQUEUE"},
 		{"all built in, no modules", "kernel-modules", func(h Host) Host {
 			return h.with("proc/modules", "").with("boot/config-6.1.0", strings.ReplaceAll(kernelConfig, "=m", "=y"))
 		}, "", OK, "built in", ""},

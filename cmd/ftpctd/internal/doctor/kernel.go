@@ -19,22 +19,25 @@ type option struct {
 	name   string // without CONFIG_
 	module string
 	needed bool
+	// instead names the option that does the same better: where a kernel has
+	// it, nobody asks for the module.
+	instead string
 }
 
 // options are those that matter, and the modules they give.
 var options = []option{
-	{"NF_CONNTRACK", "nf_conntrack", true},
-	{"NF_CT_NETLINK", "nf_conntrack_netlink", true},
-	{"NETFILTER_NETLINK_QUEUE", "nfnetlink_queue", true},
-	{"NF_TABLES", "nf_tables", true},
-	{"NF_TABLES_INET", "", true},
-	{"NFT_CT", "nft_ct", true},
-	{"NFT_QUEUE", "nft_queue", false},
-	{"NFT_COMPAT", "nft_compat", false},
-	{"NETFILTER_XT_TARGET_NFQUEUE", "xt_NFQUEUE", false},
-	{"NF_CT_NETLINK_HELPER", "nfnetlink_cthelper", false},
-	{"NF_CONNTRACK_SANE", "nf_conntrack_sane", false},
-	{"NETFILTER_NETLINK_GLUE_CT", "", false},
+	{name: "NF_CONNTRACK", module: "nf_conntrack", needed: true},
+	{name: "NF_CT_NETLINK", module: "nf_conntrack_netlink", needed: true},
+	{name: "NETFILTER_NETLINK_QUEUE", module: "nfnetlink_queue", needed: true},
+	{name: "NF_TABLES", module: "nf_tables", needed: true},
+	{name: "NF_TABLES_INET", needed: true},
+	{name: "NFT_CT", module: "nft_ct", needed: true},
+	{name: "NFT_QUEUE", module: "nft_queue"},
+	{name: "NFT_COMPAT", module: "nft_compat", instead: "NFT_QUEUE"},
+	{name: "NETFILTER_XT_TARGET_NFQUEUE", module: "xt_NFQUEUE", instead: "NFT_QUEUE"},
+	{name: "NF_CT_NETLINK_HELPER", module: "nfnetlink_cthelper"},
+	{name: "NF_CONNTRACK_SANE", module: "nf_conntrack_sane", instead: "NF_CT_NETLINK_HELPER"},
+	{name: "NETFILTER_NETLINK_GLUE_CT"},
 }
 
 // Values of an option.
@@ -127,7 +130,7 @@ func checkKernelModules(h Host) Result {
 	var missing []string
 	modules := 0
 	for _, o := range options {
-		if set[o.name] == asModule && o.module != "" {
+		if set[o.name] == asModule && o.module != "" && set[o.instead] == "" {
 			modules++
 			if !loaded[o.module] {
 				missing = append(missing, o.module)
@@ -138,7 +141,7 @@ func checkKernelModules(h Host) Result {
 	case modules == 0:
 		return Result{Status: OK, Found: "what the kernel has is built in"}
 	case len(missing) == 0:
-		return Result{Status: OK, Found: "all modules are loaded"}
+		return Result{Status: OK, Found: "all modules that are of use are loaded"}
 	}
 	return Result{
 		Warn, "not loaded, though the kernel may load them when they are asked for: " + strings.Join(missing, ", "),
