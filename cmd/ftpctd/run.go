@@ -116,18 +116,14 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 		workers = append(workers, w)
 	}
 
-	rule, remove := "managed elsewhere", func() error { return nil }
+	rule := "managed elsewhere"
+	var rules *ruleset
 	if cfg.Firewall.Manage {
-		table, err := firewall.Install(firewall.Config{
-			Ports: cfg.Ports, Helper: admission.Helper,
-			TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
-			QueueNum: cfg.Queue.Num, QueueCount: cfg.Queue.Count,
-		})
-		if err != nil {
+		if rules, err = installRules(kernel, cfg, admission); err != nil {
 			return err
 		}
-		rule, remove = table.Mode(), table.Remove
-		entry.Table = table // before a packet is handled
+		rule = rules.table.Mode()
+		entry.Table = rules.table // before a packet is handled
 	}
 
 	tasks, failed := errgroup.WithContext(ctx)
@@ -139,12 +135,14 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	log.Info("ready", "ports", cfg.Ports, "admit", admission.Mode, "helper", admission.Helper,
 		"because", admission.Why, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule,
 		"conntrack", workers[0].queue.Conntrack())
-	tasks.Go(func() error { return super.run(failed, workers) })
+	tasks.Go(func() error { return super.run(failed, workers, rules) })
 	<-failed.Done() // a signal, or a task that failed
 	log.Info("stopping")
 	// The rules go first, while the queues are still read: no packet is caught
 	// in a queue that closes.
-	err = remove()
+	if rules != nil {
+		err = rules.table.Remove()
+	}
 	stop()
 	return errors.Join(tasks.Wait(), err)
 }

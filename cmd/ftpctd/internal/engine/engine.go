@@ -224,14 +224,31 @@ func (e *Engine) opaque(d *conntrack.Decision) {
 		return
 	}
 	for _, h := range d.Opaque {
-		if err := e.entry.Table.AddOpaque(h.Client, h.Server, opaqueFor); err != nil {
-			e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
-		}
+		e.addOpaque(h)
 	}
 	for _, h := range d.Readable {
 		if err := e.entry.Table.RemoveOpaque(h.Client, h.Server); err != nil {
 			e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
 		}
+	}
+}
+
+func (e *Engine) addOpaque(h conntrack.Hosts) {
+	if err := e.entry.Table.AddOpaque(h.Client, h.Server, opaqueFor); err != nil {
+		e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+	}
+}
+
+// Refill puts the sessions in TLS into a table that was made again. Data
+// connections that waited to be queued are not in it any more: clients ask again.
+func (e *Engine) Refill() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
+		return
+	}
+	for h := range e.tracker.OpaqueHosts() {
+		e.addOpaque(h)
 	}
 }
 

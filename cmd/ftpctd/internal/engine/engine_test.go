@@ -498,3 +498,48 @@ func TestUnusedExpectationsAreWithdrawn(t *testing.T) {
 		}
 	})
 }
+
+// fakeTable notes the pairs of hosts in it.
+type fakeTable struct {
+	Table  // no other method is called
+	opaque []string
+}
+
+func (f *fakeTable) AddOpaque(client, server netip.Addr, _ time.Duration) error {
+	f.opaque = append(f.opaque, client.String()+" > "+server.String())
+	return nil
+}
+
+// TestRefill holds that a table that was made again has the sessions in TLS.
+func TestRefill(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		ports conntrack.PortRange
+		want  []string
+	}{
+		{"tls_ports", conntrack.PortRange{Min: 30000, Max: 30999}, []string{"192.0.2.10 > 198.51.100.20"}},
+		{"no tls_ports", conntrack.PortRange{}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench()
+			defer b.Close()
+			lost, again := &fakeTable{}, &fakeTable{}
+			b.tlsPorts, b.entry = tt.ports, &Entry{Table: lost}
+			for i, client := range []string{"192.0.2.10:40000", "192.0.2.10:40001", "192.0.2.11:40000"} {
+				c := netip.MustParseAddrPort(client)
+				b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
+				if answer := "234 go\r\n"; i < 2 { // the last one has no answer
+					b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte(answer)})
+				}
+			}
+			if diff := cmp.Diff(tt.want, lost.opaque); diff != "" {
+				t.Fatalf("the first table (-want +got):\n%s", diff)
+			}
+			b.entry.Table = again
+			b.Refill()
+			if diff := cmp.Diff(tt.want, again.opaque); diff != "" {
+				t.Errorf("the table made again (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

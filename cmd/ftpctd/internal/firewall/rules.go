@@ -14,10 +14,7 @@ import (
 	"ftpctd/conntrack"
 )
 
-const (
-	tableName  = "ftpctd"
-	helperName = "carrier" // of the object in the table, not of the kernel's helper
-)
+const tableName = "ftpctd"
 
 // Places in the order of the hooks. Packets are queued after the translation of
 // the destination (-100), so that they show the server itself, and before filters
@@ -67,10 +64,11 @@ type ruleset struct {
 //
 //	table inet ftpctd {
 //		set ports { type inet_service; elements = { 21 } }
-//		ct helper carrier { type "sane" protocol tcp; l3proto inet; }
+//		ct helper carrier4 { type "sane" protocol tcp; l3proto ip; }
+//		ct helper carrier6 { type "sane" protocol tcp; l3proto ip6; }
 //		chain assign-input {
 //			type filter hook input priority 200;
-//			meta l4proto tcp tcp dport @ports ct state new ct helper set "carrier"
+//			meta l4proto tcp tcp dport @ports ct state new ct helper set "carrier4" ct helper set "carrier6"
 //		}
 //		chain assign-postrouting { type filter hook postrouting priority 200; … }
 //		chain control {
@@ -113,12 +111,12 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 	}
 
 	if cfg.Helper != "" {
-		nft.AddObj(carrier(r.table, cfg.Helper))
+		r.addCarriers(cfg.Helper)
 		for _, chain := range []*nftables.Chain{
 			r.base("assign-input", nftables.ChainHookInput, priorityAssign),
 			r.base("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
 		} {
-			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), []expr.Any{assign()})
+			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), assign())
 		}
 	}
 
@@ -179,6 +177,7 @@ func (r ruleset) addSet(name string, types ...nftables.SetDatatype) error {
 // family is what sets the rules for IPv4 and IPv6 apart.
 type family struct {
 	expected, opaque string // names of sets
+	carrier          string // name of the object that stands for the helper
 	addr             nftables.SetDatatype
 	nfproto          byte
 	src, dst         uint32 // offsets of the addresses in the IP header
@@ -189,11 +188,11 @@ type family struct {
 
 var (
 	ipv4 = family{
-		expected: "expected4", opaque: "opaque4", addr: nftables.TypeIPAddr, nfproto: unix.NFPROTO_IPV4,
+		expected: "expected4", opaque: "opaque4", carrier: "carrier4", addr: nftables.TypeIPAddr, nfproto: unix.NFPROTO_IPV4,
 		src: 12, dst: 16, srcReg: register32, dstReg: register32 + 1, port: register32 + 2,
 	}
 	ipv6 = family{
-		expected: "expected6", opaque: "opaque6", addr: nftables.TypeIP6Addr, nfproto: unix.NFPROTO_IPV6,
+		expected: "expected6", opaque: "opaque6", carrier: "carrier6", addr: nftables.TypeIP6Addr, nfproto: unix.NFPROTO_IPV6,
 		src: 8, dst: 24, srcReg: register, dstReg: register + 1, port: register32 + 8,
 	}
 	families = [...]*family{&ipv4, &ipv6}
@@ -307,16 +306,24 @@ func unmarked(mask uint32) []expr.Any {
 	}
 }
 
-// carrier is the object that names the kernel's helper, for IPv4 and IPv6.
-func carrier(table *nftables.Table, helper string) *nftables.NamedObj {
-	return &nftables.NamedObj{
-		Table: table, Name: helperName, Type: nftables.ObjTypeCtHelper,
-		Obj: &expr.CtHelper{Name: helper, L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
+// addCarriers adds the objects that name the kernel's helper, one a family: one
+// for both would do with a helper that the kernel has for either.
+func (r ruleset) addCarriers(helper string) {
+	for _, f := range families {
+		r.nft.AddObj(&nftables.NamedObj{
+			Table: r.table, Name: f.carrier, Type: nftables.ObjTypeCtHelper,
+			Obj: &expr.CtHelper{Name: helper, L3Proto: uint16(f.nfproto), L4Proto: unix.IPPROTO_TCP},
+		})
 	}
 }
 
-func assign() expr.Any {
-	return &expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: helperName}
+// assign gives a connection the helper of its family; the other one does nothing.
+func assign() []expr.Any {
+	var exprs []expr.Any
+	for _, f := range families {
+		exprs = append(exprs, &expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: f.carrier})
+	}
+	return exprs
 }
 
 // nftQueue is the statement "queue num N-M bypass".
@@ -375,12 +382,12 @@ func features(cfg Config, queue expr.Any) []feature {
 	}
 	return append(list, feature{
 		fmt.Sprintf("the kernel has no conntrack helper %q for TCP: load its module (nf_conntrack_%[1]s, CONFIG_NF_CONNTRACK_…) or set helper.carrier to one that it has", cfg.Helper),
-		func(r ruleset, _ *nftables.Chain) { r.nft.AddObj(carrier(r.table, cfg.Helper)) },
+		func(r ruleset, _ *nftables.Chain) { r.addCarriers(cfg.Helper) },
 	}, feature{
 		"the kernel's nftables cannot assign a helper: load the module nft_objref (CONFIG_NFT_OBJREF)",
 		func(r ruleset, chain *nftables.Chain) {
-			r.nft.AddObj(carrier(r.table, cfg.Helper))
-			r.add(chain, []expr.Any{assign()})
+			r.addCarriers(cfg.Helper)
+			r.add(chain, assign())
 		},
 	})
 }

@@ -8,6 +8,7 @@ package firewall
 import (
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -35,18 +36,23 @@ type Config struct {
 	QueueNum, QueueCount uint16
 }
 
-// Table is the installed table.
+// Table is the installed table. Its methods are safe for concurrent use.
 type Table struct {
-	nft      *nftables.Conn // stays in the namespace that the table was installed in
+	cfg      Config
+	queue    expr.Any
 	mode     string
 	elements *elements
+
+	mu  sync.Mutex     // guards nft
+	nft *nftables.Conn // stays in the namespace that the table was installed in; nil after Remove
 }
 
 // Install makes the table, in place of one that a killed daemon left, in one
 // step: there is no moment without rules, and if it fails nothing has changed.
 //
 // An error is an *[Error] that names what the kernel lacks; os.ErrPermission
-// without CAP_NET_ADMIN.
+// without CAP_NET_ADMIN; ENOENT if there is no helper of that name for both IPv4
+// and IPv6. Once installed, the rules keep a helper from being unregistered.
 func Install(cfg Config) (*Table, error) {
 	queue, mode := nftQueue(cfg), "nft queue"
 	if (feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) }}).probe() != nil {
@@ -61,17 +67,27 @@ func Install(cfg Config) (*Table, error) {
 		_ = nft.CloseLasting()
 		return nil, newError(opInstall, "", err)
 	}
-	// Adding what exists is no error, so that deleting is none either.
-	nft.DelTable(nft.AddTable(newTable(tableName)))
-	if err = addRuleset(nft, cfg, queue); err == nil {
-		err = nft.Flush()
-	}
-	if err != nil {
+	t := &Table{cfg: cfg, queue: queue, mode: mode, nft: nft, elements: elements}
+	if err := t.load(); err != nil {
 		_ = nft.CloseLasting()
 		elements.close()
-		return nil, newError(opInstall, wanting(cfg, queue), err)
+		return nil, err
 	}
-	return &Table{nft: nft, mode: mode, elements: elements}, nil
+	return t, nil
+}
+
+// load makes the table anew.
+func (t *Table) load() error {
+	// Adding what exists is no error, so that deleting is none either.
+	t.nft.DelTable(t.nft.AddTable(newTable(tableName)))
+	err := addRuleset(t.nft, t.cfg, t.queue)
+	if err == nil {
+		err = t.nft.Flush()
+	}
+	if err != nil {
+		return newError(opInstall, wanting(t.cfg, t.queue), err)
+	}
+	return nil
 }
 
 // wanting returns the advice for the first feature that the kernel lacks.
@@ -93,8 +109,8 @@ func (t *Table) Mode() string { return t.mode }
 // its time anew. The addresses must be of one family; an IPv4-mapped IPv6 address
 // is IPv4.
 //
-// This and the three methods below take effect before they return, do not wait
-// for anything but the kernel's own work, and are safe for concurrent use.
+// This and the three methods below take effect before they return, and do not wait
+// for anything but the kernel's own work.
 func (t *Table) AddExpected(src, dst netip.Addr, port uint16, timeout time.Duration) error {
 	return t.elements.add(element{src: src, dst: dst, port: port, hasPort: true}, timeout)
 }
@@ -117,11 +133,33 @@ func (t *Table) RemoveOpaque(src, dst netip.Addr) error {
 	return t.elements.remove(element{src: src, dst: dst})
 }
 
+// Restore makes the table again if somebody has removed it, and reports whether
+// that was so. What was added to it is lost then. After Remove it does nothing.
+func (t *Table) Restore() (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.nft == nil {
+		return false, nil
+	}
+	_, err := t.nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
+	switch {
+	case err == nil:
+		return false, nil
+	case !errors.Is(err, unix.ENOENT):
+		return false, newError(opList, "", err)
+	}
+	return true, t.load()
+}
+
 // Remove removes the table from the namespace that it was installed in. It is no
 // error if somebody else has removed it. The Table cannot be used any more.
 func (t *Table) Remove() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.elements.close()
-	return errors.Join(remove(t.nft), t.nft.CloseLasting())
+	nft := t.nft
+	t.nft = nil
+	return errors.Join(remove(nft), nft.CloseLasting())
 }
 
 // RemoveStale removes the table that a killed daemon left, if there is one.
@@ -139,20 +177,4 @@ func remove(nft *nftables.Conn) error {
 		return newError(opRemove, "", err)
 	}
 	return nil
-}
-
-// Exists reports whether the table is there, whoever made it.
-func Exists() (bool, error) {
-	nft, err := nftables.New()
-	if err != nil {
-		return false, newError(opList, "", err)
-	}
-	_, err = nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return false, nil
-	case err != nil:
-		return false, newError(opList, "", err)
-	}
-	return true, nil
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
@@ -426,11 +427,15 @@ func describe(t *testing.T) described {
 
 func exists(t *testing.T) bool {
 	t.Helper()
-	is, err := Exists()
+	nft, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return is
+	_, err = nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // TestLifecycle installs, replaces and removes.
@@ -497,6 +502,66 @@ func TestLifecycle(t *testing.T) {
 	}
 	if err := table.Remove(); err != nil {
 		t.Errorf("somebody else has removed it: %v", err)
+	}
+}
+
+// TestRestore holds that a table that somebody has removed is made again as it
+// was, and left alone otherwise.
+func TestRestore(t *testing.T) {
+	labtest.EnterNetns(t)
+	table := install(t, carried)
+	restore := func(want bool) {
+		t.Helper()
+		if got, err := table.Restore(); got != want || err != nil {
+			t.Errorf("restored: %t, %v; want %t", got, err, want)
+		}
+	}
+	want := describe(t)
+	src, dst := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	restore(false)
+	for range 2 {
+		if err := RemoveStale(); err != nil { // in another's name
+			t.Fatal(err)
+		}
+		restore(true)
+		if diff := cmp.Diff(want, describe(t)); diff != "" {
+			t.Errorf("the table made again (-want +got):\n%s", diff)
+		}
+		if err := table.AddExpected(src, dst, 1024, time.Minute); err != nil {
+			t.Error(err)
+		}
+		restore(false)
+	}
+	if err := table.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	restore(false)
+	if exists(t) {
+		t.Error("the table was made again after Remove")
+	}
+}
+
+// TestHelperOfOneFamily holds that rules which could assign their helper to
+// connections of one family alone are not installed.
+func TestHelperOfOneFamily(t *testing.T) {
+	labtest.EnterNetns(t)
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const helper = "irc" // the kernel has it for IPv4 alone
+	other := nft.AddTable(newTable("other"))
+	nft.AddObj(&nftables.NamedObj{
+		Table: other, Name: "object", Type: nftables.ObjTypeCtHelper,
+		Obj: &expr.CtHelper{Name: helper, L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_TCP},
+	})
+	if err := nft.Flush(); err != nil {
+		labtest.Unmet(t, "the kernel has no helper irc: "+err.Error())
+	}
+	cfg := carried
+	cfg.Helper = helper
+	if _, err := Install(cfg); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("error %v, want %v", err, unix.ENOENT)
 	}
 }
 
@@ -601,14 +666,15 @@ func TestWanting(t *testing.T) {
 // TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.
 func TestNoPrivilege(t *testing.T) {
 	labtest.EnterNetns(t)
+	table := install(t, carried)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
 		t.Fatal(err)
 	}
 	_, installErr := Install(carried)
-	_, existsErr := Exists()
-	for name, err := range map[string]error{"install": installErr, "remove": RemoveStale(), "list": existsErr} {
+	_, restoreErr := table.Restore()
+	for name, err := range map[string]error{"install": installErr, "remove": RemoveStale(), "list": restoreErr} {
 		if !errors.Is(err, os.ErrPermission) || !strings.Contains(fmt.Sprint(err), "CAP_NET_ADMIN") {
 			t.Errorf("%s: error %v, want os.ErrPermission and CAP_NET_ADMIN", name, err)
 		}
