@@ -20,13 +20,13 @@ type daemon struct {
 	stderr  bytes.Buffer
 	dir     string
 	notify  *net.UnixConn // what the daemon takes for systemd
-	ready   chan struct{}
+	status  chan string   // the last that it said
 }
 
 // startFtpctd runs ftpctd on a host and waits until it says that it is ready, as
 // it would say to systemd.
 func startFtpctd(ctx context.Context, h *lab.Host, program, config string) (_ *daemon, err error) {
-	d := &daemon{ready: make(chan struct{})}
+	d := &daemon{status: make(chan string, 1)}
 	if d.dir, err = os.MkdirTemp("", "ftpctd-bench-"); err != nil {
 		return nil, err
 	}
@@ -42,33 +42,58 @@ func startFtpctd(ctx context.Context, h *lab.Host, program, config string) (_ *d
 	cmd := exec.Command(program, "run", "-c", "/dev/stdin")
 	cmd.Stdin = strings.NewReader(config)
 	cmd.Stderr = &d.stderr
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	// The watchdog has it tell its status several times a second.
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=1000000")
 	if d.process, err = h.Start(cmd); err != nil {
 		return nil, err
 	}
 	go d.listen()
-	select {
-	case <-d.ready:
-		return d, nil
-	case <-d.process.Done():
-		return nil, fmt.Errorf("%s has ended: %w", program, d.process.Wait())
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%s is not ready: %w", program, ctx.Err())
+	for {
+		select {
+		case status := <-d.status:
+			// Not READY=1, which what it said next may have taken the place of.
+			if strings.Contains(status, "control connections:") {
+				return d, nil
+			}
+		case <-d.process.Done():
+			return nil, fmt.Errorf("%s has ended: %w", program, d.process.Wait())
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s is not ready: %w", program, ctx.Err())
+		}
 	}
 }
 
 // listen takes what the daemon says, until the socket is closed. Somebody has to:
-// a daemon waits until there is room for more.
+// a daemon waits until there is room for more. Only the last of it is kept.
 func (d *daemon) listen() {
 	b := make([]byte, 4096)
-	for ready := false; ; {
+	for {
 		n, err := d.notify.Read(b)
 		if err != nil {
 			return
 		}
-		if !ready && bytes.Contains(b[:n], []byte("READY=1")) {
-			ready = true
-			close(d.ready)
+		select {
+		case <-d.status:
+		default:
+		}
+		d.status <- string(b[:n])
+	}
+}
+
+// follows waits until the daemon says that it follows n control connections.
+func (d *daemon) follows(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	want := fmt.Sprintf("control connections: %d;", n)
+	status := "nothing"
+	for {
+		select {
+		case status = <-d.status:
+			if strings.Contains(status, want) {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("the daemon does not follow %d control connections, but says %q", n, status)
 		}
 	}
 }

@@ -4,9 +4,8 @@ import "fmt"
 
 // load is what the clients of a measurement do over and over: cycles.
 type load struct {
-	name string
-	// title is its name in the report.
-	title string
+	name  string
+	title string // in the report
 	// command begins a cycle, which ends with the reply and, if there is one, the
 	// end of the data connection. PORT gets its argument from the session.
 	command string
@@ -16,15 +15,26 @@ type load struct {
 	size int
 }
 
+// data reports whether a cycle has a data connection.
 func (l load) data() bool { return l.command != "NOOP" }
 
-// loads are those that there are. size is of the one transfer.
+// loads returns those that there are; size is that of the one transfer.
 func loads(size int) []load {
 	return []load{
-		{name: "pasv", title: "PASV + data connection, IPv4", command: "PASV"},
-		{name: "epsv", title: "EPSV + data connection, IPv6", command: "EPSV", ipv6: true},
-		{name: "port", title: "PORT + data connection, IPv4", command: "PORT"},
+		{name: "pasv", title: "PASV", command: "PASV"},
+		{name: "epsv", title: "EPSV, IPv6", command: "EPSV", ipv6: true},
+		{name: "port", title: "PORT", command: "PORT"},
 		{name: "noop", title: "NOOP", command: "NOOP"},
-		{name: "bulk", title: fmt.Sprintf("data connection of %s", fmt.Sprint(size)), command: "PASV", size: size},
+		{name: "bulk", title: sizeText(size), command: "PASV", size: size},
 	}
+}
+
+// sizeText writes a number of bytes in the largest unit that it is a multiple of.
+func sizeText(n int) string {
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB"}
+	for len(units) > 1 && n%1024 == 0 {
+		n /= 1024
+		units = units[1:]
+	}
+	return fmt.Sprintf("%d %s", n, units[0])
 }

@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	r, err := p.run(ctx, stderr)
 	if err == nil {
-		err = r.markdown(stdout)
+		err = r.write(stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "e2e:", err)

@@ -47,12 +47,11 @@ type key struct {
 }
 
 // The figures of a measurement. CPU times are of a cycle, in µs.
-func rate(m measurement) float64       { return float64(m.Cycles) / m.Elapsed.Seconds() }
-func p50(m measurement) float64        { return micros(m.P50) }
-func p99(m measurement) float64        { return micros(m.P99) }
-func labCPU(m measurement) float64     { return micros(m.Lab) / float64(m.Cycles) }
-func daemonCPU(m measurement) float64  { return micros(m.Daemon) / float64(m.Cycles) }
-func machineCPU(m measurement) float64 { return micros(m.Machine) / float64(m.Cycles) }
+func rate(m measurement) float64      { return float64(m.Cycles) / m.Elapsed.Seconds() }
+func p50(m measurement) float64       { return micros(m.P50) }
+func p99(m measurement) float64       { return micros(m.P99) }
+func labCPU(m measurement) float64    { return micros(m.Lab) / float64(m.Cycles) }
+func daemonCPU(m measurement) float64 { return micros(m.Daemon) / float64(m.Cycles) }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
@@ -70,10 +69,10 @@ func (ms measurements) spread(k key, variant string, figure func(measurement) fl
 	return spreadOf(values)
 }
 
-// ratio is the spread of a variant's rate divided by that of another in the same
-// round: they were measured within seconds of each other, so that what else went
-// on on the machine has met both.
-func (ms measurements) ratio(k key, variant, base string) spread {
+// ratio is the spread of a figure of a variant divided by that of another in the
+// same round: the two were measured within seconds of each other, so that what
+// else went on on the machine has met both.
+func (ms measurements) ratio(k key, variant, base string, figure func(measurement) float64) spread {
 	var values []float64
 	for _, m := range ms {
 		if !m.is(k, variant) {
@@ -81,7 +80,7 @@ func (ms measurements) ratio(k key, variant, base string) spread {
 		}
 		i := slices.IndexFunc(ms, func(b measurement) bool { return b.Round == m.Round && b.is(k, base) })
 		if i >= 0 {
-			values = append(values, rate(m)/rate(ms[i]))
+			values = append(values, figure(m)/figure(ms[i]))
 		}
 	}
 	return spreadOf(values)

@@ -23,7 +23,14 @@ type plan struct {
 	loads    []load
 	conns    []int
 	rounds   int
+	idle     int // control connections to fill the daemon with; 0 for none
 	timing   timing
+	files    files
+}
+
+// files are those to write, beside standard output; none where the name is empty.
+type files struct {
+	json, chart, readme string
 }
 
 // parsePlan reads the command line.
@@ -38,13 +45,20 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 		connList = flags.String("conns", "1,16,64", "numbers of control connections")
 		size     = flags.Int("size", 1<<30, "bytes of the one transfer of the load bulk")
 	)
-	flags.IntVar(&p.rounds, "rounds", 7, "how many times each variant is measured")
-	flags.DurationVar(&p.timing.duration, "time", 600*time.Millisecond, "how long each measurement takes")
-	flags.DurationVar(&p.timing.warmup, "warmup", 100*time.Millisecond, "and what goes before it")
+	flags.IntVar(&p.idle, "idle", 100_000, "control connections with which to measure the memory of ftpctd; 0 for none")
+	flags.IntVar(&p.rounds, "rounds", 11, "how many times each variant is measured")
+	flags.DurationVar(&p.timing.duration, "time", 400*time.Millisecond, "how long each measurement takes")
+	flags.DurationVar(&p.timing.warmup, "warmup", 60*time.Millisecond, "and what goes before it")
+	flags.StringVar(&p.files.json, "json", "", "`FILE` for everything that was measured")
+	flags.StringVar(&p.files.chart, "chart", "", "`FILE` for an image of the first ratios, SVG")
+	flags.StringVar(&p.files.readme, "readme", "", "`FILE` in which to replace the report")
 	flags.Var(programs, "program", "`NAME=FILE`: ftpctd to use in a variant, in place of one that is built")
 	flags.Var(configs, "config", "`NAME=FILE`: the configuration of ftpctd in a variant")
 	if err := flags.Parse(args); err != nil {
 		return p, err
+	}
+	if p.idle < 0 || p.idle > maxAbsent {
+		return p, fmt.Errorf("-idle must be between 0 and %d", maxAbsent)
 	}
 	if flags.NArg() > 0 {
 		return p, fmt.Errorf("what is %q?", flags.Arg(0))
@@ -134,19 +148,19 @@ func chooseLoads(names []string, size int) (chosen []load, err error) {
 	return chosen, nil
 }
 
-// keys returns what is measured in each round, in order. One transfer at a time
-// is enough to fill the machine.
-func (p plan) keys() (keys []key) {
+// keys returns what is measured in each round, in order: the loads of cycles, and
+// the one of a single transfer, which fills the machine alone.
+func (p plan) keys() (cycles, transfer []key) {
 	for _, l := range p.loads {
-		conns := p.conns
 		if l.size > 0 {
-			conns = []int{1}
+			transfer = append(transfer, key{l.name, 1})
+			continue
 		}
-		for _, n := range conns {
-			keys = append(keys, key{l.name, n})
+		for _, n := range p.conns {
+			cycles = append(cycles, key{l.name, n})
 		}
 	}
-	return keys
+	return cycles, transfer
 }
 
 // run builds the stands, measures and returns what came of it.
@@ -173,8 +187,13 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 		stands = append(stands, s)
 	}
 	r = results{plan: p}
+	if r.machine, err = thisMachine(); err != nil {
+		return r, err
+	}
+	cycles, transfer := p.keys()
+	keys := slices.Concat(cycles, transfer)
 	for round := range p.rounds {
-		for _, k := range p.keys() {
+		for _, k := range keys {
 			for i := range stands {
 				// Each variant is first in turn: whatever the one before leaves behind
 				// falls upon all alike.
@@ -192,6 +211,14 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 				r.measurements = append(r.measurements, m)
 			}
 		}
+	}
+	// One of them is enough: the modes of admission keep the same books.
+	if i := slices.IndexFunc(p.variants, func(v variant) bool { return v.ftpctd }); i >= 0 && p.idle > 0 {
+		m, err := p.variants[i].fill(ctx, p.idle)
+		if err != nil {
+			return r, err
+		}
+		r.memory = &m
 	}
 	return r, nil
 }

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab"
+)
+
+// memory is the daemon's resident memory, in bytes.
+type memory struct {
+	Variant     string `json:"variant"`
+	Connections int    `json:"connections"`
+	Idle        int    `json:"idle_bytes"`   // with no connection
+	Filled      int    `json:"filled_bytes"` // with that many, idle
+}
+
+// The control connections that fill the daemon are between hosts that are not
+// there: 100,000 pairs of sockets would take most of the memory and the time. The
+// router sees the packets of a handshake and of a greeting, as it would of hosts
+// that are. The addresses are those of RFC 2544 and RFC 5737.
+var (
+	absentClients = netip.MustParsePrefix("198.18.0.0/15")
+	absentServer  = netip.MustParsePrefix("198.51.100.1/32")
+)
+
+// absentClient returns the client of a connection: each has one of its own.
+func absentClient(i int) netip.Addr {
+	base := absentClients.Addr().As4()
+	n := uint32(base[0])<<24 | uint32(base[1])<<16 + uint32(i+1)
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// maxAbsent is how many clients there are addresses for.
+const maxAbsent = 1<<17 - 2
+
+// batch is how many packets are sent before the queue is waited for: fewer than
+// fit into it.
+const batch = 1000
+
+// fill has the variant's daemon follow n idle control connections.
+func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
+	v.config += fmt.Sprintf("[limits]\nconnections = %d\n", n)
+	s, err := v.build(ctx)
+	if err != nil {
+		return m, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	m = memory{Variant: v.name, Connections: n}
+	if m.Idle, err = residentMemory(s.daemon.process.Pid()); err != nil {
+		return m, err
+	}
+	if err := s.connectAbsent(n); err != nil {
+		return m, fmt.Errorf("%s with %d control connections: %w", v.name, n, err)
+	}
+	if err := s.daemon.follows(ctx, n); err != nil {
+		return m, err
+	}
+	m.Filled, err = residentMemory(s.daemon.process.Pid())
+	return m, err
+}
+
+// connectAbsent sends the packets of n connections through the router.
+func (s *stand) connectAbsent(n int) error {
+	if err := routeAbsent(s.lab); err != nil {
+		return err
+	}
+	client, err := rawSocket(s.lab.Client)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(client)
+	server, err := rawSocket(s.lab.Server)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(server)
+
+	const clientSeq, serverSeq = 1_000_000, 2_000_000
+	greeting := []byte("220 Benchmark.\r\n")
+	b := gopacket.NewSerializeBuffer()
+	for begin := 0; begin < n; begin += batch {
+		end := min(begin+batch, n)
+		// Each step after the one before it has gone through the router.
+		for _, step := range []struct {
+			raw        int
+			fromServer bool
+			tcp        layers.TCP
+			payload    []byte
+		}{
+			{client, false, layers.TCP{SYN: true, Seq: clientSeq}, nil},
+			{server, true, layers.TCP{SYN: true, ACK: true, Seq: serverSeq, Ack: clientSeq + 1}, nil},
+			{client, false, layers.TCP{ACK: true, Seq: clientSeq + 1, Ack: serverSeq + 1}, nil},
+			{server, true, layers.TCP{ACK: true, PSH: true, Seq: serverSeq + 1, Ack: clientSeq + 1}, greeting},
+		} {
+			for i := begin; i < end; i++ {
+				src, dst := netip.AddrPortFrom(absentClient(i), 40000), netip.AddrPortFrom(absentServer.Addr(), lab.ControlPort)
+				if step.fromServer {
+					src, dst = dst, src
+				}
+				if err := sendSegment(step.raw, b, src, dst, step.tcp, step.payload); err != nil {
+					return err
+				}
+			}
+			if err := s.queueEmpty(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// routeAbsent routes the hosts that are not there, those of each side by the link
+// of its real host, who throws their packets away.
+func routeAbsent(l *lab.Lab) error {
+	gateway := netip.MustParseAddr("169.254.0.1") // the router, on each of its links
+	for _, r := range []struct {
+		host *lab.Host
+		link string
+		to   netip.Prefix
+		via  netip.Addr
+	}{
+		{l.Client, "eth0", absentServer, gateway},
+		{l.Server, "eth0", absentClients, gateway},
+		{l.Router, l.Client.Name(), absentClients, l.Client.IPv4()},
+		{l.Router, l.Server.Name(), absentServer, l.Server.IPv4()},
+	} {
+		err := r.host.Do(func() error {
+			link, err := netlink.LinkByName(r.link)
+			if err != nil {
+				return err
+			}
+			return netlink.RouteAdd(&netlink.Route{
+				LinkIndex: link.Attrs().Index, Gw: r.via.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+				Dst: &net.IPNet{IP: r.to.Addr().AsSlice(), Mask: net.CIDRMask(r.to.Bits(), 32)},
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("route %v on %s: %w", r.to, r.host.Name(), err)
+		}
+	}
+	return nil
+}
+
+// rawSocket returns a socket of a host for whole IPv4 packets.
+func rawSocket(h *lab.Host) (fd int, err error) {
+	err = h.Do(func() error {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		return err
+	})
+	return fd, err
+}
+
+func sendSegment(raw int, b gopacket.SerializeBuffer, src, dst netip.AddrPort, tcp layers.TCP, payload []byte) error {
+	ip := layers.IPv4{
+		Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP,
+		SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice(),
+	}
+	tcp.SrcPort, tcp.DstPort, tcp.Window = layers.TCPPort(src.Port()), layers.TCPPort(dst.Port()), 65535
+	if err := tcp.SetNetworkLayerForChecksum(&ip); err != nil {
+		return err
+	}
+	o := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
+	if err := gopacket.SerializeLayers(b, o, &ip, &tcp, gopacket.Payload(payload)); err != nil {
+		return err
+	}
+	return unix.Sendto(raw, b.Bytes(), 0, &unix.SockaddrInet4{Addr: dst.Addr().As4()})
+}
+
+// queueEmpty waits until no packet is queued on the router.
+func (s *stand) queueEmpty() error {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(500 * time.Microsecond) {
+		var text []byte
+		err := s.lab.Router.Do(func() (err error) {
+			text, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		waiting, lost, err := queued(text)
+		switch {
+		case err != nil:
+			return err
+		case lost > 0:
+			return fmt.Errorf("the queue has lost %d packets", lost)
+		case waiting == 0:
+			return nil
+		}
+	}
+	return fmt.Errorf("the daemon has not read its queue within %v", patience)
+}
+
+var errQueueFile = errors.New("/proc/net/netfilter/nfnetlink_queue is not as expected")
+
+// queued adds up how many packets wait in queues and how many were lost. A line is
+// of a queue: its number, the owner, the packets that wait, two settings, the
+// packets lost because it was full, and those because its socket was.
+func queued(text []byte) (waiting, lost int, err error) {
+	for line := range bytes.Lines(text) {
+		fields := bytes.Fields(line)
+		if len(fields) < 7 {
+			return 0, 0, errQueueFile
+		}
+		for i, sum := range map[int]*int{2: &waiting, 5: &lost, 6: &lost} {
+			n, err := strconv.Atoi(string(fields[i]))
+			if err != nil {
+				return 0, 0, fmt.Errorf("%w: %w", errQueueFile, err)
+			}
+			*sum += n
+		}
+	}
+	return waiting, lost, nil
+}
+
+var errNoRSS = errors.New("/proc/PID/status has no VmRSS")
+
+// residentMemory returns that of a process in bytes.
+func residentMemory(pid int) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(text) {
+		if value, ok := bytes.CutPrefix(line, []byte("VmRSS:")); ok {
+			kB, err := strconv.Atoi(string(bytes.TrimSuffix(bytes.TrimSpace(value), []byte(" kB"))))
+			if err != nil {
+				return 0, fmt.Errorf("%w: %w", errNoRSS, err)
+			}
+			return kB << 10, nil
+		}
+	}
+	return 0, errNoRSS
+}
