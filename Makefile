@@ -21,10 +21,10 @@ endif
 # build then fails: such a build goes without a version.
 BUILDVCS := $(if $(shell git rev-parse --verify -q HEAD 2>/dev/null),auto,false)
 
-.PHONY: help build demo test test-vm fuzz lint bench bench-baseline bench-compare deps install uninstall clean root
+.PHONY: help build demo test test-vm fuzz lint bench bench-baseline bench-compare bench-e2e deps install uninstall clean root
 
 help: ## print this help
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
 		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 build: ## build ./ftpctd
@@ -73,6 +73,9 @@ bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
 	$(GO) test -run '^$$' -bench . -count 6 ./bench > bench/new.txt
 	$(BENCHSTAT) bench/baseline.txt bench/new.txt
 	rm bench/new.txt
+
+bench-e2e: root ## ftpctd beside nf_conntrack_ftp, end to end, into README.md: 6 minutes on an idle machine (as root)
+	$(GO) run ./bench/e2e -readme README.md -chart bench/e2e.svg
 
 deps: root ## install what the tests need: FTP servers and clients (as root, with apt)
 	sh bench/lab/install-deps.sh

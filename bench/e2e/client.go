@@ -13,7 +13,7 @@ import (
 )
 
 // patience is how long clients may take, all together, for what takes them
-// milliseconds: to log in, to end their last cycle, to hang up.
+// milliseconds: to log in and to hang up.
 const patience = 5 * time.Second
 
 // client is the clients of one measurement, on one thread. Each has a control
@@ -46,10 +46,11 @@ type clientSession struct {
 	carried bool      // and has had its data connection
 }
 
-// timing says how long the cycles of a measurement go on.
+// timing says how long the cycles of a measurement go on, and how long those that
+// have begun may take to end: longer than the second after which TCP sends a first
+// packet once more.
 type timing struct {
-	warmup   time.Duration
-	duration time.Duration
+	warmup, duration, drain time.Duration
 }
 
 // drive has n clients on a host of a lab go through the cycles of a load. It calls
@@ -67,6 +68,10 @@ func drive(l *lab.Lab, ld load, n int, t timing, measure func() error) (c *clien
 }
 
 func (c *client) run(l *lab.Lab, t timing, measure func() error) error {
+	enough := never
+	if c.load.size > 0 {
+		t.warmup, t.duration, enough = 0, time.Minute, func() bool { return c.busy == 0 }
+	}
 	if err := c.connect(l); err != nil {
 		return err
 	}
@@ -89,24 +94,20 @@ func (c *client) run(l *lab.Lab, t timing, measure func() error) error {
 		return err
 	}
 	c.latencies = c.latencies[:0]
-	enough := never
-	if c.load.size > 0 {
-		t.duration, enough = time.Minute, func() bool { return c.busy == 0 }
-	}
 	if err := c.until(t.duration, enough); err != nil {
 		return err
 	}
 	if err := measure(); err != nil {
 		return err
 	}
-	return c.finish()
+	return c.finish(t.drain)
 }
 
 // finish ends the cycles and hangs up.
-func (c *client) finish() error {
+func (c *client) finish(drain time.Duration) error {
 	counted := len(c.latencies)
 	c.stopping = true
-	if err := c.until(patience, func() bool { return c.busy == 0 }); err != nil {
+	if err := c.until(drain, func() bool { return c.busy == 0 }); err != nil {
 		return err
 	}
 	c.latencies = c.latencies[:counted]
@@ -115,7 +116,13 @@ func (c *client) finish() error {
 			return err
 		}
 	}
-	return c.until(patience, func() bool { return c.ready == 0 })
+	if err := c.until(patience, func() bool { return c.ready == 0 }); err != nil {
+		return err
+	}
+	if c.ready > 0 {
+		return fmt.Errorf("the server has not closed %d control connections within %v", c.ready, patience)
+	}
+	return nil
 }
 
 func never() bool { return false }

@@ -59,7 +59,8 @@ func (d *document) rates(keys []key) {
 	m := d.machine
 	d.paragraph("Medians of %d rounds; in parentheses the middle half of the shares. A cycle is a command, its reply and, "+
 		"but for NOOP, a data connection that is opened and closed. Client, router and server share the machine: "+
-		"Linux %s, %d × %s, %s.", p.rounds, m.Kernel, m.CPUs, m.CPU, m.Begun.Format("2006-01-02"))
+		"Linux %s, %d × %s, %s. Other processes took %.0f %% of the CPU time that was used meanwhile.",
+		p.rounds, m.Kernel, m.CPUs, m.CPU, m.Begun.Format("2006-01-02"), max(0, 100*d.measurements.foreign()))
 }
 
 // transfer writes the table of the one transfer. Ratios are to the last base: the

@@ -99,3 +99,14 @@ func (ms measurements) blocked(variant string) (n int) {
 	}
 	return n
 }
+
+// foreign returns which share of the CPU time that was used went to neither a lab
+// nor a daemon: to other processes, and to the kernel's own threads.
+func (ms measurements) foreign() float64 {
+	var lab, machine time.Duration
+	for _, m := range ms {
+		lab += m.Lab
+		machine += m.Machine
+	}
+	return 1 - float64(lab)/float64(machine)
+}

@@ -210,17 +210,12 @@ var errQueueFile = errors.New("/proc/net/netfilter/nfnetlink_queue is not as exp
 // packets lost because it was full, and those because its socket was.
 func queued(text []byte) (waiting, lost int, err error) {
 	for line := range bytes.Lines(text) {
-		fields := bytes.Fields(line)
-		if len(fields) < 7 {
-			return 0, 0, errQueueFile
+		var number, owner, total, mode, length, full, socket int
+		if _, err := fmt.Sscan(string(line), &number, &owner, &total, &mode, &length, &full, &socket); err != nil {
+			return 0, 0, fmt.Errorf("/proc/net/netfilter/nfnetlink_queue: %q: %w", line, err)
 		}
-		for i, sum := range map[int]*int{2: &waiting, 5: &lost, 6: &lost} {
-			n, err := strconv.Atoi(string(fields[i]))
-			if err != nil {
-				return 0, 0, fmt.Errorf("%w: %w", errQueueFile, err)
-			}
-			*sum += n
-		}
+		waiting += total
+		lost += full + socket
 	}
 	return waiting, lost, nil
 }

@@ -48,6 +48,7 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 	flags.IntVar(&p.idle, "idle", 100_000, "control connections with which to measure the memory of ftpctd; 0 for none")
 	flags.IntVar(&p.rounds, "rounds", 11, "how many times each variant is measured")
 	flags.DurationVar(&p.timing.duration, "time", 400*time.Millisecond, "how long each measurement takes")
+	p.timing.drain = patience
 	flags.DurationVar(&p.timing.warmup, "warmup", 60*time.Millisecond, "and what goes before it")
 	flags.StringVar(&p.files.json, "json", "", "`FILE` for everything that was measured")
 	flags.StringVar(&p.files.chart, "chart", "", "`FILE` for an image of the first ratios, SVG")
@@ -240,7 +241,7 @@ func (p plan) buildProgram(ctx context.Context, path string) error {
 	if !wanted {
 		return nil
 	}
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "ftpctd/cmd/ftpctd").CombinedOutput()
+	out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", path, "ftpctd/cmd/ftpctd").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build ftpctd: %w\n%s", err, out)
 	}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the files in testdata anew")
+
+// golden compares with a file in testdata.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s; if it is to be so, run go test with -update (-want +got):\n%s", path, diff)
+	}
+}
+
+// sample returns results in which the kernel does 10,000 cycles a second in each
+// round, and the variants a share of that which differs between rounds.
+func sample(t *testing.T, args ...string) results {
+	t.Helper()
+	p, err := parsePlan(append([]string{"-rounds", "3", "-loads", "pasv,noop,bulk", "-conns", "1,16", "-size", "1048576"}, args...), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := results{
+		plan: p,
+		machine: machine{
+			Kernel: "6.12.0", CPU: "Example <1>", CPUs: 2, Begun: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC),
+		},
+		memory: &memory{Variant: "expect", Connections: 100_000, Idle: 16 << 20, Filled: 64 << 20},
+	}
+	shares := map[string][]float64{
+		"none": {1.1, 1.2, 1.1}, "kernel": {1, 1, 1}, "expect": {0.9, 0.8, 0.95}, "entry": {0.5, 0.5, 0.6},
+	}
+	cycles, transfer := p.keys()
+	for _, k := range append(cycles, transfer...) {
+		for round := range p.rounds {
+			for _, v := range p.variants {
+				m := measurement{
+					Round: round, Variant: v.name, Load: k.load, Conns: k.conns,
+					Cycles: int(10_000 * shares[v.name][round]), Elapsed: time.Second,
+					P50: 100 * time.Microsecond, P99: 1234 * time.Microsecond,
+					Machine: 2 * time.Second, Lab: 1500 * time.Millisecond,
+				}
+				if v.ftpctd {
+					m.Daemon = 100 * time.Millisecond
+				}
+				if k.load == "bulk" {
+					m.Cycles, m.Elapsed = 1, time.Duration(float64(time.Millisecond)/shares[v.name][round])
+				}
+				r.measurements = append(r.measurements, m)
+			}
+		}
+	}
+	return r
+}
+
+func TestMarkdown(t *testing.T) {
+	blocked := sample(t, "-loads", "pasv", "-conns", "1")
+	blocked.measurements[2].Blocked = 3
+	for _, tt := range []struct {
+		file    string
+		results results
+	}{
+		{"report.md", sample(t)},
+		{"alone.md", sample(t, "-variants", "expect", "-loads", "noop", "-conns", "16")},
+		{"blocked.md", blocked},
+	} {
+		t.Run(tt.file, func(t *testing.T) { golden(t, tt.file, tt.results.markdown()) })
+	}
+}
+
+func TestChart(t *testing.T) {
+	svg, err := sample(t).chart()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "chart.svg", svg)
+
+	if _, err := sample(t, "-variants", "expect").chart(); err == nil {
+		t.Error("a chart of one variant alone is made")
+	}
+}
+
+func TestRatio(t *testing.T) {
+	at := func(round int, variant string, cycles int) measurement {
+		return measurement{Round: round, Variant: variant, Load: "pasv", Conns: 1, Cycles: cycles, Elapsed: time.Second}
+	}
+	// The machine was half as fast in the second round, which no ratio shows.
+	ms := measurements{
+		at(0, "kernel", 1000), at(0, "expect", 750),
+		at(1, "expect", 250), at(1, "kernel", 500),
+		at(2, "kernel", 1000), at(2, "expect", 1000),
+		at(3, "expect", 1), // without its pair
+	}
+	got := ms.ratio(key{"pasv", 1}, "expect", "kernel", rate)
+	if diff := cmp.Diff(spread{Median: 0.75, Lower: 0.625, Upper: 0.875}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for _, tt := range []struct {
+		f    float64
+		want string
+	}{
+		{0, "0.00"},
+		{0.666, "0.67"},
+		{9.994, "9.99"},
+		{9.996, "10.0"},
+		{99.96, "100"},
+		{999.6, "1,000"},
+		{1234567.8, "1,234,568"},
+	} {
+		if got := number(tt.f); got != tt.want {
+			t.Errorf("number(%v) = %q, want %q", tt.f, got, tt.want)
+		}
+	}
+}
+
+// TestWrite has the files of a plan written.
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	readme := filepath.Join(dir, "README.md")
+	const before, after = "# Title\n\n" + readmeBegin, readmeEnd + "\n## Next\n"
+	if err := os.WriteFile(readme, []byte(before+"an older report\n"+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	raw := filepath.Join(dir, "raw.json")
+	r := sample(t, "-readme", readme, "-json", raw)
+	if err := r.write(t.Output()); err != nil {
+		t.Fatal(err)
+	}
+
+	got, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before+string(r.markdown())+after, string(got)); diff != "" {
+		t.Errorf("README (-want +got):\n%s", diff)
+	}
+	text, err := os.ReadFile(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back struct{ Measurements measurements }
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(r.measurements, back.Measurements); diff != "" {
+		t.Errorf("JSON (-want +got):\n%s", diff)
+	}
+
+	if _, err := replaceReport([]byte(readmeBegin), nil); err == nil {
+		t.Error("a README without the end of a report is written")
+	}
+}
