@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"html"
 	"math"
@@ -25,7 +24,10 @@ const (
 // black, and told apart by those who do not see red or green.
 var colours = []string{"#7f8c9b", "#e69f00", "#0b84d9", "#cc5fa5", "#12a182", "#d55e00"}
 
-var errNoChart = errors.New("a chart needs cycles, and one of the variants in -against")
+// chartTitle says what the chart shows.
+func (r results) chartTitle() string {
+	return fmt.Sprintf("Cycles a second, as a share of what %s does", r.plan.title(r.plan.against[0]))
+}
 
 // chart returns the shares of what the first base does as an SVG image: a row
 // for each load and number of connections, a mark for each variant, and a line
@@ -33,9 +35,6 @@ var errNoChart = errors.New("a chart needs cycles, and one of the variants in -a
 func (r results) chart() ([]byte, error) {
 	p := r.plan
 	keys, _ := p.keys()
-	if len(p.against) == 0 || len(keys) == 0 {
-		return nil, errNoChart
-	}
 	base := p.against[0]
 	others := without(p.variants, base)
 
@@ -70,8 +69,8 @@ func (r results) chart() ([]byte, error) {
 text { fill: #24292f } .strong { font-weight: 600 } .grid { stroke: #d0d7de } .base { stroke: #24292f }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .grid { stroke: #3d444d } .base { stroke: #e6edf3 } }
 </style>
-<text class="strong" x="10" y="22" font-size="15">Cycles a second, as a share of what %s does</text>
-`, chartWidth, bottom+34, html.EscapeString(p.title(base)))
+<text class="strong" x="10" y="22" font-size="15">%s</text>
+`, chartWidth, bottom+34, html.EscapeString(r.chartTitle()))
 	x := chartLeft
 	for _, v := range others {
 		fmt.Fprintf(&out, "<circle cx=\"%d\" cy=\"45\" r=\"4.5\" fill=\"%s\"/><text x=\"%d\" y=\"50\">%s</text>\n",

@@ -85,7 +85,26 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 			p.against = append(p.against, name)
 		}
 	}
-	return p, nil
+	return p, p.checkFiles()
+}
+
+// checkFiles reports whether the files of the plan can be written, before anybody
+// has waited minutes for what goes into them.
+func (p plan) checkFiles() error {
+	if cycles, _ := p.keys(); p.files.chart != "" && (len(p.against) == 0 || len(cycles) == 0) {
+		return errors.New("-chart: it shows loads of cycles, and ratios to one of the variants: see -loads and -against")
+	}
+	if p.files.readme == "" {
+		return nil
+	}
+	text, err := os.ReadFile(p.files.readme)
+	if err == nil {
+		_, err = replaceReport(text, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("-readme %s: %w", p.files.readme, err)
+	}
+	return nil
 }
 
 // assignments is a flag NAME=VALUE that may be given several times.

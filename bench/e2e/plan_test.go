@@ -60,6 +60,10 @@ func TestUsage(t *testing.T) {
 		{"-rounds 0", "must be positive"},
 		{"-time -1s", "must be positive"},
 		{"-idle 1000000", "-idle must be between"},
+		{"-variants expect -chart c.svg", "-against"},
+		{"-loads bulk -chart c.svg", "-loads"},
+		{"-readme /no/such/file", "/no/such/file"},
+		{"-readme plan.go", "it lacks the lines"},
 		{"-frobnicate", "frobnicate"},
 		{"pasv", `what is "pasv"?`},
 	} {

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 )
 
 // The lines of a README between which the report stands.
@@ -13,6 +16,25 @@ const (
 )
 
 var errNoMarkers = errors.New("it lacks the lines\n" + readmeBegin + readmeEnd + "between which the report goes")
+
+// readme returns the README of the plan with this report, and the chart if there
+// is one.
+func (r results) readme() ([]byte, error) {
+	f := r.plan.files
+	text, err := os.ReadFile(f.readme)
+	if err != nil {
+		return nil, err
+	}
+	report := r.markdown()
+	if f.chart != "" {
+		path, err := filepath.Rel(filepath.Dir(f.readme), f.chart)
+		if err != nil {
+			return nil, err
+		}
+		report = fmt.Appendf(nil, "![%s](%s)\n\n%s", r.chartTitle(), filepath.ToSlash(path), report)
+	}
+	return replaceReport(text, report)
+}
 
 // replaceReport returns a README with another report.
 func replaceReport(readme, report []byte) ([]byte, error) {
@@ -24,5 +46,5 @@ func replaceReport(readme, report []byte) ([]byte, error) {
 	if !ok {
 		return nil, errNoMarkers
 	}
-	return fmt.Appendf(nil, "%s%s%s%s%s", before, readmeBegin, report, readmeEnd, after), nil
+	return slices.Concat(before, []byte(readmeBegin), report, []byte(readmeEnd), after), nil
 }

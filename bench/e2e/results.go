@@ -52,24 +52,16 @@ func modelName(cpuinfo []byte) string {
 
 // write writes the report, and the files of the plan.
 func (r results) write(stdout io.Writer) error {
-	report := r.markdown()
-	if _, err := stdout.Write(report); err != nil {
+	if _, err := stdout.Write(r.markdown()); err != nil {
 		return err
 	}
-	f := r.plan.files
 	for _, out := range []struct {
 		path    string
 		content func() ([]byte, error)
 	}{
-		{f.json, r.json},
-		{f.chart, r.chart},
-		{f.readme, func() ([]byte, error) {
-			readme, err := os.ReadFile(f.readme)
-			if err != nil {
-				return nil, err
-			}
-			return replaceReport(readme, report)
-		}},
+		{r.plan.files.json, r.json},
+		{r.plan.files.chart, r.chart},
+		{r.plan.files.readme, r.readme},
 	} {
 		if out.path == "" {
 			continue
