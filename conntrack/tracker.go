@@ -283,15 +283,19 @@ func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 
 // reset takes a RST that is in its place. One that is only close to it does not
 // end the connection for its receiver (RFC 5961 section 3.2), and must not end it
-// here: what was forgotten would be picked up where its sender likes. Of what is
-// skipped the place is not known, and no payload comes that it could be picked up
-// with.
+// here: what was forgotten would be picked up where its sender likes. Behind a FIN
+// the place of the FIN will do, as it does for Linux (tcp_reset_check of
+// net/ipv4/tcp_input.c): a host that has closed answers so to what was sent before
+// its FIN had come. Of what is skipped the place is not known, and no payload comes
+// that it could be picked up with.
 func (t *Tracker) reset(c *conn, p *Packet, dir ftpparse.Direction) {
 	if c == nil || c.state&closed != 0 {
 		return
 	}
 	if next, ok := c.session.Next(dir); ok && p.Seq != next && c.state&skipped == 0 {
-		return
+		if p.Seq != next-1 || !c.session.Finished(dir) {
+			return
+		}
 	}
 	t.close(c, Closed)
 }

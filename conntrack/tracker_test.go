@@ -158,6 +158,29 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
+		// What a host answers that has closed, to what was sent before its FIN had
+		// come. Linux takes it (tcp_reset_check), and sends no FIN any more.
+		{"RST in the place of the FIN before it", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.s(answer)
+			w.send(w.server, w.client, w.sseq, w.cseq, FIN|ACK, "")
+			w.send(w.server, w.client, w.sseq, 0, RST, "")
+		}, []string{expect, withdraw + "closed", "close closed"}},
+		{"RST close to its place after a FIN that is out of place", func(w *wire) {
+			w.login()
+			w.send(w.client, w.server, w.cseq+100, w.sseq, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq-1, 0, RST, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
+		{"RST ahead of the place of the FIN before it", func(w *wire) {
+			w.login()
+			w.c(pasv)
+			w.s(answer)
+			w.send(w.server, w.client, w.sseq, w.cseq, FIN|ACK, "")
+			w.send(w.server, w.client, w.sseq-1, 0, RST, "")
+		}, []string{expect}},
 		{"text that is echoed begins a segment after a RST that its receiver ignored", func(w *wire) {
 			w.login()
 			w.c("XXXX " + answer)

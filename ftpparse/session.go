@@ -129,11 +129,22 @@ func (s *Session) Buffered() int { return s.client.buffered() + s.server.buffere
 // Next is the sequence number of the first byte of a direction that was not read
 // yet; ok is false as long as none has been seen.
 func (s *Session) Next(dir Direction) (seq uint32, ok bool) {
-	st := &s.client
-	if dir == DirReply {
-		st = &s.server
-	}
+	st := s.stream(dir)
 	return st.next, st.started
+}
+
+// Finished reports whether a direction has ended: everything up to its FIN was
+// read, and Next is behind the FIN.
+func (s *Session) Finished(dir Direction) bool {
+	st := s.stream(dir)
+	return st.finished && st.started && st.next == st.fin+1
+}
+
+func (s *Session) stream(dir Direction) *stream {
+	if dir == DirReply {
+		return &s.server
+	}
+	return &s.client
 }
 
 // NotFTP reports whether the connection was found to be none of FTP's.
