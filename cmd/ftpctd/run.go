@@ -96,7 +96,7 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 
 	var entry *engine.Entry // works with the daemon's own table only
 	if cfg.Firewall.Manage {
-		entry = &engine.Entry{Conn: kernel, Timeout: cfg.Helper.Timeout}
+		entry = &engine.Entry{Timeout: cfg.Helper.Timeout}
 	}
 	var admitter conntrack.Admitter = engine.Expect{Conn: kernel}
 	if admission.Mode == config.AdmitEntry {

@@ -4,8 +4,8 @@
 // helpers, and registers helpers.
 //
 // There are two ways. [Conn] has a socket of its own and waits for the kernel's
-// answer. [AppendExpect], [AppendDelete], [AppendEntry] and [AppendMark] only write
-// messages, for a sender that packs them with others and takes errors as they come
+// answer. [AppendExpect], [AppendDelete], [AppendEntry], [AppendDeleteConnection] and
+// [AppendMark] only write messages, for a sender that packs them with others and takes errors as they come
 // ([Explain]).
 //
 // The formats are those of net/netfilter/nf_conntrack_netlink.c,
@@ -139,13 +139,6 @@ func (c *Conn) Connection(ends conntrack.Tuple) (conntrack.Connection, error) {
 func (c *Conn) CreateEntry(data, master conntrack.Tuple) error {
 	_, err := c.execute(AppendEntry(nil, 0, data, master), netlink.Acknowledge)
 	return Explain(OpCreate, data, err)
-}
-
-// DeleteConnection removes the entry of the connection t, given in either
-// direction, whoever made it. It fails with ENOENT if there is none.
-func (c *Conn) DeleteConnection(t conntrack.Tuple) error {
-	_, err := c.execute(appendDeleteConnection(nil, t), netlink.Acknowledge)
-	return Explain(OpRemove, t, err)
 }
 
 // execute sends the message in b with flags added, and waits for the answer.

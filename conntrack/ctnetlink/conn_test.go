@@ -285,7 +285,6 @@ func TestNoPrivilege(t *testing.T) {
 		"list":   func() error { _, err := c.Expectations(); return err },
 		"lookup": func() error { _, _, err := c.Helper(active4().Master); return err },
 		"create": func() error { return c.CreateEntry(active4().Tuple, active4().Master) },
-		"remove": func() error { return c.DeleteConnection(active4().Master) },
 	} {
 		if err := do(); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("%s: error %v, want os.ErrPermission", name, err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab/labtest"
@@ -146,10 +147,13 @@ func takeEntryThrough(t *testing.T, host string) {
 	if err := c.CreateEntry(data, conntrack.Tuple{Src: master.Dst, Dst: master.Src}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.DeleteConnection(data); err != nil {
+	remove := AppendDeleteConnection(nil, 0, data)
+	if _, err := c.execute(remove, netlink.Acknowledge); err != nil {
 		t.Fatal(err)
 	}
-	wantErrno(t, c.DeleteConnection(data), unix.ENOENT)
+	if _, err := c.execute(remove, netlink.Acknowledge); !errors.Is(err, unix.ENOENT) {
+		t.Fatalf("removed again: error %v, want ENOENT", err)
+	}
 	dialFrom(t, data.Src, l)
 	if n := related(); n != 1 {
 		t.Errorf("%d RELATED packets after the entry was removed, want 1", n)

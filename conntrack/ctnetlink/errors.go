@@ -23,7 +23,6 @@ const (
 	OpList   Op = "list"   // list the expectations
 	OpLookup Op = "lookup" // look a control connection up
 	OpCreate Op = "create" // make the entry of a data connection
-	OpRemove Op = "remove" // remove the entry of a connection
 	OpProbe  Op = "probe"  // ask what the kernel can do
 
 	OpRegister   Op = "register"     // register a helper
@@ -144,10 +143,6 @@ func (e *Error) advice() string {
 			return "the data connection is in the connection table already"
 		case unix.ENOENT:
 			return "the control connection is not in the connection table of this network namespace"
-		}
-	case OpRemove:
-		if errno == unix.ENOENT {
-			return "the connection is not in the connection table of this network namespace"
 		}
 	case OpProbe:
 		if errno == unix.EOPNOTSUPP {

@@ -220,11 +220,16 @@ func AppendMark(b []byte, seq uint32, zone uint16, t conntrack.Tuple, mark, mask
 	return endMessage(b, start)
 }
 
-// appendDeleteConnection appends an IPCTNL_MSG_CT_DELETE message for the
-// connection t.
-func appendDeleteConnection(b []byte, t conntrack.Tuple) []byte {
+// AppendDeleteConnection appends one complete IPCTNL_MSG_CT_DELETE message to b and
+// returns the extended slice. It does not allocate when b has room (96 bytes
+// suffice).
+//
+// The message removes the entry of the connection t, given in either direction,
+// whoever made it. The only flag is REQUEST: the kernel answers only with an error,
+// which carries seq. ENOENT means that there is none.
+func AppendDeleteConnection(b []byte, seq uint32, t conntrack.Tuple) []byte {
 	start := len(b)
-	b = appendHeader(b, msgConntrackDelete, netlink.Request, 0, family(t))
+	b = appendHeader(b, msgConntrackDelete, netlink.Request, seq, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
 	return endMessage(b, start)
 }

@@ -347,7 +347,7 @@ func TestPrivateMessages(t *testing.T) {
 		{"register helper", appendHelper(nil, ftpctd, unix.AF_INET6), parseHex(t, newHelper6)},
 		{"delete helper", appendDeleteHelper(nil, "ftpctd", unix.AF_INET), parseHex(t, deleteHelper4)},
 		{"list helpers", appendHelperDump(nil), parseHex(t, dumpHelpers)},
-		{"delete connection", appendDeleteConnection(nil, active4().Master), parseHex(t, deleteConnection4)},
+		{"delete connection", AppendDeleteConnection(nil, 0, active4().Master), parseHex(t, deleteConnection4)},
 		{"probe", appendProbe(nil, "sane", data, passive6().Master), probe},
 	}
 	for _, tt := range tests {
@@ -456,7 +456,7 @@ func TestInvalidTuples(t *testing.T) {
 			var m netlink.Message
 			for _, b := range [][]byte{
 				AppendExpect(nil, 1, &tt.x), AppendDelete(nil, 1, &tt.x), AppendEntry(nil, 1, tt.x.Tuple, tt.x.Master),
-				AppendMark(nil, 1, 0, tt.x.Master, 1, 1),
+				AppendMark(nil, 1, 0, tt.x.Master, 1, 1), AppendDeleteConnection(nil, 1, tt.x.Tuple),
 			} {
 				if err := m.UnmarshalBinary(b); err != nil {
 					t.Error(err)

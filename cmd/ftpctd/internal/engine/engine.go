@@ -37,7 +37,7 @@ const (
 // package nfq reserves some. The kernel answers them only to refuse.
 const (
 	markSeq  = nfq.SeqSilent + 1 + iota
-	firstSeq // of expectations
+	firstSeq // of expectations and entries
 )
 
 // Accept releases a held packet once the kernel has handled the messages in
@@ -63,17 +63,19 @@ type Engine struct {
 	packet conntrack.Packet
 	attrs  []byte // what conntrack knows of the connection of packet
 	seq    uint32
-	sent   [256]sent // the last expectations that left with a verdict
+	sent   [256]sent // the last messages that left with a verdict
 
 	held sync.WaitGroup
 	room chan struct{} // one token a held packet
 	stop chan struct{} // closed when nothing is to be held any more
 }
 
-// sent remembers what a refusal of the kernel is about.
+// sent remembers what a refusal of the kernel is about: an expectation, or the
+// entry of a data connection.
 type sent struct {
-	seq uint32
-	x   conntrack.Expectation
+	seq          uint32
+	x            conntrack.Expectation
+	data, master conntrack.Tuple
 }
 
 // Config sets an Engine up.
@@ -117,8 +119,7 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !slices.Contains(e.ports, p.Dst.Port()) && !slices.Contains(e.ports, p.Src.Port()) {
-		e.data(p)
-		return nfq.Verdict{}
+		return nfq.Verdict{Before: e.data(p)}
 	}
 	e.attrs = p.Conntrack
 	e.packet = conntrack.Packet{
@@ -153,16 +154,23 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 			e.lockedRefused(x, err)
 			continue
 		}
-		e.sent[e.seq%uint32(len(e.sent))] = sent{e.seq, *x}
+		e.remember(sent{x: *x})
 		if d.Contested { // too many are held: it counts as taken unless the kernel says no
 			e.tracker.Admitted(x)
-		}
-		if e.seq++; e.seq == nfq.SeqPing {
-			e.seq = firstSeq
 		}
 	}
 	e.buf = b
 	return nfq.Verdict{Before: b}
+}
+
+// remember notes what the message with the sequence number e.seq is about, and
+// goes on to the next number.
+func (e *Engine) remember(s sent) {
+	s.seq = e.seq
+	e.sent[e.seq%uint32(len(e.sent))] = s
+	if e.seq++; e.seq == nfq.SeqPing {
+		e.seq = firstSeq
+	}
 }
 
 // appendMark marks the connection of the packet if it is to be skipped. When a
@@ -199,23 +207,31 @@ func (e *Engine) connection(ends conntrack.Tuple) (c conntrack.Connection, ok bo
 }
 
 // data takes the first packet of what may be a data connection: the table had it
-// queued before conntrack saw it.
-func (e *Engine) data(p *nfq.Packet) {
+// queued before conntrack saw it. It returns the messages that make the entry, which
+// are to leave ahead of the packet.
+func (e *Engine) data(p *nfq.Packet) []byte {
 	if e.entry == nil || p.Flags&(nfq.SYN|nfq.ACK|nfq.RST|nfq.FIN) != nfq.SYN {
-		return
+		return nil
 	}
 	x, expected := e.tracker.Use(p.Src, p.Dst)
 	master := x.Master
 	if !expected {
 		var ok bool
 		if master, ok = e.tracker.OpaqueMaster(p.Src.Addr(), p.Dst.Addr()); !ok || !e.tlsPorts.Contains(p.Dst.Port()) {
-			return
+			return nil
 		}
 	}
-	if err := e.entry.relate(conntrack.Tuple{Src: p.Src, Dst: p.Dst}, master, expected); err != nil {
-		e.log.Warn("cannot relate a data connection to its control connection",
-			"src", p.Src, "dst", p.Dst, "client", master.Src, "server", master.Dst, "err", err)
+	data := conntrack.Tuple{Src: p.Src, Dst: p.Dst}
+	b := e.buf[:0]
+	if expected {
+		// An entry that is there already is a leftover: client and server have
+		// agreed on a new connection.
+		b = ctnetlink.AppendDeleteConnection(b, nfq.SeqSilent, data)
 	}
+	b = ctnetlink.AppendEntry(b, e.seq, data, master)
+	e.remember(sent{data: data, master: master})
+	e.buf = b
+	return b
 }
 
 // opaque lets the data connections of sessions in TLS be queued.
@@ -319,6 +335,14 @@ func (e *Engine) Refused(seq uint32, err error) {
 	s := e.sent[seq%uint32(len(e.sent))]
 	if s.seq != seq {
 		e.log.Warn("the kernel refused a message", "seq", seq, "err", err)
+		return
+	}
+	if s.data != (conntrack.Tuple{}) {
+		if !errors.Is(err, unix.EEXIST) { // else it is the first packet, sent again
+			e.log.Warn("cannot relate a data connection to its control connection",
+				"src", s.data.Src, "dst", s.data.Dst, "client", s.master.Src, "server", s.master.Dst,
+				"err", ctnetlink.Explain(ctnetlink.OpCreate, s.data, err))
+		}
 		return
 	}
 	if reasonOf(err) != conntrack.Clash {

@@ -270,6 +270,75 @@ func TestEntryWithoutNAT(t *testing.T) {
 	b.Close()
 }
 
+// TestEntry has the first packet of a data connection leave with the messages that
+// make its entry.
+func TestEntry(t *testing.T) {
+	const client = "192.0.2.10:40000"
+	control := conntrack.Tuple{Src: netip.MustParseAddrPort(client), Dst: server}
+	data := conntrack.Tuple{
+		Src: netip.MustParseAddrPort("192.0.2.10:40001"), Dst: netip.AddrPortFrom(server.Addr(), 5000),
+	}
+	open := func() *bench {
+		b := newBench()
+		cfg := b.cfg
+		cfg.Entry = &Entry{Table: &fakeTable{}}
+		cfg.Kernel = cfg.Entry
+		cfg.TLSPorts = conntrack.PortRange{Min: 30000, Max: 30999}
+		b.Engine = New(cfg)
+		return b
+	}
+	syn := func(b *bench, t conntrack.Tuple) string {
+		return hex.Dump(b.Packet(&nfq.Packet{Src: t.Src, Dst: t.Dst, Flags: nfq.SYN}).Before)
+	}
+	t.Run("expected", func(t *testing.T) {
+		b := open()
+		defer b.Close()
+		if got := syn(b, data); got != "" {
+			t.Errorf("before it is announced:\n%s", got)
+		}
+		b.announce(client)
+		seq := b.seq
+		want := ctnetlink.AppendDeleteConnection(nil, nfq.SeqSilent, data) // a leftover
+		want = ctnetlink.AppendEntry(want, seq, data, control)
+		if diff := cmp.Diff(hex.Dump(want), syn(b, data)); diff != "" {
+			t.Errorf("messages (-want +got):\n%s", diff)
+		}
+		if got := syn(b, data); got != "" {
+			t.Errorf("sent again:\n%s", got)
+		}
+		b.Refused(seq, unix.ENOMEM)
+		for _, word := range []string{"src=192.0.2.10:40001", "client=" + client, "the connection table is full"} {
+			if !strings.Contains(b.log.String(), word) {
+				t.Errorf("log lacks %q:\n%s", word, &b.log)
+			}
+		}
+	})
+	t.Run("TLS", func(t *testing.T) {
+		b := open()
+		defer b.Close()
+		b.Packet(&nfq.Packet{Src: control.Src, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
+		b.Packet(&nfq.Packet{Src: server, Dst: control.Src, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte("234 go\r\n")})
+		inside, outside := data, data
+		inside.Dst = netip.AddrPortFrom(server.Addr(), 30000)
+		outside.Dst = netip.AddrPortFrom(server.Addr(), 31000)
+		if got := syn(b, outside); got != "" {
+			t.Errorf("to a port that is not named:\n%s", got)
+		}
+		b.log.Reset()
+		for range 2 {
+			seq := b.seq
+			want := ctnetlink.AppendEntry(nil, seq, inside, control)
+			if diff := cmp.Diff(hex.Dump(want), syn(b, inside)); diff != "" {
+				t.Errorf("messages (-want +got):\n%s", diff)
+			}
+			b.Refused(seq, unix.EEXIST)
+		}
+		if b.log.String() != "" {
+			t.Errorf("log of a first packet sent again:\n%s", &b.log)
+		}
+	})
+}
+
 // announce has a client, whose connection is picked up in the middle, announce
 // port 5000 of its server.
 func (b *bench) announce(client string) nfq.Verdict {
@@ -499,11 +568,14 @@ func TestUnusedExpectationsAreWithdrawn(t *testing.T) {
 	})
 }
 
-// fakeTable notes the pairs of hosts in it.
+// fakeTable takes everything, and notes the pairs of hosts in it.
 type fakeTable struct {
-	Table  // no other method is called
 	opaque []string
 }
+
+func (*fakeTable) AddExpected(_, _ netip.Addr, _ uint16, _ time.Duration) error { return nil }
+func (*fakeTable) RemoveExpected(_, _ netip.Addr, _ uint16) error               { return nil }
+func (*fakeTable) RemoveOpaque(_, _ netip.Addr) error                           { return nil }
 
 func (f *fakeTable) AddOpaque(client, server netip.Addr, _ time.Duration) error {
 	f.opaque = append(f.opaque, client.String()+" > "+server.String())

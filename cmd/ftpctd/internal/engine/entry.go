@@ -5,10 +5,7 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ftpctd/conntrack"
-	"ftpctd/conntrack/ctnetlink"
 )
 
 // Table has the first packet of data connections queued before conntrack sees
@@ -27,7 +24,6 @@ type Table interface {
 // calls it RELATED.
 type Entry struct {
 	Table Table
-	Conn  *ctnetlink.Conn
 	// Timeout is how long a data connection may take to come.
 	Timeout time.Duration
 }
@@ -65,20 +61,3 @@ func (e *Entry) Delete(x *conntrack.Expectation) error {
 
 // Explain implements conntrack.Admitter.
 func (e *Entry) Explain(_ *conntrack.Expectation, err error) error { return err }
-
-// relate makes the entry of a data connection whose first packet is held. An
-// entry that its tuple has already is a leftover if the connection was expected:
-// client and server have agreed on a new one.
-func (e *Entry) relate(data, master conntrack.Tuple, expected bool) error {
-	err := e.Conn.CreateEntry(data, master)
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	if !expected {
-		return nil // its first packet, sent again
-	}
-	if err := e.Conn.DeleteConnection(data); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	return e.Conn.CreateEntry(data, master)
-}
