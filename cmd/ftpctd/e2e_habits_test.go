@@ -7,6 +7,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -80,20 +84,52 @@ func TestHabits(t *testing.T) {
 	}
 }
 
+// resent returns how many SYNs and SYN/ACKs a host has sent again.
+func resent(t *testing.T, h *lab.Host) uint64 {
+	t.Helper()
+	var text []byte
+	err := h.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/netstat")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A line of names and one of values for each group.
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(names) == len(fields) && names[0] == fields[0] {
+			if i := slices.Index(names, "TCPSynRetrans"); i >= 0 {
+				n, err := strconv.ParseUint(fields[i], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+		names = fields
+	}
+	t.Fatalf("no TCPSynRetrans in %s", text)
+	return 0
+}
+
 // TestCrowd runs many control connections at a time, with several transfers
-// each. All must succeed, by exactly as many RELATED packets.
+// each. All must succeed, by exactly as many RELATED packets, unless the machine is
+// so busy that some are sent again.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, config string }{
 		{"one queue", ""},
 		{"two queues", "[queue]\ncount = 2\n"},
+		{"entries", "admit = \"entry\"\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			const connections, transfers = 50, 10
 			ctx := within(t)
 			l := labtest.New(t, lab.Config{})
-			s := &miniftp.Server{}
+			s := &miniftp.Server{DataTimeout: patience}
 			labtest.Serve(t, l.Server, s)
 			want := content(5000)
 			s.Put("file", want)
@@ -105,6 +141,7 @@ func TestCrowd(t *testing.T) {
 			for i := range connections {
 				w := all[i%len(all)]
 				c := labtest.Connect(ctx, t, l.Client, w.server)
+				c.DataTimeout = patience
 				crowd.Go(func() {
 					for n := range transfers {
 						got, err := c.Retr(ctx, w.via, "file")
@@ -123,8 +160,11 @@ func TestCrowd(t *testing.T) {
 			if err := errors.Join(errs...); err != nil {
 				t.Error(err)
 			}
-			if got := read(t, fw.Related); got != connections*transfers {
-				t.Errorf("%d related packets for %d data connections", got, connections*transfers)
+			// A first packet that the daemon, or whom it is for, has not come round to
+			// in a second is sent again, and is RELATED again.
+			again := resent(t, l.Client) + resent(t, l.Server)
+			if got := read(t, fw.Related); got < connections*transfers || got > connections*transfers+again {
+				t.Errorf("%d related packets for %d data connections, %d first packets sent again", got, connections*transfers, again)
 			}
 			if n := read(t, fw.Dropped); n != 0 {
 				t.Errorf("%d packets dropped", n)
