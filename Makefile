@@ -21,7 +21,7 @@ endif
 # build then fails: such a build goes without a version.
 BUILDVCS := $(if $(shell git rev-parse --verify -q HEAD 2>/dev/null),auto,false)
 
-.PHONY: help build demo test test-vm fuzz lint bench bench-baseline bench-compare bench-e2e deps install uninstall clean root
+.PHONY: help build demo test test-vm fuzz lint bench bench-baseline bench-compare bench-e2e bench-vm deps install uninstall clean root
 
 help: ## print this help
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
@@ -76,6 +76,20 @@ bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
 
 bench-e2e: root ## ftpctd beside nf_conntrack_ftp, end to end, into README.md: 6 minutes on an idle machine (as root)
 	$(GO) run ./bench/e2e -readme README.md -chart bench/e2e.svg
+
+# The machine's files are the guest's, but not its toolchain's caches: it gets
+# programs that are built.
+BENCH_VM = $(or $(TMPDIR),/tmp)/ftpctd-bench-vm
+
+bench-vm: root ## ftpctd beside conntrackd's helper on Debian's kernels, in a virtual machine (KERNEL=all)
+	sh bench/vm/install-deps.sh
+	mkdir -p $(BENCH_VM)
+	$(GO) build -buildvcs=false -o $(BENCH_VM) ./bench/vm/vmrun ./bench/e2e ./cmd/ftpctd
+	$(BENCH_VM)/vmrun -kernel $(KERNEL) -- sh bench/e2e/vm.sh "$$(sh bench/e2e/install-conntrackd.sh)" \
+		$(BENCH_VM)/e2e -variants none,conntrackd,expect,entry -against conntrackd,none \
+		-program expect=$(BENCH_VM)/ftpctd -program entry=$(BENCH_VM)/ftpctd \
+		-loads pasv -conns 1,16 -rounds 7 -time 3s -warmup 500ms -idle 0
+	rm -r $(BENCH_VM)
 
 deps: root ## install what the tests need: FTP servers and clients (as root, with apt)
 	sh bench/lab/install-deps.sh

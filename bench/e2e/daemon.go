@@ -19,6 +19,7 @@ type daemon struct {
 	process *lab.Process
 	stderr  bytes.Buffer
 	dir     string
+	after   func() error  // what is left to do once it has ended; may be nil
 	notify  *net.UnixConn // what the daemon takes for systemd
 	status  chan string   // the last that it said
 }
@@ -108,6 +109,9 @@ func (d *daemon) close() error {
 	}
 	if d.notify != nil {
 		errs = append(errs, d.notify.Close())
+	}
+	if d.after != nil {
+		errs = append(errs, d.after())
 	}
 	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
 }

@@ -6,7 +6,8 @@
 //
 // The variants are "none" (no helper and a firewall that accepts everything),
 // "kernel" (nf_conntrack_ftp), "expect" and "entry" (ftpctd in its two modes of
-// admission). Two programs or two configurations are compared like this:
+// admission), and "conntrackd" with its helper in user space, where the kernel takes
+// such helpers and has no nf_conntrack_ftp loaded. Two programs or two configurations are compared like this:
 //
 //	go run ./bench/e2e -variants kernel,old,new -program old=/tmp/ftpctd -config new=new.toml -against kernel,old
 //

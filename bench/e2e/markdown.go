@@ -99,7 +99,7 @@ func (d *document) details(keys []key) {
 		if len(p.against) > 0 && v.name != p.against[0] {
 			cell += " " + share(d.measurements.ratio(k, v.name, p.against[0], labCPU))
 		}
-		if v.ftpctd {
+		if v.ftpctd || v.conntrackd {
 			cell += ", daemon " + number(d.measurements.spread(k, v.name, daemonCPU).Median)
 		}
 		return cell

@@ -179,12 +179,15 @@ func sendSegment(raw int, b gopacket.SerializeBuffer, src, dst netip.AddrPort, t
 	return unix.Sendto(raw, b.Bytes(), 0, &unix.SockaddrInet4{Addr: dst.Addr().As4()})
 }
 
+// queueFile lists the queues of the calling thread's network namespace.
+const queueFile = "/proc/thread-self/net/netfilter/nfnetlink_queue"
+
 // queueEmpty waits until no packet is queued on the router.
 func (s *stand) queueEmpty() error {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(500 * time.Microsecond) {
 		var text []byte
 		err := s.lab.Router.Do(func() (err error) {
-			text, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+			text, err = os.ReadFile(queueFile)
 			return err
 		})
 		if err != nil {
@@ -212,7 +215,7 @@ func queued(text []byte) (waiting, lost int, err error) {
 	for line := range bytes.Lines(text) {
 		var number, owner, total, mode, length, full, socket int
 		if _, err := fmt.Sscan(string(line), &number, &owner, &total, &mode, &length, &full, &socket); err != nil {
-			return 0, 0, fmt.Errorf("/proc/net/netfilter/nfnetlink_queue: %q: %w", line, err)
+			return 0, 0, fmt.Errorf("%s: %q: %w", queueFile, line, err)
 		}
 		waiting += total
 		lost += full + socket

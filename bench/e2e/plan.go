@@ -130,7 +130,7 @@ func chooseVariants(names []string, programs, configs assignments) (chosen []var
 		program, hasProgram := programs[name]
 		config, hasConfig := configs[name]
 		if !known && !hasProgram && !hasConfig {
-			return nil, fmt.Errorf("-variants: what is %q? Without -program or -config there are none, kernel, expect, entry", name)
+			return nil, fmt.Errorf("-variants: what is %q? Without -program or -config there are none, kernel, expect, entry and conntrackd", name)
 		}
 		if !known {
 			v = variant{name: name, title: name, ftpctd: true}

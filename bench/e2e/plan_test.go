@@ -16,7 +16,7 @@ func TestParsePlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := parsePlan([]string{
-		"-variants", "kernel,old,new,expect", "-against", "old,none", "-program", "old=/a", "-program", "new=/b",
+		"-variants", "kernel,old,new,expect,conntrackd", "-against", "old,none", "-program", "old=/a", "-program", "new=/b",
 		"-config", "new=" + config, "-loads", "noop,bulk", "-conns", "2,3", "-size", "2048",
 	}, t.Output())
 	if err != nil {
@@ -27,6 +27,7 @@ func TestParsePlan(t *testing.T) {
 		{name: "old", title: "old", ftpctd: true, program: "/a"},
 		{name: "new", title: "new", ftpctd: true, program: "/b", config: "admit = \"auto\"\n"},
 		{name: "expect", title: "ftpctd, expect", ftpctd: true, config: "admit = \"expect\"\n"},
+		{name: "conntrackd", title: "conntrackd", helper: "ftp", conntrackd: true},
 	}
 	if diff := cmp.Diff(want, p.variants, cmp.AllowUnexported(variant{})); diff != "" {
 		t.Errorf("variants (-want +got):\n%s", diff)

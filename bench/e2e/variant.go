@@ -18,6 +18,8 @@ type variant struct {
 	open bool
 	// helper is the kernel's helper that control connections get; none if empty.
 	helper string
+	// conntrackd has conntrackd serve that helper.
+	conntrackd bool
 	// ftpctd has it run program with the text of a configuration.
 	ftpctd          bool
 	program, config string
@@ -30,6 +32,8 @@ func builtIn(name string) (v variant, ok bool) {
 		return variant{name: name, title: "no helper", open: true}, true
 	case "kernel":
 		return variant{name: name, title: "nf_conntrack_ftp", helper: "ftp"}, true
+	case "conntrackd":
+		return variant{name: name, title: name, helper: "ftp", conntrackd: true}, true
 	case "expect", "entry":
 		return variant{name: name, title: "ftpctd, " + name, ftpctd: true, config: fmt.Sprintf("admit = %q\n", name)}, true
 	}
@@ -65,6 +69,11 @@ func (v variant) build(ctx context.Context) (_ *stand, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if v.conntrackd {
+		if s.daemon, err = startConntrackd(ctx, s.lab.Router); err != nil {
+			return nil, err
+		}
+	}
 	if v.helper != "" {
 		if err := s.firewall.AssignHelper(v.helper); err != nil {
 			return nil, err
@@ -83,6 +92,9 @@ func (v variant) build(ctx context.Context) (_ *stand, err error) {
 
 func (s *stand) close() error {
 	var errs []error
+	if s.firewall != nil { // a helper that rules assign cannot be removed
+		errs = append(errs, s.firewall.Close())
+	}
 	if s.daemon != nil {
 		errs = append(errs, s.daemon.close())
 	}
