@@ -39,16 +39,18 @@ test: root deps ## every test with the race detector, network namespaces and rea
 
 # Tests that need no more of the kernel than the daemon does, and so say something
 # of another kernel; the others are the same on all.
-VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts|End|NAT|ActiveBehindNAT|Zone)$$
+VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts|End|RulesRemoved|NAT|ActiveBehindNAT|Zone)$$
 VM_DIR ?= $(or $(TMPDIR),/tmp)/ftpctd-vm
 
-test-vm: root deps build ## the end-to-end tests and the demo on Debian's kernels, in a virtual machine (KERNEL=all)
-	sh bench/vm/install-deps.sh
+test-vm: root deps build ## the demo, the end-to-end tests and the systemd unit on Debian's kernels, in virtual machines (KERNEL=all)
+	sh bench/vm/install-deps.sh $(KERNEL)
 	mkdir -p $(VM_DIR)
 	$(GO) build -o $(VM_DIR)/vmrun ./bench/vm/vmrun
 	$(GO) test -c -o $(VM_DIR)/e2e.test ./cmd/ftpctd
 	$(VM_DIR)/vmrun -kernel $(KERNEL) -- $(BIN) demo
 	cd cmd/ftpctd && $(VM_DIR)/vmrun -kernel $(KERNEL) -- $(VM_DIR)/e2e.test -test.v -test.parallel 2 -test.run '$(VM_TESTS)'
+	cd cmd/ftpctd && FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
+		$(VM_DIR)/vmrun -kernel $(KERNEL) -systemd -- $(VM_DIR)/e2e.test -test.v -test.run '^TestSystemd$$'
 	rm -r $(VM_DIR)
 
 fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)

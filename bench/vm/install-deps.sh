@@ -5,7 +5,8 @@
 # QEMU, busybox and kmod are installed with apt, and so is systemd where it is
 # missing: the virtual machines share this machine's files. No service is
 # started here. The kernels are only unpacked, into a cache outside the work
-# tree: installing one would change what this machine boots.
+# tree: installing one would change what this machine boots. An argument is the
+# version of the one kernel that is wanted, such as 6.12; otherwise all are.
 set -eu
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -46,10 +47,14 @@ if [ -x /bin/busybox ] && grep -aq /lib64/ld-linux /bin/busybox; then
 	missing="$missing busybox-static"
 fi
 wanted=
+known=
 for k in $kernels; do
+	[ "${1:-all}" = all ] || [ "$1" = "${k%:*}" ] || continue
+	known=$k
 	unpacked "$cache/${k%:*}" || wanted="$wanted $k"
 done
 
+[ -n "$known" ] || die "there is no kernel $1; the kernels are: $kernels"
 [ -n "$missing$wanted" ] || exit 0
 
 command -v apt-get >/dev/null ||
