@@ -260,6 +260,15 @@ func (q *Queue) Accept(id uint32, before []byte) error {
 	return nil
 }
 
+// Send sends messages like those of Verdict.Before that go with no packet, in one
+// datagram. It fails with os.ErrClosed once the queue is closed.
+func (q *Queue) Send(messages []byte) error {
+	if err := q.send(messages); err != nil {
+		return newError("send", q.num, err)
+	}
+	return nil
+}
+
 // Conntrack reports whether the kernel tells what conntrack knows of a packet: it
 // was asked to, and can.
 func (q *Queue) Conntrack() bool { return q.conntrack }

@@ -5,8 +5,8 @@
 //
 // There are two ways. [Conn] has a socket of its own and waits for the kernel's
 // answer. [AppendExpect], [AppendDelete], [AppendEntry], [AppendDeleteConnection] and
-// [AppendMark] only write messages, for a sender that packs them with others and takes errors as they come
-// ([Explain]).
+// [AppendMark] only write messages, for a sender that packs them with others and
+// takes errors as they come ([Explain]).
 //
 // The formats are those of net/netfilter/nf_conntrack_netlink.c,
 // net/netfilter/nfnetlink_cthelper.c and their headers in

@@ -31,6 +31,9 @@ const (
 	opaqueFor = 24 * time.Hour
 	// expireEvery is how often unused expectations are looked through.
 	expireEvery = time.Second
+	// maxDatagram is about how much is sent at a time: well below what the send
+	// buffer of any system takes.
+	maxDatagram = 32 << 10
 )
 
 // Sequence numbers of the messages that travel with a verdict and are not silent;
@@ -44,6 +47,9 @@ const (
 // before. It is nfq.Queue's.
 type Accept func(id uint32, before []byte) error
 
+// Send sends messages that go with no packet. It is nfq.Queue's.
+type Send func(messages []byte) error
+
 // Engine handles the packets of one queue. Packet and Refused are called by that
 // queue, one at a time; the rest is safe for concurrent use.
 type Engine struct {
@@ -56,6 +62,7 @@ type Engine struct {
 	tlsPorts conntrack.PortRange
 	skipMark uint32
 	accept   Accept
+	send     Send
 	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
 	log      *slog.Logger
 
@@ -95,6 +102,8 @@ type Config struct {
 	SkipMark uint32
 	// Accept releases a packet that is held.
 	Accept Accept
+	// Send takes what is to be withdrawn while the queue is open.
+	Send Send
 	// Lookup finds the control connection between two ends where the queue's
 	// packets come without nfq.Packet.Conntrack. With nil, they are what conntrack
 	// has.
@@ -106,7 +115,7 @@ type Config struct {
 func New(cfg Config) *Engine {
 	e := &Engine{
 		kernel: cfg.Kernel, entry: cfg.Entry, ports: cfg.Tracker.Ports, tlsPorts: cfg.TLSPorts,
-		skipMark: cfg.SkipMark, accept: cfg.Accept, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
+		skipMark: cfg.SkipMark, accept: cfg.Accept, send: cfg.Send, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
 		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
 	}
 	cfg.Tracker.Observe, cfg.Tracker.Lookup = e.observe, e.connection
@@ -416,9 +425,31 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			e.withdraw(e.tracker.Expire)
+			e.expire()
 		}
 	}
+}
+
+// expire withdraws what nobody has used in time. It does not wait for the kernel's
+// answers: packets wait meanwhile, because what is withdrawn may be announced again
+// as soon as they are handled.
+func (e *Engine) expire() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	withdraw := e.tracker.Expire(time.Now()).Withdraw
+	b := e.buf[:0]
+	for i := range withdraw {
+		b = e.kernel.AppendDelete(b, nfq.SeqSilent, &withdraw[i])
+		if len(b) < maxDatagram && i < len(withdraw)-1 || len(b) == 0 {
+			continue
+		}
+		// A queue that closed leaves the rest to Close.
+		if err := e.send(b); err != nil && !errors.Is(err, os.ErrClosed) {
+			e.log.Warn("cannot withdraw expectations", "err", err)
+		}
+		b = b[:0]
+	}
+	e.buf = b
 }
 
 // Close releases what is held and withdraws all expectations. No packet may
@@ -426,15 +457,9 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) Close() {
 	close(e.stop)
 	e.held.Wait()
-	e.withdraw(e.tracker.Close)
-}
-
-func (e *Engine) withdraw(which func(time.Time) *conntrack.Decision) {
-	// What is withdrawn here may be announced again as soon as packets are
-	// handled: it must be gone by then.
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, x := range which(time.Now()).Withdraw {
+	for _, x := range e.tracker.Close(time.Now()).Withdraw {
 		e.delete(&x)
 	}
 }

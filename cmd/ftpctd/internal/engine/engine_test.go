@@ -69,6 +69,7 @@ type bench struct {
 	kernel   *fakeKernel
 	log      strings.Builder
 	accepted []uint32
+	sends    []string
 	id       uint32
 	attrs    []byte // nfq.Packet.Conntrack of what announce sends
 }
@@ -94,6 +95,10 @@ func newBench() *bench {
 		Kernel: b.kernel,
 		Accept: func(id uint32, _ []byte) error {
 			b.accepted = append(b.accepted, id)
+			return nil
+		},
+		Send: func(messages []byte) error {
+			b.sends = append(b.sends, string(messages))
 			return nil
 		},
 		Log: log,
@@ -554,18 +559,40 @@ func TestRefused(t *testing.T) {
 }
 
 func TestUnusedExpectationsAreWithdrawn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench()
-		b.announce("192.0.2.10:40000")
-		ctx, cancel := context.WithTimeout(t.Context(), 31*time.Second+time.Millisecond)
-		defer cancel()
-		if err := b.Run(ctx); err != nil {
-			t.Error(err)
-		}
-		if diff := cmp.Diff([]string{"delete 198.51.100.20:5000"}, b.kernel.calls); diff != "" {
-			t.Errorf("calls (-want +got):\n%s", diff)
-		}
-	})
+	for _, tt := range []struct {
+		name      string
+		clients   int
+		datagrams int
+	}{
+		{"one", 1, 1},
+		{"more than a datagram holds", 2000, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench()
+				b.cfg.Tracker.Connections = tt.clients
+				b.Engine = New(b.cfg)
+				for i := range tt.clients {
+					b.announce(fmt.Sprintf("10.0.%d.%d:40000", i>>8, i&255))
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 31*time.Second+time.Millisecond)
+				defer cancel()
+				if err := b.Run(ctx); err != nil {
+					t.Error(err)
+				}
+				if len(b.sends) != tt.datagrams {
+					t.Errorf("%d datagrams, want %d", len(b.sends), tt.datagrams)
+				}
+				const one = "delete 198.51.100.20:5000;"
+				if got := strings.Join(b.sends, ""); got != strings.Repeat(one, tt.clients) {
+					t.Errorf("sent %d bytes, want %d times %q: %.100s", len(got), tt.clients, one, got)
+				}
+				if b.kernel.calls != nil {
+					t.Errorf("waited for the kernel: %s", b.kernel.calls)
+				}
+			})
+		})
+	}
 }
 
 // fakeTable takes everything, and notes the pairs of hosts in it.
