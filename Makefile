@@ -48,9 +48,9 @@ test-vm: root deps build ## the demo, the end-to-end tests and the systemd unit 
 	$(GO) build -o $(VM_DIR)/vmrun ./bench/vm/vmrun
 	$(GO) test -c -o $(VM_DIR)/e2e.test ./cmd/ftpctd
 	$(VM_DIR)/vmrun -kernel $(KERNEL) -- $(BIN) demo
-	cd cmd/ftpctd && $(VM_DIR)/vmrun -kernel $(KERNEL) -- $(VM_DIR)/e2e.test -test.v -test.parallel 2 -test.run '$(VM_TESTS)'
+	cd cmd/ftpctd && $(VM_DIR)/vmrun -kernel $(KERNEL) -- $(VM_DIR)/e2e.test -test.v -test.timeout 10m -test.parallel 2 -test.run '$(VM_TESTS)'
 	cd cmd/ftpctd && FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
-		$(VM_DIR)/vmrun -kernel $(KERNEL) -systemd -- $(VM_DIR)/e2e.test -test.v -test.run '^TestSystemd$$'
+		$(VM_DIR)/vmrun -kernel $(KERNEL) -systemd -- $(VM_DIR)/e2e.test -test.v -test.timeout 10m -test.run '^TestSystemd$$'
 	rm -r $(VM_DIR)
 
 fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)
