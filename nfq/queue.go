@@ -65,6 +65,10 @@ type Config struct {
 	// Driver is what reads the queue: DriverNetlink, also if empty, or
 	// DriverGoNFQueue.
 	Driver string
+	// BusyPoll is how long DriverNetlink looks for the next packet before it
+	// sleeps, 0 for not at all. It does so only while packets come that close after
+	// one another, and yields the processor between looks.
+	BusyPoll time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
 }

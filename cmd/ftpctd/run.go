@@ -165,7 +165,7 @@ func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, admitter c
 	var err error
 	w.queue, err = nfq.Open(nfq.Config{
 		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
-		Driver: string(cfg.Queue.Driver), Logger: log,
+		Driver: string(cfg.Queue.Driver), BusyPoll: cfg.Queue.BusyPoll, Logger: log,
 	}, w.engine)
 	return w, err
 }

@@ -67,6 +67,9 @@ type Queue struct {
 	Length uint32
 	// Driver is the implementation that reads them.
 	Driver Driver
+	// BusyPoll is how long a worker looks for the next packet before it sleeps,
+	// while packets come that often; 0 is off.
+	BusyPoll time.Duration
 	// SkipMark is the bit of the conntrack mark for sessions that are not to be
 	// queued any more. It is a single bit, or 0: off.
 	SkipMark uint32
@@ -193,7 +196,7 @@ func Default() Config {
 		RequireLogin: true,
 		Passive:      Passive{Address: AddressPeer, Ports: PortRange{1024, 65535}},
 		Active:       Active{Enabled: true, Ports: PortRange{1024, 65535}},
-		Queue:        Queue{Num: 21, Count: 1, Length: 4096, Driver: DriverNetlink},
+		Queue:        Queue{Num: 21, Count: 1, Length: 4096, Driver: DriverNetlink, BusyPoll: 200 * time.Microsecond},
 		Helper:       Helper{Name: "ftpctd", Carrier: "sane", MaxExpected: 8, Timeout: 30 * time.Second},
 		Firewall:     Firewall{Manage: true},
 		Limits:       Limits{Connections: 65536},

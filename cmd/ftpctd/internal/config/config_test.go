@@ -60,7 +60,7 @@ func TestReferenceFileHasEveryKey(t *testing.T) {
 // fieldNames returns the names of a struct's fields as keys of the file.
 func fieldNames(typ reflect.Type, prefix string) (names []string) {
 	words := strings.NewReplacer("SkipTLS", "skip_tls", "TLSPorts", "tls_ports", "MinPort", "min_port",
-		"RequireLogin", "require_login", "SkipMark", "skip_mark", "MaxExpected", "max_expected")
+		"RequireLogin", "require_login", "SkipMark", "skip_mark", "BusyPoll", "busy_poll", "MaxExpected", "max_expected")
 	for f := range typ.Fields() {
 		name := prefix + strings.ToLower(words.Replace(f.Name))
 		if f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[config.PortRange]() {
@@ -104,6 +104,7 @@ num = 65472
 count = 64
 length = 1
 driver = "go-nfqueue"
+busy_poll = "0s"
 skip_mark = 0x80000000
 skip_tls = true
 [helper]
@@ -253,6 +254,8 @@ func TestParseProblems(t *testing.T) {
 		{"helper.carrier blank", "[helper]\ncarrier = \"sa ne\"", []string{`f:2:1: helper.carrier: "sa ne" has a character that is not allowed; allowed: ` + helperName}},
 		{"helper.carrier a list", "[helper]\ncarrier = []", []string{`f:2:1: helper.carrier: is a list; allowed: ` + helperName}},
 		{"helper.max_expected", "[helper]\nmax_expected = 256", []string{"f:2:1: helper.max_expected: 256 is out of range; allowed: 1 to 255"}},
+		{"queue.busy_poll", "[queue]\nbusy_poll = \"11ms\"", []string{`f:2:1: queue.busy_poll: "11ms" is out of range; allowed: a duration from "0s" to "10ms", such as "200us"`}},
+		{"queue.busy_poll negative", "[queue]\nbusy_poll = \"-1us\"", []string{`f:2:1: queue.busy_poll: "-1us" is out of range; allowed: a duration from "0s" to "10ms", such as "200us"`}},
 		{"helper.timeout without unit", "[helper]\ntimeout = \"30\"", []string{`f:2:1: helper.timeout: "30" is not a duration; allowed: ` + timeout}},
 		{"helper.timeout short", "[helper]\ntimeout = \"999ms\"", []string{`f:2:1: helper.timeout: "999ms" is out of range; allowed: ` + timeout}},
 		{"helper.timeout long", "[helper]\ntimeout = \"1h1s\"", []string{`f:2:1: helper.timeout: "1h1s" is out of range; allowed: ` + timeout}},

@@ -50,6 +50,7 @@ func keys() []key {
 		{"queue.driver", func(c *Config, v any) *fault {
 			return setEnum(&c.Queue.Driver, v, DriverNetlink, DriverGoNFQueue)
 		}},
+		{"queue.busy_poll", func(c *Config, v any) *fault { return setBusyPoll(&c.Queue.BusyPoll, v) }},
 		{"queue.skip_mark", func(c *Config, v any) *fault { return setBit(&c.Queue.SkipMark, v) }},
 		{"queue.skip_tls", func(c *Config, v any) *fault { return setBool(&c.Queue.SkipTLS, v) }},
 
@@ -121,6 +122,7 @@ const (
 	rangeForm   = `two ports from 1 to 65535 and a hyphen, such as "30000-30999", or one port`
 	bitForm     = "0, or a single bit such as 0x100, up to 0x80000000"
 	helperForm  = "1 to 15 letters, digits, '-', '_' or '.'"
+	busyForm    = `a duration from "0s" to "10ms", such as "200us"`
 	timeoutForm = `whole seconds from "1s" to "1h", such as "30s"`
 	levelForm   = "debug, info, warn, error"
 	listenForm  = `an address and a port, such as "127.0.0.1:9621" or "[::1]:9621"`
@@ -306,19 +308,33 @@ func setHelper(dst *string, v any) *fault {
 }
 
 func setTimeout(dst *time.Duration, v any) *fault {
+	var d time.Duration
+	if f := setDuration(&d, v, time.Second, time.Hour, timeoutForm); f != nil {
+		return f
+	}
+	if d%time.Second != 0 {
+		// The kernel counts the timeout of an expectation in seconds.
+		return &fault{strconv.Quote(v.(string)) + " is not a whole number of seconds", timeoutForm}
+	}
+	*dst = d
+	return nil
+}
+
+func setBusyPoll(dst *time.Duration, v any) *fault {
+	return setDuration(dst, v, 0, 10*time.Millisecond, busyForm)
+}
+
+func setDuration(dst *time.Duration, v any, lowest, highest time.Duration, allowed string) *fault {
 	s, ok := v.(string)
 	if !ok {
-		return wrongType(v, timeoutForm)
+		return wrongType(v, allowed)
 	}
 	d, err := time.ParseDuration(s)
 	switch {
 	case err != nil:
-		return &fault{strconv.Quote(s) + " is not a duration", timeoutForm}
-	case d < time.Second || d > time.Hour:
-		return &fault{strconv.Quote(s) + " is out of range", timeoutForm}
-	case d%time.Second != 0:
-		// The kernel counts the timeout of an expectation in seconds.
-		return &fault{strconv.Quote(s) + " is not a whole number of seconds", timeoutForm}
+		return &fault{strconv.Quote(s) + " is not a duration", allowed}
+	case d < lowest || d > highest:
+		return &fault{strconv.Quote(s) + " is out of range", allowed}
 	}
 	*dst = d
 	return nil

@@ -34,6 +34,7 @@ func fixed() []fixedKey {
 		{"queue.count", func(c *Config) any { return c.Queue.Count }},
 		{"queue.length", func(c *Config) any { return c.Queue.Length }},
 		{"queue.driver", func(c *Config) any { return c.Queue.Driver }},
+		{"queue.busy_poll", func(c *Config) any { return c.Queue.BusyPoll }},
 		{"queue.skip_mark", func(c *Config) any { return c.Queue.SkipMark }},
 		{"queue.skip_tls", func(c *Config) any { return c.Queue.SkipTLS }},
 		{"helper.name", func(c *Config) any { return c.Helper.Name }},
