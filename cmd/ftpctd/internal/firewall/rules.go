@@ -56,19 +56,18 @@ const (
 type ruleset struct {
 	nft   *nftables.Conn
 	table *nftables.Table
-	ports *nftables.Set
+	ports []expr.Any // what compares a port with the control ports
 	queue expr.Any
 }
 
 // addRuleset adds the whole table, in nft's words:
 //
 //	table inet ftpctd {
-//		set ports { type inet_service; elements = { 21 } }
 //		ct helper carrier4 { type "sane" protocol tcp; l3proto ip; }
 //		ct helper carrier6 { type "sane" protocol tcp; l3proto ip6; }
 //		chain assign-input {
 //			type filter hook input priority 200;
-//			meta l4proto tcp tcp dport @ports ct state new ct helper set "carrier4" ct helper set "carrier6"
+//			meta l4proto tcp tcp dport 21 ct state new ct helper set "carrier4" ct helper set "carrier6"
 //		}
 //		chain assign-postrouting { type filter hook postrouting priority 200; … }
 //		chain control {
@@ -78,8 +77,8 @@ type ruleset struct {
 //		}
 //		chain queue-input {
 //			type filter hook input priority -50;
-//			meta l4proto tcp tcp dport @ports jump control
-//			meta l4proto tcp tcp sport @ports jump control
+//			meta l4proto tcp tcp dport 21 jump control
+//			meta l4proto tcp tcp sport 21 jump control
 //		}
 //		chain queue-forward { type filter hook forward priority -50; … }
 //		chain queue-output { type filter hook output priority -50; … }
@@ -99,17 +98,13 @@ type ruleset struct {
 //		}
 //		chain data-output { type filter hook output priority -300; … }
 //	}
+//
+// Several ports are in a set, "@ports".
 func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName)), queue: queue}
-	r.ports = &nftables.Set{Table: r.table, Name: "ports", KeyType: nftables.TypeInetService}
-	elements := make([]nftables.SetElement, 0, len(cfg.Ports))
-	for _, port := range cfg.Ports {
-		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(port)})
-	}
-	if err := nft.AddSet(r.ports, elements); err != nil {
+	if err := r.addPorts(cfg.Ports); err != nil {
 		return err
 	}
-
 	if cfg.Helper != "" {
 		r.addCarriers(cfg.Helper)
 		for _, chain := range []*nftables.Chain{
@@ -135,6 +130,22 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 		r.add(chain, r.port(offsetSport), jump)
 	}
 	return r.addData(cfg.TLSPorts)
+}
+
+// addPorts sets r.ports. Every packet of the host is compared several times, and
+// with one port a comparison is cheaper than a look into a set.
+func (r *ruleset) addPorts(ports []uint16) error {
+	if len(ports) == 1 {
+		r.ports = []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.BigEndian.PutUint16(ports[0])}}
+		return nil
+	}
+	set := &nftables.Set{Table: r.table, Name: "ports", KeyType: nftables.TypeInetService}
+	elements := make([]nftables.SetElement, 0, len(ports))
+	for _, port := range ports {
+		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(port)})
+	}
+	r.ports = lookup(set.Name)
+	return r.nft.AddSet(set, elements)
 }
 
 // addData adds what queues the first packets of data connections.
@@ -256,9 +267,9 @@ func tcp() []expr.Any {
 	}
 }
 
-// port matches TCP with the port at offset in the set of control ports.
+// port matches TCP with a control port at offset.
 func (r ruleset) port(offset uint32) []expr.Any {
-	return slices.Concat(tcp(), load(expr.PayloadBaseTransportHeader, offset, 2, register), lookup(r.ports.Name))
+	return slices.Concat(tcp(), load(expr.PayloadBaseTransportHeader, offset, 2, register), r.ports)
 }
 
 // flags compares those of the TCP flags that are in mask.

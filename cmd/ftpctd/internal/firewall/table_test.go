@@ -403,18 +403,7 @@ func describe(t *testing.T) described {
 		d.Chains = append(d.Chains, s)
 	}
 	slices.Sort(d.Chains)
-	set, err := nft.GetSetByName(newTable(tableName), "ports")
-	if err != nil {
-		t.Fatal(err)
-	}
-	elements, err := nft.GetSetElements(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range elements {
-		d.Ports = append(d.Ports, binary.BigEndian.Uint16(e.Key))
-	}
-	slices.Sort(d.Ports)
+	d.Ports = portsOf(t, nft)
 	objects, err := nft.GetNamedObjects(newTable(tableName))
 	if err != nil {
 		t.Fatal(err)
@@ -423,6 +412,37 @@ func describe(t *testing.T) described {
 		d.Helper = strings.TrimRight(o.(*nftables.NamedObj).Obj.(*expr.CtHelper).Name, "\x00")
 	}
 	return d
+}
+
+// portsOf reads the ports whose packets are queued: one in the rules, or several in a
+// set.
+func portsOf(t *testing.T, nft *nftables.Conn) (ports []uint16) {
+	t.Helper()
+	table := newTable(tableName)
+	rules, err := nft.GetRules(table, &nftables.Chain{Table: table, Name: "queue-forward"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range rules {
+		for _, e := range rule.Exprs {
+			switch e := e.(type) {
+			case *expr.Cmp:
+				if len(e.Data) == 2 {
+					ports = append(ports, binary.BigEndian.Uint16(e.Data))
+				}
+			case *expr.Lookup:
+				elements, err := nft.GetSetElements(&nftables.Set{Table: table, Name: e.SetName})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range elements {
+					ports = append(ports, binary.BigEndian.Uint16(e.Key))
+				}
+			}
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 func exists(t *testing.T) bool {
