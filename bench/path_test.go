@@ -136,7 +136,7 @@ func TestPath(t *testing.T) {
 					switch binary.NativeEndian.Uint16(b[4:]) {
 					case unix.NFNL_SUBSYS_QUEUE<<8 | 1: // NFQNL_MSG_VERDICT
 						verdicts++
-					case unix.NFNL_SUBSYS_CTNETLINK_EXP<<8 | 0: // IPCTNL_MSG_EXP_NEW
+					case unix.NFNL_SUBSYS_CTNETLINK_EXP << 8: // IPCTNL_MSG_EXP_NEW
 						expected++
 					}
 					b = b[binary.NativeEndian.Uint32(b):]

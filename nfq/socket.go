@@ -136,15 +136,15 @@ func (s *socket) receive() {
 		return
 	}
 	for {
-		n, err := s.read()
+		n, errno := s.read()
 		if s.q.isClosed() {
 			return
 		}
-		if err != nil {
-			if s.q.survives(err) {
+		if errno != 0 {
+			if s.q.survives(errno) {
 				continue
 			}
-			s.q.fail(os.NewSyscallError("recvmmsg", err))
+			s.q.fail(os.NewSyscallError("recvmmsg", errno))
 			return
 		}
 		s.q.begin()
@@ -161,45 +161,41 @@ func (s *socket) receive() {
 // for the sender that wakes it. So where packets have come close after one another,
 // read first looks for the next one for a while. That pays as long as no more than
 // two waits of three are longer; else the credit runs out.
-func (s *socket) read() (int, error) {
+func (s *socket) read() (int, unix.Errno) {
 	if s.busyPoll <= 0 {
 		return s.receiveMany(unix.MSG_WAITFORONE)
 	}
 	began := time.Now()
 	if s.credit > 0 {
 		for time.Since(began) < s.busyPoll {
-			n, err := s.receiveMany(unix.MSG_DONTWAIT)
-			if err != unix.EAGAIN {
+			n, errno := s.receiveMany(unix.MSG_DONTWAIT)
+			if errno != unix.EAGAIN {
 				s.credit = min(s.credit+2, maxCredit)
-				return n, err
+				return n, errno
 			}
 			// Whose turn it is may be the very one who sends the next packet.
 			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
 	}
-	n, err := s.receiveMany(unix.MSG_WAITFORONE)
+	n, errno := s.receiveMany(unix.MSG_WAITFORONE)
 	if time.Since(began) < s.busyPoll {
 		s.credit = min(s.credit+2, maxCredit)
 	} else {
 		s.credit = max(s.credit-1, 0)
 	}
-	return n, err
+	return n, errno
 }
 
-// receiveMany is recvmmsg(2). Its errors are bare: one of them is no failure.
-func (s *socket) receiveMany(flags uintptr) (int, error) {
+// receiveMany is recvmmsg(2).
+func (s *socket) receiveMany(flags uintptr) (int, unix.Errno) {
 	call := unix.Syscall6
 	if flags&unix.MSG_DONTWAIT != 0 {
 		call = unix.RawSyscall6 // it returns at once: the scheduler need not know
 	}
 	for {
 		n, _, errno := call(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, flags, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		default:
-			return 0, errno
+		if errno != unix.EINTR {
+			return int(n), errno
 		}
 	}
 }
