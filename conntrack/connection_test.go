@@ -157,9 +157,9 @@ func TestNAT(t *testing.T) {
 func TestLookupOnce(t *testing.T) {
 	ends := Tuple{Src: testClient, Dst: testServer}
 	behind := Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: netip.MustParseAddrPort("203.0.113.9:1024")}}
-	kernel, asked := behind, 0
+	kernel, known, asked := behind, true, 0
 	cfg := testConfig()
-	cfg.Lookup = func(Tuple) (Connection, bool) { asked++; return kernel, true }
+	cfg.Lookup = func(Tuple) (Connection, bool) { asked++; return kernel, known }
 	tr := New(cfg)
 	w := newWire(tr)
 	w.login()
@@ -181,10 +181,17 @@ func TestLookupOnce(t *testing.T) {
 	tr.Refused(tr.now, &x, NoMaster)
 	announce("after a refusal", 2, false)
 	kernel = behind
+	x = announce("nothing to ask anew", 2, false)
+	tr.Refused(tr.now, &x, NoMaster)
+	x = announce("after another refusal", 3, true)
+	tr.Refused(tr.now, &x, NoMaster)
+	known = false
+	announce("after a third, without an answer", 4, false)
+	known = true
 	w.send(w.client, w.server, w.cseq, 0, RST, "")
 	w.cseq, w.sseq = w.cseq+1000, w.sseq+1000
 	w.login()
-	announce("new connection", 3, true)
+	announce("new connection", 5, true)
 }
 
 // TestZones has connections between the same addresses and ports in two zones,

@@ -224,6 +224,7 @@ func (t *Tracker) Refused(now time.Time, x *Expectation, why Reason) {
 	if n := t.expected.find(x); n != nil {
 		master := n.owner.key.master()
 		n.owner.state &^= lookedUp
+		n.owner.nat = nil
 		t.expected.remove(n)
 		t.stats.Expected--
 		t.reject(Event{Master: master, Via: x.Via, Tuple: x.Tuple, Reason: why})

@@ -174,6 +174,13 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
+		{"RST close to its place after a FIN in the place of what was read", func(w *wire) {
+			w.login()
+			w.send(w.client, w.server, w.cseq-1, w.sseq, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq-1, 0, RST, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
 		{"RST ahead of the place of the FIN before it", func(w *wire) {
 			w.login()
 			w.c(pasv)

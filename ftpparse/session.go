@@ -134,10 +134,11 @@ func (s *Session) Next(dir Direction) (seq uint32, ok bool) {
 }
 
 // Finished reports whether a direction has ended: everything up to its FIN was
-// read, and Next is behind the FIN.
+// read, and Next is behind the FIN. A FIN that came behind its place is none: its
+// receiver drops it as well.
 func (s *Session) Finished(dir Direction) bool {
 	st := s.stream(dir)
-	return st.finished && st.started && st.next == st.fin+1
+	return st.ended && st.next == st.fin+1
 }
 
 func (s *Session) stream(dir Direction) *stream {
@@ -171,11 +172,12 @@ func (s *Session) Segment(dst []Event, g Segment) []Event {
 	if len(g.Payload) > 0 {
 		dst = s.payload(dst, from, g.Seq, g.Payload)
 	}
-	if g.FIN {
+	if g.FIN && !from.ended {
 		from.fin, from.finished = g.Seq+uint32(len(g.Payload)), true
 	}
-	if from.finished && from.started && from.next == from.fin {
+	if from.finished && !from.ended && from.started && from.next == from.fin {
 		from.next++
+		from.ended = true
 	}
 	return dst
 }

@@ -49,12 +49,13 @@ type stream struct {
 	next    uint32 // sequence number of the first byte that is not read yet
 	fin     uint32 // sequence number of the FIN
 	started bool   // next is known
-	// finished tells that fin is known. Bytes before it may be yet to come.
-	finished bool
-	mode     mode
-	telnet   telnet
-	spoiled  bool // the incomplete line has a NUL, a bare CR or is too long
-	tls      tlsFraming
+	// finished tells that fin is known. Bytes before it may be yet to come, or it is
+	// where no FIN can be: ended tells that it was reached.
+	finished, ended bool
+	mode            mode
+	telnet          telnet
+	spoiled         bool // the incomplete line has a NUL, a bare CR or is too long
+	tls             tlsFraming
 }
 
 // lines calls yield for each line that data completes, and keeps the rest.

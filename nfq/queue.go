@@ -67,7 +67,9 @@ type Config struct {
 	Driver string
 	// BusyPoll is how long DriverNetlink looks for the next packet before it
 	// sleeps, 0 for not at all. It does so only while packets come that close after
-	// one another, and yields the processor between looks.
+	// one another. Between looks it leaves the processor to other threads, but not
+	// its place in Go's scheduler: there should be more places (GOMAXPROCS) than
+	// queues that poll.
 	BusyPoll time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -376,7 +378,7 @@ func (q *Queue) refused(seq uint32, errno unix.Errno) {
 	case SeqRelease:
 		// Nothing waited.
 	case SeqSilent:
-		// The driver's socket lets it through.
+		// Only a socket without noSilent hears of it.
 	case SeqPing:
 		q.ping.answer(errno)
 	case SeqVerdict:

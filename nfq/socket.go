@@ -186,16 +186,18 @@ func (s *socket) read() (int, unix.Errno) {
 	return n, errno
 }
 
-// receiveMany is recvmmsg(2).
-func (s *socket) receiveMany(flags uintptr) (int, unix.Errno) {
-	call := unix.Syscall6
-	if flags&unix.MSG_DONTWAIT != 0 {
-		call = unix.RawSyscall6 // it returns at once: the scheduler need not know
-	}
+// receiveMany is recvmmsg(2). With MSG_DONTWAIT it returns at once, and the
+// runtime's scheduler need not know of it.
+func (s *socket) receiveMany(flags uintptr) (n int, errno unix.Errno) {
 	for {
-		n, _, errno := call(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, flags, 0, 0)
+		var r uintptr
+		if flags&unix.MSG_DONTWAIT != 0 {
+			r, _, errno = unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, flags, 0, 0)
+		} else {
+			r, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, flags, 0, 0)
+		}
 		if errno != unix.EINTR {
-			return int(n), errno
+			return int(r), errno
 		}
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -165,9 +167,18 @@ func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, admitter c
 	var err error
 	w.queue, err = nfq.Open(nfq.Config{
 		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
-		Driver: string(cfg.Queue.Driver), BusyPoll: cfg.Queue.BusyPoll, Logger: log,
+		Driver: string(cfg.Queue.Driver), BusyPoll: busyPoll(cfg), Logger: log,
 	}, w.engine)
 	return w, err
+}
+
+// busyPoll is how long a worker polls: not at all if the workers would leave
+// nothing of the processors to the daemon's other tasks.
+func busyPoll(cfg config.Config) time.Duration {
+	if runtime.GOMAXPROCS(0) <= int(cfg.Queue.Count) {
+		return 0
+	}
+	return cfg.Queue.BusyPoll
 }
 
 // tlsPorts are the ports of sessions in TLS. Like every other they are not below

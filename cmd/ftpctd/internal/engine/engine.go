@@ -66,11 +66,14 @@ type Engine struct {
 	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
 	log      *slog.Logger
 
+	// What the queue's goroutine makes, and what it still reads after mu is free.
 	buf    []byte
 	packet conntrack.Packet
 	attrs  []byte // what conntrack knows of the connection of packet
 	seq    uint32
 	sent   [256]sent // the last messages that left with a verdict
+
+	expired []byte // what expire sends; buf is the queue's
 
 	held sync.WaitGroup
 	room chan struct{} // one token a held packet
@@ -83,6 +86,7 @@ type sent struct {
 	seq          uint32
 	x            conntrack.Expectation
 	data, master conntrack.Tuple
+	expected     bool // the data connection was announced
 }
 
 // Config sets an Engine up.
@@ -238,7 +242,7 @@ func (e *Engine) data(p *nfq.Packet) []byte {
 		b = ctnetlink.AppendDeleteConnection(b, nfq.SeqSilent, data)
 	}
 	b = ctnetlink.AppendEntry(b, e.seq, data, master)
-	e.remember(sent{data: data, master: master})
+	e.remember(sent{data: data, master: master, expected: expected})
 	e.buf = b
 	return b
 }
@@ -347,7 +351,9 @@ func (e *Engine) Refused(seq uint32, err error) {
 		return
 	}
 	if s.data != (conntrack.Tuple{}) {
-		if !errors.Is(err, unix.EEXIST) { // else it is the first packet, sent again
+		// In TLS it may be the first packet, sent again. Of one that was announced an
+		// earlier entry was deleted: that of another connection is in the way.
+		if s.expected || !errors.Is(err, unix.EEXIST) {
 			e.log.Warn("cannot relate a data connection to its control connection",
 				"src", s.data.Src, "dst", s.data.Dst, "client", s.master.Src, "server", s.master.Dst,
 				"err", ctnetlink.Explain(ctnetlink.OpCreate, s.data, err))
@@ -436,20 +442,22 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) expire() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	withdraw := e.tracker.Expire(time.Now()).Withdraw
-	b := e.buf[:0]
-	for i := range withdraw {
-		b = e.kernel.AppendDelete(b, nfq.SeqSilent, &withdraw[i])
-		if len(b) < maxDatagram && i < len(withdraw)-1 || len(b) == 0 {
-			continue
+	rest := e.tracker.Expire(time.Now()).Withdraw
+	for len(rest) > 0 {
+		b, n := e.expired[:0], 0
+		for n < len(rest) && len(b) < maxDatagram {
+			b = e.kernel.AppendDelete(b, nfq.SeqSilent, &rest[n])
+			n++
 		}
-		// A queue that closed leaves the rest to Close.
-		if err := e.send(b); err != nil && !errors.Is(err, os.ErrClosed) {
-			e.log.Warn("cannot withdraw expectations", "err", err)
+		e.expired = b
+		if len(b) > 0 && e.send(b) != nil {
+			// The tracker has forgotten them, and Close will not withdraw them.
+			for i := range rest[:n] {
+				e.delete(&rest[i])
+			}
 		}
-		b = b[:0]
+		rest = rest[n:]
 	}
-	e.buf = b
 }
 
 // Close releases what is held and withdraws all expectations. No packet may

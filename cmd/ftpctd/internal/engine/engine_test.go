@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -311,6 +313,10 @@ func TestEntry(t *testing.T) {
 		if got := syn(b, data); got != "" {
 			t.Errorf("sent again:\n%s", got)
 		}
+		b.Refused(seq, unix.EEXIST)
+		if !strings.Contains(b.log.String(), "file exists") {
+			t.Errorf("no word of another connection's entry in its place: %s", &b.log)
+		}
 		b.Refused(seq, unix.ENOMEM)
 		for _, word := range []string{"src=192.0.2.10:40001", "client=" + client, "the connection table is full"} {
 			if !strings.Contains(b.log.String(), word) {
@@ -593,6 +599,53 @@ func TestUnusedExpectationsAreWithdrawn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestExpireWithoutQueue has the queue closed when expectations run out: they are
+// withdrawn another way.
+func TestExpireWithoutQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		b.cfg.Send = func([]byte) error { return os.ErrClosed }
+		b.Engine = New(b.cfg)
+		b.announce("192.0.2.10:40000")
+		b.announce("192.0.2.11:40000")
+		time.Sleep(31 * time.Second)
+		b.expire()
+		const one = "delete 198.51.100.20:5000"
+		if diff := cmp.Diff([]string{one, one}, b.kernel.calls); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestExpireBesidePackets holds that what leaves with a packet is left alone until
+// the queue has taken it.
+func TestExpireBesidePackets(t *testing.T) {
+	b := newBench()
+	b.cfg.Tracker.Timeout = time.Millisecond
+	b.cfg.Tracker.Connections = 1 << 12
+	b.Engine = New(b.cfg)
+	done := make(chan struct{})
+	var expiring sync.WaitGroup
+	expiring.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				b.expire()
+			}
+		}
+	})
+	for i := range 2000 {
+		v := b.announce(fmt.Sprintf("10.0.%d.%d:40000", i>>8, i&255))
+		if len(v.Before) > 0 && !bytes.HasPrefix(v.Before, []byte("expect#")) {
+			t.Errorf("verdict with %.60q", v.Before)
+		}
+	}
+	close(done)
+	expiring.Wait()
 }
 
 // fakeTable takes everything, and notes the pairs of hosts in it.
