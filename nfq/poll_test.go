@@ -10,12 +10,12 @@ import (
 // TestBusyPoll holds that packets pass while the loop polls, that the loop goes to
 // sleep when none come any more, and that closing ends it in both states.
 func TestBusyPoll(t *testing.T) {
-	labtest.EnterNetns(t)
 	for _, tt := range []struct {
 		name   string
 		asleep bool
 	}{{"closed while it polls", false}, {"closed in its sleep", true}} {
 		t.Run(tt.name, func(t *testing.T) {
+			labtest.EnterNetns(t)
 			const poll = 10 * time.Millisecond
 			q, _ := start(t, Config{BusyPoll: poll}, handler{})
 			install(t)
