@@ -122,6 +122,9 @@ func (h *Host) IPv4() netip.Addr { return h.ipv4 }
 // IPv6 returns the host's IPv6 address; the zero Addr on the router.
 func (h *Host) IPv6() netip.Addr { return h.ipv6 }
 
+// Addrs returns both addresses, IPv4 first.
+func (h *Host) Addrs() []netip.Addr { return []netip.Addr{h.ipv4, h.ipv6} }
+
 // NetNS returns a file descriptor of the host's namespace, for libraries that
 // open their sockets in a namespace given so. It is valid until Lab.Close.
 func (h *Host) NetNS() int { return int(h.ns.Fd()) }

@@ -23,7 +23,6 @@ import (
 	"ftpctd/bench/lab/miniftp"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/report"
-	"ftpctd/ftpparse"
 )
 
 const (
@@ -73,8 +72,7 @@ type demoRow struct {
 	Without string `json:"without"`
 	With    string `json:"with"`
 
-	via    ftpparse.Via
-	server netip.Addr
+	way miniftp.Way
 }
 
 // The outcomes of a row.
@@ -131,16 +129,8 @@ func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) (rows []demoRow, ready
 	}
 	defer stop()
 
-	for _, server := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
-		family := "ipv4"
-		if server.Is6() {
-			family = "ipv6"
-		}
-		for _, via := range miniftp.Vias() {
-			if miniftp.Supports(via, server) {
-				rows = append(rows, demoRow{Family: family, Mode: report.Mode(via), Via: via.String(), via: via, server: server})
-			}
-		}
+	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+		rows = append(rows, demoRow{Family: w.Family(), Mode: report.Mode(w.Via), Via: w.Via.String(), way: w})
 	}
 	for i := range rows {
 		r := &rows[i]
@@ -173,7 +163,7 @@ func demoServer(ctx context.Context, h *lab.Host) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var serving sync.WaitGroup
 	stop = func() { cancel(); serving.Wait() }
-	for _, addr := range []netip.Addr{h.IPv4(), h.IPv6()} {
+	for _, addr := range h.Addrs() {
 		listener, err := h.ListenTCP(ctx, netip.AddrPortFrom(addr, lab.ControlPort))
 		if err != nil {
 			stop()
@@ -187,7 +177,7 @@ func demoServer(ctx context.Context, h *lab.Host) (stop func(), err error) {
 // transfer uploads a file of random bytes, downloads it again and compares the
 // checksums. It returns the number of bytes carried.
 func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err error) {
-	c, err := miniftp.Dial(ctx, client, netip.AddrPortFrom(r.server, lab.ControlPort))
+	c, err := miniftp.Dial(ctx, client, netip.AddrPortFrom(r.way.Server, lab.ControlPort))
 	if err != nil {
 		return 0, err
 	}
@@ -198,10 +188,10 @@ func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err er
 	}
 	sent := make([]byte, demoFileSize)
 	_, _ = rand.Read(sent) // never fails
-	if err := c.Stor(ctx, r.via, demoFile, sent); err != nil {
+	if err := c.Stor(ctx, r.way.Via, demoFile, sent); err != nil {
 		return 0, err
 	}
-	got, err := c.Retr(ctx, r.via, demoFile)
+	got, err := c.Retr(ctx, r.way.Via, demoFile)
 	if err != nil {
 		return 0, err
 	}

@@ -55,10 +55,10 @@ func TestHabits(t *testing.T) {
 			labtest.Serve(t, l.Server, tt.server)
 			fw := drop(t, l.Router, lab.Forward)
 			start(t, l.Router, "")
-			for _, w := range ways(l) {
+			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				t.Run(w.String(), func(t *testing.T) {
 					before := read(t, fw.Related)
-					c := labtest.Connect(ctx, t, toPeer{l.Client, w.server}, w.server)
+					c := labtest.Connect(ctx, t, toPeer{l.Client, w.Server}, w.Server)
 					if tt.client != nil {
 						tt.client(c)
 					}
@@ -66,7 +66,7 @@ func TestHabits(t *testing.T) {
 					for range rounds {
 						roundTrip(ctx, t, c, tt.server, w)
 					}
-					if _, err := c.List(ctx, w.via); err != nil {
+					if _, err := c.List(ctx, w.Via); err != nil {
 						t.Error(err)
 					}
 					if err := c.Quit(ctx); err != nil {
@@ -135,16 +135,16 @@ func TestCrowd(t *testing.T) {
 			s.Put("file", want)
 			fw := drop(t, l.Router, lab.Forward)
 			d := start(t, l.Router, tt.config)
-			all := ways(l)
+			all := miniftp.Ways(l.Server.Addrs()...)
 			errs := make([]error, connections)
 			var crowd sync.WaitGroup
 			for i := range connections {
 				w := all[i%len(all)]
-				c := labtest.Connect(ctx, t, l.Client, w.server)
+				c := labtest.Connect(ctx, t, l.Client, w.Server)
 				c.DataTimeout = patience
 				crowd.Go(func() {
 					for n := range transfers {
-						got, err := c.Retr(ctx, w.via, "file")
+						got, err := c.Retr(ctx, w.Via, "file")
 						if err == nil && !bytes.Equal(got, want) {
 							err = errors.New("another file came")
 						}

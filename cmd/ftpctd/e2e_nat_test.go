@@ -145,7 +145,7 @@ func TestZone(t *testing.T) {
 	knowsConntrack(t, d)
 	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.PORT} {
 		before := read(t, fw.Related)
-		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, l.Server.IPv4()), s, way{via, l.Server.IPv4()})
+		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, l.Server.IPv4()), s, miniftp.Way{Via: via, Server: l.Server.IPv4()})
 		if got := read(t, fw.Related) - before; got != 2 {
 			t.Errorf("%s: %d related packets for 2 data connections", via, got)
 		}

@@ -32,9 +32,9 @@ func TestPlaces(t *testing.T) {
 			t.Parallel()
 			l := labtest.New(t, lab.Config{})
 			fw := drop(t, tt.host(l), tt.hooks...)
-			each := func(t *testing.T, f func(*testing.T, way)) {
-				for _, w := range ways(l) {
-					if !w.via.Active() || !tt.passive {
+			each := func(t *testing.T, f func(*testing.T, miniftp.Way)) {
+				for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+					if !w.Via.Active() || !tt.passive {
 						t.Run(w.String(), func(t *testing.T) { f(t, w) })
 					}
 				}
@@ -44,9 +44,9 @@ func TestPlaces(t *testing.T) {
 				s := &miniftp.Server{DataTimeout: soon}
 				labtest.Serve(t, l.Server, s)
 				s.Put("file", content(small))
-				each(t, func(t *testing.T, w way) {
+				each(t, func(t *testing.T, w miniftp.Way) {
 					before := read(t, fw.Dropped)
-					blocked(ctx, t, labtest.Connect(ctx, t, l.Client, w.server), w.via, "file")
+					blocked(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), w.Via, "file")
 					if read(t, fw.Dropped) == before {
 						t.Error("no packet was dropped")
 					}
@@ -62,9 +62,9 @@ func TestPlaces(t *testing.T) {
 					labtest.Serve(t, l.Server, s)
 					start(t, tt.host(l), fmt.Sprintf("admit = %q\n", admit))
 					dropped := read(t, fw.Dropped)
-					each(t, func(t *testing.T, w way) {
+					each(t, func(t *testing.T, w miniftp.Way) {
 						before := read(t, fw.Related)
-						c := labtest.Connect(ctx, t, l.Client, w.server)
+						c := labtest.Connect(ctx, t, l.Client, w.Server)
 						roundTrip(ctx, t, c, s, w)
 						if err := c.Quit(ctx); err != nil {
 							t.Error(err)

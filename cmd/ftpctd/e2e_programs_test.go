@@ -11,6 +11,7 @@ import (
 
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
 	"ftpctd/bench/lab/realftp"
 )
 
@@ -32,21 +33,21 @@ func TestPrograms(t *testing.T) {
 			fw := drop(t, l.Router, lab.Forward)
 			start(t, l.Router, "")
 			for _, c := range realftp.Clients() {
-				for _, w := range ways(l) {
-					if !c.Supports(w.via, w.server) {
+				for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+					if !c.Supports(w.Via, w.Server) {
 						continue
 					}
 					t.Run(c.Name+" "+w.String(), func(t *testing.T) {
 						before := read(t, fw.Related)
 						local := filepath.Join(t.TempDir(), "file")
-						transfer := realftp.Transfer{Server: w.server, Via: w.via, Remote: realftp.Pub + "/down", Local: local}
+						transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: realftp.Pub + "/down", Local: local}
 						if err := c.Run(ctx, l.Client, transfer); err != nil {
 							failUnlessMissing(t, err)
 						}
 						if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
 							t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
 						}
-						up := fmt.Sprintf("up-%s-%s-%v", c.Name, w.via, w.server.Is6())
+						up := fmt.Sprintf("up-%s-%s-%v", c.Name, w.Via, w.Server.Is6())
 						transfer.Upload, transfer.Remote = true, realftp.Pub+"/"+up
 						if err := c.Run(ctx, l.Client, transfer); err != nil {
 							t.Fatal(err)

@@ -74,13 +74,13 @@ type download struct {
 }
 
 // begin starts a download and returns when its first bytes have come.
-func begin(ctx context.Context, t *testing.T, l *lab.Lab, w way, name string) *download {
+func begin(ctx context.Context, t *testing.T, l *lab.Lab, w miniftp.Way, name string) *download {
 	t.Helper()
 	d := &download{gate: newGate(t, l.Client), done: make(chan struct{})}
-	d.client = labtest.Connect(ctx, t, d.gate, w.server)
+	d.client = labtest.Connect(ctx, t, d.gate, w.Server)
 	go func() {
 		defer close(d.done)
-		d.data, d.err = d.client.Retr(ctx, w.via, name)
+		d.data, d.err = d.client.Retr(ctx, w.Via, name)
 	}()
 	t.Cleanup(func() { d.gate.open(); <-d.done })
 	select {
@@ -108,8 +108,8 @@ func (d *download) finish(ctx context.Context, t *testing.T, want []byte) {
 }
 
 // passive are the ways whose downloads a gate can stop.
-func passive(l *lab.Lab) []way {
-	return slices.DeleteFunc(ways(l), func(w way) bool { return w.via.Active() })
+func passive(l *lab.Lab) []miniftp.Way {
+	return slices.DeleteFunc(miniftp.Ways(l.Server.Addrs()...), func(w miniftp.Way) bool { return w.Via.Active() })
 }
 
 // TestEnd ends the daemon in the middle of a transfer, and starts it again. What
@@ -134,10 +134,10 @@ func TestEnd(t *testing.T) {
 			s.Put("large", wantLarge)
 			s.Put("small", want)
 			fw := drop(t, l.Router, lab.Forward)
-			retr := func(c *miniftp.Client, w way) {
+			retr := func(c *miniftp.Client, w miniftp.Way) {
 				t.Helper()
 				before := read(t, fw.Related)
-				got, err := c.Retr(ctx, w.via, "small")
+				got, err := c.Retr(ctx, w.Via, "small")
 				if err != nil || !bytes.Equal(got, want) {
 					t.Errorf("%s: downloaded %d bytes, %v, that differ from the file's %d", w, len(got), err, len(want))
 				}
@@ -173,11 +173,11 @@ func TestEnd(t *testing.T) {
 			if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 				t.Errorf("of the second daemon (-want +got):\n%s", diff)
 			}
-			for _, w := range ways(l) {
-				retr(labtest.Connect(ctx, t, l.Client, w.server), w)
+			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+				retr(labtest.Connect(ctx, t, l.Client, w.Server), w)
 			}
 			// The helper that the first daemon assigned is still there.
-			retr(idle, way{ftpparse.R229, l.Server.IPv4()})
+			retr(idle, miniftp.Way{Via: ftpparse.R229, Server: l.Server.IPv4()})
 			for _, d := range downloads[1:] {
 				d.finish(ctx, t, wantLarge)
 			}
@@ -222,12 +222,12 @@ func TestOlderConnection(t *testing.T) {
 	s := &miniftp.Server{}
 	labtest.Serve(t, l.Server, s)
 	fw := drop(t, l.Router, lab.Forward)
-	older := make(map[way]*miniftp.Client)
-	for _, w := range ways(l) {
-		older[w] = labtest.Connect(ctx, t, l.Client, w.server)
+	older := make(map[miniftp.Way]*miniftp.Client)
+	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+		older[w] = labtest.Connect(ctx, t, l.Client, w.Server)
 	}
 	start(t, l.Router, "")
-	for _, w := range ways(l) {
+	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 		t.Run(w.String(), func(t *testing.T) {
 			before := read(t, fw.Related)
 			roundTrip(ctx, t, older[w], s, w)

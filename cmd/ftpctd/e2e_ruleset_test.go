@@ -29,7 +29,7 @@ func TestRulesRemoved(t *testing.T) {
 			fw := drop(t, l.Router, lab.Forward)
 			d := start(t, l.Router, "admit = \""+admit+"\"\n")
 			older := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
-			roundTrip(ctx, t, older, s, way{ftpparse.R227, l.Server.IPv4()})
+			roundTrip(ctx, t, older, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 
 			signal := func(sig unix.Signal) {
 				t.Helper()
@@ -59,7 +59,7 @@ func TestRulesRemoved(t *testing.T) {
 			alive(ctx, t, older)
 			related := read(t, fw.Related)
 			for _, c := range []*miniftp.Client{older, between, labtest.Connect(ctx, t, l.Client, l.Server.IPv4())} {
-				roundTrip(ctx, t, c, s, way{ftpparse.R227, l.Server.IPv4()})
+				roundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 				related += 2
 			}
 			if got := read(t, fw.Related); got != related {

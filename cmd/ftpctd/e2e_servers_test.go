@@ -198,21 +198,21 @@ func TestEPSVOnly(t *testing.T) {
 		serveAs(ctx, t, l.Server, s, realftp.ServerConfig{EPSVOnly: true})
 		fw := drop(t, at.host, at.hooks...)
 		d := start(t, at.host, "")
-		for _, w := range ways(l) {
-			if w.via != ftpparse.R229 {
+		for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+			if w.Via != ftpparse.R229 {
 				continue
 			}
 			t.Run(w.String(), func(t *testing.T) {
-				c := loginReal(ctx, t, l.Client, w.server)
+				c := loginReal(ctx, t, l.Client, w.Server)
 				if _, err := c.Command(ctx, 5, "PASV"); err != nil {
 					t.Fatalf("PASV is to be refused: %v", err)
 				}
 				before := read(t, fw.Related)
-				retrieve(ctx, t, c, w.via)
+				retrieve(ctx, t, c, w.Via)
 				if _, err := c.Command(ctx, 2, "EPSV ALL"); err != nil {
 					t.Fatal(err)
 				}
-				retrieve(ctx, t, c, w.via)
+				retrieve(ctx, t, c, w.Via)
 				if got := read(t, fw.Related) - before; got != 2 {
 					t.Errorf("%d related packets for 2 data connections", got)
 				}
@@ -335,13 +335,13 @@ func TestCCC(t *testing.T) {
 			if !c.SupportsCCC() {
 				continue
 			}
-			for _, w := range ways(l) {
+			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				for _, p := range []realftp.Protection{realftp.Control, realftp.Private} {
-					if !c.Supports(w.via, w.server) || w.via.Active() && p == realftp.Private {
+					if !c.Supports(w.Via, w.Server) || w.Via.Active() && p == realftp.Private {
 						continue
 					}
 					t.Run(c.Name+" "+w.String()+" "+p.String(), func(t *testing.T) {
-						runClient(within(t), t, l, fw, c, realftp.Transfer{Server: w.server, Via: w.via, Protection: p, CCC: true})
+						runClient(within(t), t, l, fw, c, realftp.Transfer{Server: w.Server, Via: w.Via, Protection: p, CCC: true})
 						sessions++
 						saidTimes(t, d, sessions, "went into TLS")
 					})
@@ -361,21 +361,21 @@ func TestOneByteAPacket(t *testing.T) {
 		server := serveAs(ctx, t, l.Server, s, realftp.ServerConfig{})
 		fw := drop(t, at.host, at.hooks...)
 		start(t, at.host, "")
-		for i, w := range ways(l) {
+		for i, w := range miniftp.Ways(l.Server.Addrs()...) {
 			t.Run(w.String(), func(t *testing.T) {
 				var n miniftp.Network = l.Client
 				if s.Name == "ProFTPD" {
 					n = joinedEnds{l.Client}
 				}
-				c := dialReal(ctx, t, n, w.server)
+				c := dialReal(ctx, t, n, w.Server)
 				c.ByteWise = true
 				if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
 					t.Fatal(err)
 				}
 				before := read(t, fw.Related)
-				retrieve(ctx, t, c, w.via)
+				retrieve(ctx, t, c, w.Via)
 				up := "up" + strconv.Itoa(i)
-				if err := c.Stor(ctx, w.via, realftp.Pub+"/"+up, content(small)); err != nil {
+				if err := c.Stor(ctx, w.Via, realftp.Pub+"/"+up, content(small)); err != nil {
 					t.Fatal(err)
 				}
 				if got, err := server.File(up); err != nil || !bytes.Equal(got, content(small)) {

@@ -116,7 +116,7 @@ func TestNotify(t *testing.T) {
 
 	ctx := within(t)
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
-	roundTrip(ctx, t, c, s, way{ftpparse.R227, l.Server.IPv4()})
+	roundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 	const busy = "STATUS=control connections: 1; since the start, data connections expected: 2, refused: 0"
 	eventually(t, "the status "+busy, func() bool { return m.expect(t, "WATCHDOG=1") == busy })
 

@@ -276,32 +276,6 @@ func drop(t *testing.T, h *lab.Host, hooks ...lab.Hook) *lab.Firewall {
 	return fw
 }
 
-// way is a family, and a line that can name its addresses.
-type way struct {
-	via    ftpparse.Via
-	server netip.Addr
-}
-
-func (w way) String() string {
-	if w.server.Is6() {
-		return "ipv6 " + w.via.String()
-	}
-	return "ipv4 " + w.via.String()
-}
-
-// ways returns all six to the server of a lab.
-func ways(l *lab.Lab) []way {
-	var all []way
-	for _, addr := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
-		for _, via := range miniftp.Vias() {
-			if miniftp.Supports(via, addr) {
-				all = append(all, way{via, addr})
-			}
-		}
-	}
-	return all
-}
-
 // content returns n bytes that do not repeat.
 func content(n int) []byte {
 	b := make([]byte, n)
@@ -314,19 +288,19 @@ const small = 200_000
 
 // roundTrip downloads a file, uploads it under another name, and compares: two
 // data connections.
-func roundTrip(ctx context.Context, t *testing.T, c *miniftp.Client, s *miniftp.Server, w way) {
+func roundTrip(ctx context.Context, t *testing.T, c *miniftp.Client, s *miniftp.Server, w miniftp.Way) {
 	t.Helper()
 	down, up := "down "+w.String(), "up "+w.String()
 	want := content(small)
 	s.Put(down, want)
-	got, err := c.Retr(ctx, w.via, down)
+	got, err := c.Retr(ctx, w.Via, down)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), len(want))
 	}
-	if err := c.Stor(ctx, w.via, up, got); err != nil {
+	if err := c.Stor(ctx, w.Via, up, got); err != nil {
 		t.Fatal(err)
 	}
 	if stored, _ := s.File(up); !bytes.Equal(stored, want) {

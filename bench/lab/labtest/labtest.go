@@ -72,7 +72,7 @@ func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
 	s.Network = h
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	for _, addr := range []netip.Addr{h.IPv4(), h.IPv6()} {
+	for _, addr := range h.Addrs() {
 		l := Listen(ctx, t, h, netip.AddrPortFrom(addr, lab.ControlPort))
 		done := make(chan struct{})
 		go func() {

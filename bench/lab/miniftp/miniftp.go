@@ -30,11 +30,40 @@ type Network interface {
 	ListenTCP(ctx context.Context, local netip.AddrPort) (net.Listener, error)
 }
 
-// Vias are the lines by which this package opens data connections, and in that
-// order they are usually tried.
-func Vias() []ftpparse.Via {
-	return []ftpparse.Via{ftpparse.PORT, ftpparse.EPRT, ftpparse.R227, ftpparse.R229}
+// Way is one of the ways to open data connections: by a line that announces where
+// the other side is to connect to, with the server at an address, whose family is
+// that of both connections.
+type Way struct {
+	Via    ftpparse.Via
+	Server netip.Addr
 }
+
+// Ways returns every way in which this package opens data connections with the
+// servers at the addresses: server by server, and with each in the order in which
+// the lines are usually tried. A line that cannot name an address of the server's
+// family is left out, see [Supports].
+func Ways(servers ...netip.Addr) []Way {
+	var ways []Way
+	for _, server := range servers {
+		for _, via := range []ftpparse.Via{ftpparse.PORT, ftpparse.EPRT, ftpparse.R227, ftpparse.R229} {
+			if Supports(via, server) {
+				ways = append(ways, Way{Via: via, Server: server})
+			}
+		}
+	}
+	return ways
+}
+
+// Family returns "ipv4" or "ipv6", the family of the server's address.
+func (w Way) Family() string {
+	if w.Server.Is6() {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// String returns the family and the line, such as "ipv6 EPRT".
+func (w Way) String() string { return w.Family() + " " + w.Via.String() }
 
 // Supports reports whether a line can name an address of the family: PORT and
 // 227 have room for IPv4 only.

@@ -35,46 +35,20 @@ func content() []byte {
 	return b
 }
 
-// way is one row of each test: a family, and a line that can name its addresses.
-type way struct {
-	via    ftpparse.Via
-	server netip.Addr
-}
-
-func (w way) String() string {
-	if w.server.Is6() {
-		return "ipv6 " + w.via.String()
-	}
-	return "ipv4 " + w.via.String()
-}
-
-// ways returns all six.
-func ways(l *lab.Lab) []way {
-	var all []way
-	for _, addr := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
-		for _, via := range miniftp.Vias() {
-			if miniftp.Supports(via, addr) {
-				all = append(all, way{via, addr})
-			}
-		}
-	}
-	return all
-}
-
 // roundTrip downloads a file and uploads it under another name.
-func roundTrip(ctx context.Context, t *testing.T, c *miniftp.Client, s *miniftp.Server, w way) {
+func roundTrip(ctx context.Context, t *testing.T, c *miniftp.Client, s *miniftp.Server, w miniftp.Way) {
 	t.Helper()
-	down, up := fmt.Sprintf("down-%s", w.via), fmt.Sprintf("up-%s-%v", w.via, w.server.Is6())
+	down, up := fmt.Sprintf("down-%s", w.Via), fmt.Sprintf("up-%s-%v", w.Via, w.Server.Is6())
 	want := content()
 	s.Put(down, want)
-	got, err := c.Retr(ctx, w.via, down)
+	got, err := c.Retr(ctx, w.Via, down)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), len(want))
 	}
-	if err := c.Stor(ctx, w.via, up, got); err != nil {
+	if err := c.Stor(ctx, w.Via, up, got); err != nil {
 		t.Fatal(err)
 	}
 	if stored, _ := s.File(up); !bytes.Equal(stored, want) {
@@ -105,9 +79,9 @@ func TestTransfer(t *testing.T) {
 				tt.server(s)
 			}
 			labtest.Serve(t, l.Server, s)
-			for _, w := range ways(l) {
+			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				t.Run(w.String(), func(t *testing.T) {
-					c := labtest.Connect(ctx, t, l.Client, w.server)
+					c := labtest.Connect(ctx, t, l.Client, w.Server)
 					if tt.client != nil {
 						tt.client(c)
 					}
@@ -149,12 +123,12 @@ func TestFirewall(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, w := range ways(l) {
+			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				t.Run(w.String(), func(t *testing.T) {
 					before := read(t, fw.Dropped)
-					c := labtest.Connect(ctx, t, l.Client, w.server)
+					c := labtest.Connect(ctx, t, l.Client, w.Server)
 					c.DataTimeout = timeout
-					_, err := c.Retr(ctx, w.via, "file")
+					_, err := c.Retr(ctx, w.Via, "file")
 					if !errors.Is(err, miniftp.ErrNoDataConnection) {
 						t.Errorf("got %v, want %v", err, miniftp.ErrNoDataConnection)
 					}
@@ -187,10 +161,10 @@ func TestFirewall(t *testing.T) {
 			if err := fw.AssignHelper("ftp"); err != nil {
 				labtest.Unmet(t, err.Error())
 			}
-			for _, w := range ways(l) {
+			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				t.Run(w.String(), func(t *testing.T) {
 					before := read(t, fw.Related)
-					c := labtest.Connect(ctx, t, l.Client, w.server)
+					c := labtest.Connect(ctx, t, l.Client, w.Server)
 					roundTrip(ctx, t, c, s, w)
 					if got := read(t, fw.Related) - before; got != 2 {
 						t.Errorf("%d related packets for 2 data connections", got)
@@ -223,8 +197,8 @@ func TestOpenFirewall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range ways(l) {
-		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.server), s, w)
+	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), s, w)
 	}
 	if n := read(t, fw.Related); n != 0 {
 		t.Errorf("%d related packets without a helper", n)
@@ -446,13 +420,13 @@ func TestReplies(t *testing.T) {
 		}
 	})
 	t.Run("refused file", func(t *testing.T) {
-		for _, w := range ways(l) {
-			if w.via == ftpparse.R227 {
+		for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+			if w.Via == ftpparse.R227 {
 				continue // this server names another host there
 			}
-			c := labtest.Connect(ctx, t, l.Client, w.server)
+			c := labtest.Connect(ctx, t, l.Client, w.Server)
 			start := time.Now()
-			_, err := c.Retr(ctx, w.via, "nonexistent")
+			_, err := c.Retr(ctx, w.Via, "nonexistent")
 			var reply *textproto.Error
 			if !errors.As(err, &reply) || reply.Code != 550 || errors.Is(err, miniftp.ErrNoDataConnection) {
 				t.Errorf("%s: got %v, want the reply 550", w, err)

@@ -44,15 +44,11 @@ func fail(t *testing.T, err error) {
 }
 
 // eachWay runs a subtest for each client, family and line that fit one another.
-func eachWay(t *testing.T, l *lab.Lab, f func(t *testing.T, c realftp.Client, via ftpparse.Via, server netip.Addr)) {
+func eachWay(t *testing.T, l *lab.Lab, f func(t *testing.T, c realftp.Client, w miniftp.Way)) {
 	for _, c := range realftp.Clients() {
-		for _, server := range []netip.Addr{l.Server.IPv4(), l.Server.IPv6()} {
-			for _, via := range miniftp.Vias() {
-				if !c.Supports(via, server) {
-					continue
-				}
-				family := map[bool]string{true: "ipv4", false: "ipv6"}[server.Is4()]
-				t.Run(fmt.Sprintf("%s %s %s", c.Name, family, via), func(t *testing.T) { f(t, c, via, server) })
+		for _, w := range miniftp.Ways(l.Server.Addrs()...) {
+			if c.Supports(w.Via, w.Server) {
+				t.Run(c.Name+" "+w.String(), func(t *testing.T) { f(t, c, w) })
 			}
 		}
 	}
@@ -84,19 +80,19 @@ func TestClients(t *testing.T) {
 	want := content()
 	s.Put("down", want)
 
-	eachWay(t, l, func(t *testing.T, c realftp.Client, via ftpparse.Via, server netip.Addr) {
+	eachWay(t, l, func(t *testing.T, c realftp.Client, w miniftp.Way) {
 		mu.Lock()
 		seen = nil
 		mu.Unlock()
 		local := filepath.Join(t.TempDir(), "file")
-		transfer := realftp.Transfer{Server: server, Via: via, Remote: "down", Local: local}
+		transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: "down", Local: local}
 		if err := c.Run(ctx, l.Client, transfer); err != nil {
 			fail(t, err)
 		}
 		if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
 		}
-		up := "up-" + c.Name + via.String()
+		up := "up-" + c.Name + w.Via.String()
 		transfer.Upload, transfer.Remote = true, up
 		if err := c.Run(ctx, l.Client, transfer); err != nil {
 			t.Fatal(err)
@@ -110,8 +106,8 @@ func TestClients(t *testing.T) {
 			t.Errorf("used %q for two transfers", seen)
 		}
 		for _, verb := range seen {
-			if verb != lines[via] {
-				t.Errorf("used %q, want nothing but %s", seen, lines[via])
+			if verb != lines[w.Via] {
+				t.Errorf("used %q, want nothing but %s", seen, lines[w.Via])
 				break
 			}
 		}
@@ -159,16 +155,16 @@ func TestServers(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			eachWay(t, l, func(t *testing.T, c realftp.Client, via ftpparse.Via, server netip.Addr) {
+			eachWay(t, l, func(t *testing.T, c realftp.Client, w miniftp.Way) {
 				before := read(t, related)
-				transfer := realftp.Transfer{Server: server, Via: via, Remote: realftp.Pub + "/down", Local: local}
+				transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: realftp.Pub + "/down", Local: local}
 				if err := c.Run(ctx, l.Client, transfer); err != nil {
 					fail(t, err)
 				}
 				if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
 					t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
 				}
-				up := fmt.Sprintf("up-%s-%s-%v", c.Name, via, server.Is6())
+				up := fmt.Sprintf("up-%s-%s-%v", c.Name, w.Via, w.Server.Is6())
 				transfer.Upload, transfer.Remote = true, realftp.Pub+"/"+up
 				if err := c.Run(ctx, l.Client, transfer); err != nil {
 					t.Fatal(err)
