@@ -250,16 +250,14 @@ func (q *Queue) Close() error {
 	return q.closeErr
 }
 
-// Accept sends the messages in before, which may be empty, and the verdict for
-// the packet id, which the handler held. It may be called while the handler
-// still runs. If the packet has left the queue meanwhile, that is counted, and
-// no error. Of a closed queue every packet has been accepted: it fails with
+// Accept lets the packet id go, which the handler held. It may be called while the
+// handler still runs. If the packet has left the queue meanwhile, that is counted,
+// and no error. Of a closed queue every packet has been accepted: it fails with
 // os.ErrClosed.
-func (q *Queue) Accept(id uint32, before []byte) error {
+func (q *Queue) Accept(id uint32) error {
 	q.sendMu.Lock()
 	defer q.sendMu.Unlock()
-	q.out = append(q.out[:0], before...)
-	q.out = appendVerdict(q.out, q.num, id)
+	q.out = appendVerdict(q.out[:0], q.num, id)
 	if err := q.lockedSend(q.out); err != nil {
 		return newError("verdict", q.num, err)
 	}

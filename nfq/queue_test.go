@@ -188,13 +188,13 @@ func testHold(t *testing.T, driver string) {
 		t.Fatalf("the packet passed though held (error %v)", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	if err := q.Accept(id, nil); err != nil {
+	if err := q.Accept(id); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-arrived; err != nil {
 		t.Fatal(err)
 	}
-	if err := q.Accept(id, nil); err != nil {
+	if err := q.Accept(id); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "a verdict for a packet that is gone is counted", func() bool { return q.Stats().Gone == 1 })
@@ -214,7 +214,7 @@ func testBefore(t *testing.T, driver string) {
 		hold bool
 	}{
 		{"with the verdict", false},
-		{"with a later verdict", true},
+		{"of a held packet", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -222,17 +222,15 @@ func testBefore(t *testing.T, driver string) {
 			var q *Queue
 			h := handler{refused: make(chan refusal, 100)}
 			h.packet = func(p *Packet) Verdict {
-				before := setMark(p.Src, p.Dst, 1)
-				if !tt.hold {
-					return Verdict{Before: before}
+				if tt.hold {
+					id := p.ID
+					time.AfterFunc(time.Millisecond, func() {
+						if err := q.Accept(id); err != nil {
+							t.Error(err)
+						}
+					})
 				}
-				id := p.ID
-				time.AfterFunc(time.Millisecond, func() {
-					if err := q.Accept(id, before); err != nil {
-						t.Error(err)
-					}
-				})
-				return Verdict{Hold: true}
+				return Verdict{Before: setMark(p.Src, p.Dst, 1), Hold: tt.hold}
 			}
 			q, err := Open(Config{Num: queue, Driver: driver}, h)
 			if err != nil {
@@ -598,7 +596,7 @@ func testStop(t *testing.T, driver string) {
 			}
 			write(t, client, "QUIT\r\n")
 			read(t, server, 6)
-			if err := q.Accept(id, nil); !errors.Is(err, os.ErrClosed) {
+			if err := q.Accept(id); !errors.Is(err, os.ErrClosed) {
 				t.Errorf("Accept on a closed queue: error %v, want os.ErrClosed", err)
 			}
 		})

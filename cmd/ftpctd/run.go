@@ -163,7 +163,7 @@ func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, admitter c
 	w.engine = engine.New(engine.Config{
 		Tracker: trackerConfig(cfg), Kernel: admitter, Entry: entry, Lookup: kernel.Connection,
 		TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
-		Accept: func(id uint32, before []byte) error { return w.queue.Accept(id, before) },
+		Accept: func(id uint32) error { return w.queue.Accept(id) },
 		Send:   func(messages []byte) error { return w.queue.Send(messages) },
 		Log:    log,
 	})

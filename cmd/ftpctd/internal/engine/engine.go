@@ -43,9 +43,8 @@ const (
 	firstSeq // of expectations and entries
 )
 
-// Accept releases a held packet once the kernel has handled the messages in
-// before. It is nfq.Queue's.
-type Accept func(id uint32, before []byte) error
+// Accept releases a held packet. It is nfq.Queue's.
+type Accept func(id uint32) error
 
 // Send sends messages that go with no packet. It is nfq.Queue's.
 type Send func(messages []byte) error
@@ -297,7 +296,7 @@ func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
 			e.insist(&expect[i])
 		}
 		// A queue that closed has let it go already.
-		if err := e.accept(id, nil); err != nil && !errors.Is(err, os.ErrClosed) {
+		if err := e.accept(id); err != nil && !errors.Is(err, os.ErrClosed) {
 			e.log.Error("cannot release a held packet", "err", err)
 		}
 	})

@@ -95,7 +95,7 @@ func newBench() *bench {
 			Ports: []uint16{21}, Policy: policy, Connections: 16, MaxExpected: 8, Timeout: 30 * time.Second,
 		},
 		Kernel: b.kernel,
-		Accept: func(id uint32, _ []byte) error {
+		Accept: func(id uint32) error {
 			b.accepted = append(b.accepted, id)
 			return nil
 		},
