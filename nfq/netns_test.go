@@ -6,22 +6,19 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
 )
 
-// port is where the test's servers listen and queue where packets to it go.
-const (
-	port  = 21
-	queue = 21
-)
+// queue is where packets to lab.ControlPort go.
+const queue = 21
 
-// rules is a table that queues packets to port with payload as they come in, and
-// behind that counts what passes it with the conntrack mark set.
+// rules is a table that queues packets to lab.ControlPort with payload as they
+// come in, and behind that counts what passes it with the conntrack mark set.
 type rules struct {
 	nft    *nftables.Conn
 	table  *nftables.Table
@@ -58,7 +55,7 @@ func installTarget(target expr.Any) (rules, error) {
 		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(-50),
 	})
 	nft.AddRule(&nftables.Rule{Table: r.table, Chain: input, Exprs: append(
-		toPort(),
+		lab.ToControlPort(),
 		&expr.Payload{DestRegister: 1, Base: unix.NFT_PAYLOAD_INNER_HEADER, Len: 1},
 		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{0}},
 		target,
@@ -68,21 +65,12 @@ func installTarget(target expr.Any) (rules, error) {
 		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
 	})
 	nft.AddRule(&nftables.Rule{Table: r.table, Chain: r.marked, Exprs: append(
-		toPort(),
+		lab.ToControlPort(),
 		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0, 0, 0}},
 		&expr.Counter{},
 	)})
 	return r, nft.Flush()
-}
-
-func toPort() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
-	}
 }
 
 // countMarked returns how many packets passed with the conntrack mark set.
@@ -103,8 +91,8 @@ func (r rules) countMarked(t *testing.T) uint64 {
 	return 0
 }
 
-// connect opens a TCP connection to port of host. Both ends are closed at the
-// end of the test, and reading and writing fail after a while.
+// connect opens a TCP connection to lab.ControlPort of host. Both ends are closed
+// at the end of the test, and reading and writing fail after a while.
 func connect(t *testing.T, host string) (client, server net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "21"))

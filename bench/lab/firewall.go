@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -123,17 +122,17 @@ func (f *Firewall) addChain(conn *nftables.Conn, hook Hook, policy nftables.Chai
 	})
 	switch hook {
 	case Input:
-		addRule(conn, chain, loopback(expr.MetaKeyIIFTYPE), accept)
+		addRule(conn, chain, loopback(expr.MetaKeyIIFTYPE), accept())
 	case Output:
-		addRule(conn, chain, loopback(expr.MetaKeyOIFTYPE), accept)
+		addRule(conn, chain, loopback(expr.MetaKeyOIFTYPE), accept())
 	}
-	addRule(conn, chain, ctState(expr.CtStateBitESTABLISHED), accept)
-	addRule(conn, chain, l4proto(unix.IPPROTO_TCP), ctState(expr.CtStateBitRELATED), count(counterRelated), accept)
+	addRule(conn, chain, CtState(expr.CtStateBitESTABLISHED), accept())
+	addRule(conn, chain, l4proto(unix.IPPROTO_TCP), CtState(expr.CtStateBitRELATED), count(counterRelated), accept())
 	// Errors (ICMP) about a connection are related to it too, and are no data
 	// connections.
-	addRule(conn, chain, ctState(expr.CtStateBitRELATED), accept)
-	addRule(conn, chain, controlPort, ctState(expr.CtStateBitNEW), accept)
-	addRule(conn, chain, neighbourDiscovery, accept)
+	addRule(conn, chain, CtState(expr.CtStateBitRELATED), accept())
+	addRule(conn, chain, ToControlPort(), CtState(expr.CtStateBitNEW), accept())
+	addRule(conn, chain, neighbourDiscovery(), accept())
 	addRule(conn, chain, l4proto(unix.IPPROTO_TCP), count(counterDropped))
 }
 
@@ -155,7 +154,7 @@ func (f *Firewall) AssignHelper(name string) error {
 			Table: f.table, Name: chainName, Type: nftables.ChainTypeFilter,
 			Hooknum: hook, Priority: nftables.ChainPriorityMangle,
 		})
-		addRule(conn, chain, controlPort, ctState(expr.CtStateBitNEW), []expr.Any{
+		addRule(conn, chain, ToControlPort(), CtState(expr.CtStateBitNEW), []expr.Any{
 			&expr.Objref{Type: int(nftables.ObjTypeCtHelper), Name: name},
 		})
 	}
@@ -197,59 +196,4 @@ func (f *Firewall) Close() error {
 		return &OpError{Op: "remove firewall", Host: f.host.name, Err: err}
 	}
 	return nil
-}
-
-func addRule(conn *nftables.Conn, chain *nftables.Chain, parts ...[]expr.Any) {
-	r := &nftables.Rule{Table: chain.Table, Chain: chain}
-	for _, p := range parts {
-		r.Exprs = append(r.Exprs, p...)
-	}
-	conn.AddRule(r)
-}
-
-// The parts of rules.
-var (
-	accept = []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
-
-	// controlPort is: tcp dport 21
-	controlPort = append(l4proto(unix.IPPROTO_TCP),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: binaryutil.BigEndian.PutUint16(ControlPort)},
-	)
-
-	// neighbourDiscovery is: icmpv6 type 133-137, RFC 4861 section 4
-	neighbourDiscovery = append(l4proto(unix.IPPROTO_ICMPV6),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-		&expr.Cmp{Register: 1, Op: expr.CmpOpGte, Data: []byte{133}},
-		&expr.Cmp{Register: 1, Op: expr.CmpOpLte, Data: []byte{137}},
-	)
-)
-
-func l4proto(proto byte) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: []byte{proto}},
-	}
-}
-
-func ctState(bits uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: binaryutil.NativeEndian.PutUint32(0),
-		},
-		&expr.Cmp{Register: 1, Op: expr.CmpOpNeq, Data: binaryutil.NativeEndian.PutUint32(0)},
-	}
-}
-
-func loopback(key expr.MetaKey) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: binaryutil.NativeEndian.PutUint16(unix.ARPHRD_LOOPBACK)},
-	}
-}
-
-func count(counter string) []expr.Any {
-	return []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counter}}
 }

@@ -5,10 +5,10 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
 )
 
@@ -38,13 +38,10 @@ func assignHelper(t *testing.T, name string) (remove func(), err error) {
 		Table: table, Name: "output", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityMangle,
 	})
-	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(21)},
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(
+		lab.ToControlPort(),
 		&expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: "carrier"},
-	}})
+	)})
 	// Conntrack is on in a namespace only where a rule asks for it.
 	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
@@ -71,15 +68,7 @@ func countRelated(t *testing.T) func() uint64 {
 		Table: table, Name: "input", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
 	})
-	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitRELATED), Xor: make([]byte, 4),
-		},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
-		&expr.Counter{},
-	}})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(lab.CtState(expr.CtStateBitRELATED), &expr.Counter{})})
 	if err := nft.Flush(); err != nil {
 		labtest.Unmet(t, "cannot count RELATED packets (CONFIG_NF_TABLES_INET, NFT_CT): "+err.Error())
 	}
