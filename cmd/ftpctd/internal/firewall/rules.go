@@ -274,10 +274,14 @@ func (r ruleset) port(offset uint32) []expr.Any {
 
 // flags compares those of the TCP flags that are in mask.
 func flags(mask byte, op expr.CmpOp, value byte) []expr.Any {
+	return append(load(expr.PayloadBaseTransportHeader, offsetFlags, 1, register), masked([]byte{mask}, op, []byte{value})...)
+}
+
+// masked compares those bits of the register that are in mask.
+func masked(mask []byte, op expr.CmpOp, value []byte) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offsetFlags, Len: 1},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 1, Mask: []byte{mask}, Xor: []byte{0}},
-		&expr.Cmp{Op: op, Register: register, Data: []byte{value}},
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
+		&expr.Cmp{Op: op, Register: register, Data: value},
 	}
 }
 
@@ -292,14 +296,7 @@ func payload() []expr.Any {
 
 // ctState matches packets in one of the states.
 func ctState(states uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: register},
-		&expr.Bitwise{
-			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(states), Xor: make([]byte, 4),
-		},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: make([]byte, 4)},
-	}
+	return ct(expr.CtKeySTATE, states, expr.CmpOpNeq)
 }
 
 // unmarked matches packets whose connection has no bit of mask in its mark.
@@ -307,14 +304,12 @@ func unmarked(mask uint32) []expr.Any {
 	if mask == 0 {
 		return nil // everything
 	}
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeyMARK, Register: register},
-		&expr.Bitwise{
-			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4),
-		},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: make([]byte, 4)},
-	}
+	return ct(expr.CtKeyMARK, mask, expr.CmpOpEq)
+}
+
+// ct compares with 0 those bits of what conntrack knows that are in mask.
+func ct(key expr.CtKey, mask uint32, op expr.CmpOp) []expr.Any {
+	return append([]expr.Any{&expr.Ct{Key: key, Register: register}}, masked(binaryutil.NativeEndian.PutUint32(mask), op, make([]byte, 4))...)
 }
 
 // addCarriers adds the objects that name the kernel's helper, one a family: one
