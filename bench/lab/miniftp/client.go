@@ -196,30 +196,29 @@ func (c *Client) openPassive(ctx context.Context, via ftpparse.Via, command stri
 
 // askPassive sends PASV or EPSV and returns the endpoint of the reply.
 func (c *Client) askPassive(via ftpparse.Via) (netip.AddrPort, error) {
+	var code int
+	var command string
 	switch via {
 	case ftpparse.R227:
-		_, message, err := c.command(227, "PASV")
-		if err != nil {
-			return netip.AddrPort{}, err
-		}
-		s, ok := between(message, "(", ")")
-		if !ok {
-			return netip.AddrPort{}, fmt.Errorf("no endpoint in the reply 227 %s", message)
-		}
-		return parseHostPort(s)
+		code, command = 227, "PASV"
 	case ftpparse.R229:
-		_, message, err := c.command(229, "EPSV")
-		if err != nil {
-			return netip.AddrPort{}, err
-		}
-		s, ok := between(message, "(", ")")
-		if !ok {
-			return netip.AddrPort{}, fmt.Errorf("no endpoint in the reply 229 %s", message)
-		}
-		ap, err := parseExtended(s)
-		return netip.AddrPortFrom(remoteAddr(c.conn).Addr(), ap.Port()), err
+		code, command = 229, "EPSV"
+	default:
+		return netip.AddrPort{}, fmt.Errorf("no way to ask for a %s: %w", via, errors.ErrUnsupported)
 	}
-	return netip.AddrPort{}, fmt.Errorf("no way to ask for a %s: %w", via, errors.ErrUnsupported)
+	_, message, err := c.command(code, command)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	s, ok := between(message, "(", ")")
+	if !ok {
+		return netip.AddrPort{}, fmt.Errorf("no endpoint in the reply %d %s", code, message)
+	}
+	if via == ftpparse.R227 {
+		return parseHostPort(s)
+	}
+	ap, err := parseExtended(s)
+	return netip.AddrPortFrom(remoteAddr(c.conn).Addr(), ap.Port()), err
 }
 
 // openActive announces an endpoint and takes the data connection that the
