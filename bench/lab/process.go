@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -121,4 +123,25 @@ func (p *Process) Stop() error {
 		}
 	}
 	return p.Wait()
+}
+
+// Transcript keeps what is written to it: the output of a process, for readers at
+// the same time. The zero value is ready for use, from any number of goroutines.
+type Transcript struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer. It does not fail.
+func (t *Transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.Write(b)
+}
+
+// String returns all that has been written.
+func (t *Transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
 }

@@ -260,15 +260,13 @@ func (d *daemonProcess) stop() error {
 	return nil
 }
 
-// logWatcher keeps what is written to it, and closes seen at the first line that
-// has the word in it.
+// logWatcher keeps what is written to it, and closes seen as soon as it has the word
+// in it.
 type logWatcher struct {
+	lab.Transcript
 	word string
 	seen chan struct{}
-
-	mu   sync.Mutex
-	text bytes.Buffer
-	done bool
+	once sync.Once
 }
 
 func newLogWatcher(word string) *logWatcher {
@@ -277,21 +275,11 @@ func newLogWatcher(word string) *logWatcher {
 
 // Write implements io.Writer.
 func (l *logWatcher) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text.Write(b)
-	if !l.done && strings.Contains(l.text.String(), l.word) {
-		l.done = true
-		close(l.seen)
+	n, err := l.Transcript.Write(b)
+	if strings.Contains(l.String(), l.word) {
+		l.once.Do(func() { close(l.seen) })
 	}
-	return len(b), nil
-}
-
-// String returns everything that was written.
-func (l *logWatcher) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	return n, err
 }
 
 func demoJSON(w io.Writer, rows []demoRow) error {

@@ -49,7 +49,6 @@ func within(t *testing.T) context.Context {
 }
 
 // patience is how long another process may take for something that it does at
-// patience is how long another process may take for something that it does at
 // once, on a machine that is busy or emulated.
 const patience = time.Minute
 
@@ -64,24 +63,8 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	t.Fatalf("not within %v: %s", patience, what)
 }
 
-// transcript keeps what a process writes, for readers at the same time.
-type transcript struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-// Write implements io.Writer.
-func (tr *transcript) Write(b []byte) (int, error) {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	return tr.text.Write(b)
-}
-
-func (tr *transcript) String() string {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	return tr.text.String()
-}
+// transcript is what a process has written.
+type transcript struct{ lab.Transcript }
 
 // count returns how many lines have all the words in them.
 func (tr *transcript) count(words ...string) (n int) {

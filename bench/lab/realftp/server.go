@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"ftpctd/bench/lab"
@@ -74,16 +73,16 @@ type Daemon struct {
 	name    string
 	dir     string
 	process *lab.Process
-	output  *output
+	output  lab.Transcript // for the error if it does not start
 }
 
 // Start starts the server on port 21 of a host and waits until it greets, or
 // ctx is done. The error is an *OpError, which wraps a *MissingError if the
 // server is not on this machine. Close ends it.
 func (s Server) Start(ctx context.Context, h *lab.Host, c ServerConfig) (*Daemon, error) {
-	d := &Daemon{name: s.Name, output: &output{}}
+	d := &Daemon{name: s.Name}
 	if err := d.start(ctx, s, h, c); err != nil {
-		if msg := d.output.String(); msg != "" {
+		if msg := strings.TrimSpace(d.output.String()); msg != "" {
 			err = fmt.Errorf("%w: %s", err, msg)
 		}
 		return nil, &OpError{Op: "start " + s.Name, Err: errors.Join(err, d.Close())}
@@ -112,7 +111,7 @@ func (d *Daemon) start(ctx context.Context, s Server, h *lab.Host, c ServerConfi
 	if err != nil {
 		return err
 	}
-	cmd.Stdout, cmd.Stderr = d.output, d.output
+	cmd.Stdout, cmd.Stderr = &d.output, &d.output
 	if d.process, err = h.Start(cmd); err != nil {
 		return err
 	}
@@ -203,24 +202,6 @@ func (d *Daemon) endSessions() {
 		}
 		_ = p.Release()
 	}
-}
-
-// output keeps what a server says, for the error if it does not start.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return strings.TrimSpace(o.b.String())
 }
 
 // configuration is a file of directives.
