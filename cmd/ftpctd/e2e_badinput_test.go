@@ -192,7 +192,7 @@ func TestSecondDaemon(t *testing.T) {
 	start(t, l.Client, "")
 	start(t, l.Server, "")
 	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
-		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), s, w)
+		labtest.RoundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), s, w)
 	}
 	for _, fw := range firewalls {
 		if got, want := read(t, fw.Related), uint64(2*len(miniftp.Ways(l.Server.Addrs()...))); got != want {

@@ -64,7 +64,7 @@ func TestTLSPorts(t *testing.T) {
 
 			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
 			wire := &tlsNetwork{Host: l.Client}
-			c := dialReal(ctx, t, wire, server)
+			c := labtest.Dial(ctx, t, wire, netip.AddrPortFrom(server, lab.ControlPort))
 			wire.authenticate(ctx, t, c)
 			if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
 				t.Fatal(err)

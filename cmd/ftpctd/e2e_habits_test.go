@@ -64,7 +64,7 @@ func TestHabits(t *testing.T) {
 					}
 					const rounds = 3
 					for range rounds {
-						roundTrip(ctx, t, c, tt.server, w)
+						labtest.RoundTrip(ctx, t, c, tt.server, w)
 					}
 					if _, err := c.List(ctx, w.Via); err != nil {
 						t.Error(err)
@@ -131,7 +131,7 @@ func TestCrowd(t *testing.T) {
 			l := labtest.New(t, lab.Config{})
 			s := &miniftp.Server{DataTimeout: patience}
 			labtest.Serve(t, l.Server, s)
-			want := content(5000)
+			want := labtest.Content(5000)
 			s.Put("file", want)
 			fw := drop(t, l.Router, lab.Forward)
 			d := start(t, l.Router, tt.config)

@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bytes"
-	"context"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -78,7 +77,7 @@ func TestNAT(t *testing.T) {
 			routePublic(t, l)
 			iptables(t, l.Router, tt.rules)
 			s := &miniftp.Server{DataTimeout: soon, PassiveAddr: tt.server.Addr()}
-			want := content(small)
+			want := labtest.Content(small)
 			s.Put("file", want)
 			labtest.Serve(t, l.Server, s)
 			fw := drop(t, l.Router, lab.Forward)
@@ -86,7 +85,10 @@ func TestNAT(t *testing.T) {
 			if tt.both {
 				knowsConntrack(t, d)
 			}
-			c := dialLab(ctx, t, l.Client, tt.server)
+			c := labtest.Dial(ctx, t, l.Client, tt.server)
+			if err := c.Login(ctx, "anonymous", "lab@example.com"); err != nil {
+				t.Fatal(err)
+			}
 			for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229, ftpparse.PORT, ftpparse.EPRT} {
 				if via.Active() && !tt.active {
 					if _, err := c.Retr(ctx, via, "file"); err == nil {
@@ -145,28 +147,9 @@ func TestZone(t *testing.T) {
 	knowsConntrack(t, d)
 	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.PORT} {
 		before := read(t, fw.Related)
-		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, l.Server.IPv4()), s, miniftp.Way{Via: via, Server: l.Server.IPv4()})
+		labtest.RoundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, l.Server.IPv4()), s, miniftp.Way{Via: via, Server: l.Server.IPv4()})
 		if got := read(t, fw.Related) - before; got != 2 {
 			t.Errorf("%s: %d related packets for 2 data connections", via, got)
 		}
 	}
-}
-
-// dialLab returns a client of the server at an endpoint, logged in and closed at
-// the end of the test.
-func dialLab(ctx context.Context, t *testing.T, h *lab.Host, server netip.AddrPort) *miniftp.Client {
-	t.Helper()
-	c, err := miniftp.Dial(ctx, h, server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := c.Login(ctx, "anonymous", "lab@example.com"); err != nil {
-		t.Fatal(err)
-	}
-	return c
 }

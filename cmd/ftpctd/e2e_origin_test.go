@@ -136,7 +136,7 @@ func TestRulesOf2008(t *testing.T) {
 				ServerIPv4: netip.MustParseAddr("192.168.0.201"),
 			})
 			iptables(t, l.Client, tt.rules)
-			want := content(small)
+			want := labtest.Content(small)
 			connect := func(t *testing.T, s *miniftp.Server) (*miniftp.Client, *tap) {
 				s.PassivePorts = [2]uint16{31240, 31240}
 				s.Put("file", want)
@@ -180,24 +180,17 @@ func TestPassiveRange(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
 	l := labtest.New(t, lab.Config{})
-	server := serve(ctx, t, l.Server, vsftpd(t))
-	want := content(small)
-	if err := server.Put("down", want); err != nil {
-		t.Fatal(err)
-	}
+	serveAs(ctx, t, l.Server, vsftpd(t), realftp.ServerConfig{})
 	fw := drop(t, l.Server, lab.Input)
 
 	t.Run("without", func(t *testing.T) {
-		blocked(ctx, t, connectReal(ctx, t, l), ftpparse.R227, realftp.Pub+"/down")
+		blocked(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()), ftpparse.R227, down)
 	})
 	start(t, l.Server, "")
 	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
 		t.Run(via.String(), func(t *testing.T) {
 			before := read(t, fw.Related)
-			got, err := connectReal(ctx, t, l).Retr(ctx, via, realftp.Pub+"/down")
-			if err != nil || !bytes.Equal(got, want) {
-				t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
-			}
+			retrieve(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()), via)
 			if got := read(t, fw.Related) - before; got != 1 {
 				t.Errorf("%d related packets for 1 data connection", got)
 			}
@@ -205,7 +198,7 @@ func TestPassiveRange(t *testing.T) {
 	}
 	t.Run("closed", func(t *testing.T) {
 		related := read(t, fw.Related)
-		named := pasv(ctx, t, connectReal(ctx, t, l))
+		named := pasv(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()))
 		other := netip.AddrPortFrom(named.Addr(), passivePorts[0]+(named.Port()-passivePorts[0]+1)%1000)
 		listen(ctx, t, l.Server, other)
 
@@ -230,12 +223,6 @@ func vsftpd(t *testing.T) realftp.Server {
 	}
 	t.Fatal("no server is called vsftpd")
 	return realftp.Server{}
-}
-
-// connectReal returns a client that is logged in to a real server.
-func connectReal(ctx context.Context, t *testing.T, l *lab.Lab) *miniftp.Client {
-	t.Helper()
-	return labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 }
 
 // pasv sends PASV and returns the endpoint of the reply.

@@ -43,7 +43,7 @@ func TestPlaces(t *testing.T) {
 				ctx := within(t)
 				s := &miniftp.Server{DataTimeout: soon}
 				labtest.Serve(t, l.Server, s)
-				s.Put("file", content(small))
+				s.Put("file", labtest.Content(small))
 				each(t, func(t *testing.T, w miniftp.Way) {
 					before := read(t, fw.Dropped)
 					blocked(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), w.Via, "file")
@@ -65,7 +65,7 @@ func TestPlaces(t *testing.T) {
 					each(t, func(t *testing.T, w miniftp.Way) {
 						before := read(t, fw.Related)
 						c := labtest.Connect(ctx, t, l.Client, w.Server)
-						roundTrip(ctx, t, c, s, w)
+						labtest.RoundTrip(ctx, t, c, s, w)
 						if err := c.Quit(ctx); err != nil {
 							t.Error(err)
 						}

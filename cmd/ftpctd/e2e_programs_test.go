@@ -2,8 +2,6 @@ package main_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,11 +23,8 @@ func TestPrograms(t *testing.T) {
 			t.Parallel()
 			ctx := within(t)
 			l := labtest.New(t, lab.Config{})
-			server := serve(ctx, t, l.Server, s)
-			want := content(small)
-			if err := server.Put("down", want); err != nil {
-				t.Fatal(err)
-			}
+			server := serveAs(ctx, t, l.Server, s, realftp.ServerConfig{})
+			want := labtest.Content(small)
 			fw := drop(t, l.Router, lab.Forward)
 			start(t, l.Router, "")
 			for _, c := range realftp.Clients() {
@@ -42,7 +37,7 @@ func TestPrograms(t *testing.T) {
 						local := filepath.Join(t.TempDir(), "file")
 						transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: realftp.Pub + "/down", Local: local}
 						if err := c.Run(ctx, l.Client, transfer); err != nil {
-							failUnlessMissing(t, err)
+							labtest.FailUnlessMissing(t, err)
 						}
 						if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
 							t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
@@ -70,28 +65,3 @@ func TestPrograms(t *testing.T) {
 
 // passivePorts is the range that the servers are given.
 var passivePorts = [2]uint16{30000, 30999}
-
-// serve runs a server on a host until the end of the test.
-func serve(ctx context.Context, t *testing.T, h *lab.Host, s realftp.Server) *realftp.Daemon {
-	t.Helper()
-	server, err := s.Start(ctx, h, realftp.ServerConfig{PassivePorts: passivePorts})
-	if err != nil {
-		failUnlessMissing(t, err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return server
-}
-
-// failUnlessMissing ends the test; a program that is not on this machine is a
-// failure only on CI.
-func failUnlessMissing(t *testing.T, err error) {
-	t.Helper()
-	if _, ok := errors.AsType[*realftp.MissingError](err); ok {
-		labtest.Unmet(t, err.Error())
-	}
-	t.Fatal(err)
-}

@@ -130,7 +130,7 @@ func TestEnd(t *testing.T) {
 			l := labtest.New(t, lab.Config{})
 			s := &miniftp.Server{}
 			labtest.Serve(t, l.Server, s)
-			wantLarge, want := content(large), content(small)
+			wantLarge, want := labtest.Content(large), labtest.Content(small)
 			s.Put("large", wantLarge)
 			s.Put("small", want)
 			fw := drop(t, l.Router, lab.Forward)
@@ -230,7 +230,7 @@ func TestOlderConnection(t *testing.T) {
 	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 		t.Run(w.String(), func(t *testing.T) {
 			before := read(t, fw.Related)
-			roundTrip(ctx, t, older[w], s, w)
+			labtest.RoundTrip(ctx, t, older[w], s, w)
 			if got := read(t, fw.Related) - before; got != 2 {
 				t.Errorf("%d related packets for 2 data connections", got)
 			}

@@ -25,11 +25,11 @@ func TestRulesRemoved(t *testing.T) {
 			l := labtest.New(t, lab.Config{})
 			s := &miniftp.Server{DataTimeout: soon}
 			labtest.Serve(t, l.Server, s)
-			s.Put("file", content(small))
+			s.Put("file", labtest.Content(small))
 			fw := drop(t, l.Router, lab.Forward)
 			d := start(t, l.Router, "admit = \""+admit+"\"\n")
 			older := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
-			roundTrip(ctx, t, older, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
+			labtest.RoundTrip(ctx, t, older, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 
 			signal := func(sig unix.Signal) {
 				t.Helper()
@@ -59,7 +59,7 @@ func TestRulesRemoved(t *testing.T) {
 			alive(ctx, t, older)
 			related := read(t, fw.Related)
 			for _, c := range []*miniftp.Client{older, between, labtest.Connect(ctx, t, l.Client, l.Server.IPv4())} {
-				roundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
+				labtest.RoundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 				related += 2
 			}
 			if got := read(t, fw.Related); got != related {

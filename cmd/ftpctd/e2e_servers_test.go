@@ -66,16 +66,8 @@ func except(name string) []realftp.Server {
 func serveAs(ctx context.Context, t *testing.T, h *lab.Host, s realftp.Server, c realftp.ServerConfig) *realftp.Daemon {
 	t.Helper()
 	c.PassivePorts = passivePorts
-	server, err := s.Start(ctx, h, c)
-	if err != nil {
-		failUnlessMissing(t, err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := server.Put("down", content(small)); err != nil {
+	server := labtest.ServeReal(ctx, t, h, s, c)
+	if err := server.Put("down", labtest.Content(small)); err != nil {
 		t.Fatal(err)
 	}
 	return server
@@ -84,25 +76,10 @@ func serveAs(ctx context.Context, t *testing.T, h *lab.Host, s realftp.Server, c
 // down is the path of serveAs's file for clients.
 const down = realftp.Pub + "/down"
 
-// dialReal returns a client of a real server that has not logged in.
-func dialReal(ctx context.Context, t *testing.T, n miniftp.Network, server netip.Addr) *miniftp.Client {
-	t.Helper()
-	c, err := miniftp.Dial(ctx, n, netip.AddrPortFrom(server, lab.ControlPort))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
 // loginReal returns a client of a real server that has logged in.
 func loginReal(ctx context.Context, t *testing.T, n miniftp.Network, server netip.Addr) *miniftp.Client {
 	t.Helper()
-	c := dialReal(ctx, t, n, server)
+	c := labtest.Dial(ctx, t, n, netip.AddrPortFrom(server, lab.ControlPort))
 	if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +93,7 @@ func retrieve(ctx context.Context, t *testing.T, c *miniftp.Client, via ftpparse
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, content(small)) {
+	if !bytes.Equal(got, labtest.Content(small)) {
 		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), small)
 	}
 }
@@ -128,9 +105,9 @@ func runClient(ctx context.Context, t *testing.T, l *lab.Lab, fw *lab.Firewall, 
 	transfer.Local = filepath.Join(t.TempDir(), "file")
 	before := read(t, fw.Related)
 	if err := c.Run(ctx, l.Client, transfer); err != nil {
-		failUnlessMissing(t, err)
+		labtest.FailUnlessMissing(t, err)
 	}
-	if got, err := os.ReadFile(transfer.Local); err != nil || !bytes.Equal(got, content(small)) {
+	if got, err := os.ReadFile(transfer.Local); err != nil || !bytes.Equal(got, labtest.Content(small)) {
 		t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, small)
 	}
 	if got := read(t, fw.Related) - before; got != 1 {
@@ -277,7 +254,7 @@ func TestAuthTLS(t *testing.T) {
 		for name, version := range versions {
 			t.Run(name, func(t *testing.T) {
 				wire := &tlsNetwork{Host: l.Client, version: version}
-				c := dialReal(ctx, t, wire, l.Server.IPv4())
+				c := labtest.Dial(ctx, t, wire, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
 				wire.authenticate(ctx, t, c)
 				if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
 					t.Fatal(err)
@@ -367,7 +344,7 @@ func TestOneByteAPacket(t *testing.T) {
 				if s.Name == "ProFTPD" {
 					n = joinedEnds{l.Client}
 				}
-				c := dialReal(ctx, t, n, w.Server)
+				c := labtest.Dial(ctx, t, n, netip.AddrPortFrom(w.Server, lab.ControlPort))
 				c.ByteWise = true
 				if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
 					t.Fatal(err)
@@ -375,10 +352,10 @@ func TestOneByteAPacket(t *testing.T) {
 				before := read(t, fw.Related)
 				retrieve(ctx, t, c, w.Via)
 				up := "up" + strconv.Itoa(i)
-				if err := c.Stor(ctx, w.Via, realftp.Pub+"/"+up, content(small)); err != nil {
+				if err := c.Stor(ctx, w.Via, realftp.Pub+"/"+up, labtest.Content(small)); err != nil {
 					t.Fatal(err)
 				}
-				if got, err := server.File(up); err != nil || !bytes.Equal(got, content(small)) {
+				if got, err := server.File(up); err != nil || !bytes.Equal(got, labtest.Content(small)) {
 					t.Errorf("uploaded %d bytes, %v, that differ from the file's %d", len(got), err, small)
 				}
 				if got := read(t, fw.Related) - before; got != 2 {

@@ -116,7 +116,7 @@ func TestNotify(t *testing.T) {
 
 	ctx := within(t)
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
-	roundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
+	labtest.RoundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 	const busy = "STATUS=control connections: 1; since the start, data connections expected: 2, refused: 0"
 	eventually(t, "the status "+busy, func() bool { return m.expect(t, "WATCHDOG=1") == busy })
 
@@ -130,7 +130,7 @@ func TestReload(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{DataTimeout: soon}
 	labtest.Serve(t, l.Server, s)
-	s.Put("file", content(small))
+	s.Put("file", labtest.Content(small))
 	drop(t, l.Router, lab.Forward)
 	m := supervise(t, l.Router, time.Minute, "")
 	m.expect(t, "READY=1")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -259,37 +258,8 @@ func drop(t *testing.T, h *lab.Host, hooks ...lab.Hook) *lab.Firewall {
 	return fw
 }
 
-// content returns n bytes that do not repeat.
-func content(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{}).Read(b) // never fails
-	return b
-}
-
 // small is a file of many segments.
 const small = 200_000
-
-// roundTrip downloads a file, uploads it under another name, and compares: two
-// data connections.
-func roundTrip(ctx context.Context, t *testing.T, c *miniftp.Client, s *miniftp.Server, w miniftp.Way) {
-	t.Helper()
-	down, up := "down "+w.String(), "up "+w.String()
-	want := content(small)
-	s.Put(down, want)
-	got, err := c.Retr(ctx, w.Via, down)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), len(want))
-	}
-	if err := c.Stor(ctx, w.Via, up, got); err != nil {
-		t.Fatal(err)
-	}
-	if stored, _ := s.File(up); !bytes.Equal(stored, want) {
-		t.Errorf("uploaded %d bytes that differ from the file's %d", len(stored), len(want))
-	}
-}
 
 // blocked tries a download whose data connection must not come about. Its
 // control connection must live on. The server must not wait for long either.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/bench/lab/miniftp"
 	"ftpctd/ftpparse"
 )
@@ -235,7 +236,7 @@ func serveLoopback(t *testing.T) loopbackServer {
 		t.Fatal(err)
 	}
 	server := &miniftp.Server{Network: loopback{}, DataTimeout: patience}
-	server.Put("file", content(small))
+	server.Put("file", labtest.Content(small))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, l) }()

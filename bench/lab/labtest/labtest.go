@@ -3,8 +3,10 @@
 package labtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -85,11 +87,11 @@ func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
 	}
 }
 
-// Connect returns a client, on a host of a lab, of the server at an address,
-// logged in and closed at the end of the test.
-func Connect(ctx context.Context, t testing.TB, n miniftp.Network, server netip.Addr) *miniftp.Client {
+// Dial returns a client, on a host of a lab, of the server at an endpoint, closed at
+// the end of the test. It has not logged in.
+func Dial(ctx context.Context, t testing.TB, n miniftp.Network, server netip.AddrPort) *miniftp.Client {
 	t.Helper()
-	c, err := miniftp.Dial(ctx, n, netip.AddrPortFrom(server, lab.ControlPort))
+	c, err := miniftp.Dial(ctx, n, server)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,8 +100,45 @@ func Connect(ctx context.Context, t testing.TB, n miniftp.Network, server netip.
 			t.Error(err)
 		}
 	})
+	return c
+}
+
+// Connect returns a client like Dial's, of the server at an address, that has logged
+// in.
+func Connect(ctx context.Context, t testing.TB, n miniftp.Network, server netip.Addr) *miniftp.Client {
+	t.Helper()
+	c := Dial(ctx, t, n, netip.AddrPortFrom(server, lab.ControlPort))
 	if err := c.Login(ctx, "anonymous", "lab@example.com"); err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// Content returns n bytes, always the same ones, that do not repeat or compress.
+func Content(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b) // never fails
+	return b
+}
+
+// RoundTrip has a client download a file of many segments from its server, upload it
+// under another name, and compare: two data connections.
+func RoundTrip(ctx context.Context, t testing.TB, c *miniftp.Client, s *miniftp.Server, w miniftp.Way) {
+	t.Helper()
+	down, up := "down "+w.String(), "up "+w.String()
+	want := Content(200_000)
+	s.Put(down, want)
+	got, err := c.Retr(ctx, w.Via, down)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), len(want))
+	}
+	if err := c.Stor(ctx, w.Via, up, got); err != nil {
+		t.Fatal(err)
+	}
+	if stored, _ := s.File(up); !bytes.Equal(stored, want) {
+		t.Errorf("uploaded %d bytes that differ from the file's %d", len(stored), len(want))
+	}
 }

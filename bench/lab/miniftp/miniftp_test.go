@@ -1,11 +1,8 @@
 package miniftp_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"net/textproto"
@@ -25,35 +22,6 @@ func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// content returns bytes that do not compress or repeat, and fill many segments.
-func content() []byte {
-	b := make([]byte, 200_000)
-	rnd := rand.NewChaCha8([32]byte{})
-	_, _ = rnd.Read(b) // never fails
-	return b
-}
-
-// roundTrip downloads a file and uploads it under another name.
-func roundTrip(ctx context.Context, t *testing.T, c *miniftp.Client, s *miniftp.Server, w miniftp.Way) {
-	t.Helper()
-	down, up := fmt.Sprintf("down-%s", w.Via), fmt.Sprintf("up-%s-%v", w.Via, w.Server.Is6())
-	want := content()
-	s.Put(down, want)
-	got, err := c.Retr(ctx, w.Via, down)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), len(want))
-	}
-	if err := c.Stor(ctx, w.Via, up, got); err != nil {
-		t.Fatal(err)
-	}
-	if stored, _ := s.File(up); !bytes.Equal(stored, want) {
-		t.Errorf("uploaded %d bytes that differ from the file's %d", len(stored), len(want))
-	}
 }
 
 func TestTransfer(t *testing.T) {
@@ -85,7 +53,7 @@ func TestTransfer(t *testing.T) {
 					if tt.client != nil {
 						tt.client(c)
 					}
-					roundTrip(ctx, t, c, s, w)
+					labtest.RoundTrip(ctx, t, c, s, w)
 					if err := c.Quit(ctx); err != nil {
 						t.Error(err)
 					}
@@ -118,7 +86,7 @@ func TestFirewall(t *testing.T) {
 			const timeout = 300 * time.Millisecond
 			s := &miniftp.Server{DataTimeout: timeout}
 			labtest.Serve(t, l.Server, s)
-			s.Put("file", content())
+			s.Put("file", labtest.Content(200_000))
 			fw, err := tt.host(l).DropFirewall(tt.hooks...)
 			if err != nil {
 				t.Fatal(err)
@@ -165,7 +133,7 @@ func TestFirewall(t *testing.T) {
 				t.Run(w.String(), func(t *testing.T) {
 					before := read(t, fw.Related)
 					c := labtest.Connect(ctx, t, l.Client, w.Server)
-					roundTrip(ctx, t, c, s, w)
+					labtest.RoundTrip(ctx, t, c, s, w)
 					if got := read(t, fw.Related) - before; got != 2 {
 						t.Errorf("%d related packets for 2 data connections", got)
 					}
@@ -198,7 +166,7 @@ func TestOpenFirewall(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
-		roundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), s, w)
+		labtest.RoundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), s, w)
 	}
 	if n := read(t, fw.Related); n != 0 {
 		t.Errorf("%d related packets without a helper", n)

@@ -33,16 +33,6 @@ func within(t *testing.T) context.Context {
 // content returns bytes that a transfer in text mode would spoil.
 func content() []byte { return bytes.Repeat([]byte("one\ntwo\r\nthree\x00"), 10_000) }
 
-// fail ends the test; a program that is not on this machine is no failure.
-func fail(t *testing.T, err error) {
-	t.Helper()
-	var missing *realftp.MissingError
-	if errors.As(err, &missing) {
-		labtest.Unmet(t, err.Error())
-	}
-	t.Fatal(err)
-}
-
 // eachWay runs a subtest for each client, family and line that fit one another.
 func eachWay(t *testing.T, l *lab.Lab, f func(t *testing.T, c realftp.Client, w miniftp.Way)) {
 	for _, c := range realftp.Clients() {
@@ -87,7 +77,7 @@ func TestClients(t *testing.T) {
 		local := filepath.Join(t.TempDir(), "file")
 		transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: "down", Local: local}
 		if err := c.Run(ctx, l.Client, transfer); err != nil {
-			fail(t, err)
+			labtest.FailUnlessMissing(t, err)
 		}
 		if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
@@ -136,7 +126,7 @@ func TestServers(t *testing.T) {
 			t.Parallel()
 			ctx := within(t)
 			l := labtest.New(t, lab.Config{})
-			d := serve(ctx, t, l, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30999}})
+			d := labtest.ServeReal(ctx, t, l.Server, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30999}})
 			want := content()
 			if err := d.Put("down", want); err != nil {
 				t.Fatal(err)
@@ -159,7 +149,7 @@ func TestServers(t *testing.T) {
 				before := read(t, related)
 				transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: realftp.Pub + "/down", Local: local}
 				if err := c.Run(ctx, l.Client, transfer); err != nil {
-					fail(t, err)
+					labtest.FailUnlessMissing(t, err)
 				}
 				if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
 					t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
@@ -189,7 +179,7 @@ func TestTLS(t *testing.T) {
 			t.Parallel()
 			ctx := within(t)
 			l := labtest.New(t, lab.Config{})
-			d := serve(ctx, t, l, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30009}, TLS: true})
+			d := labtest.ServeReal(ctx, t, l.Server, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30009}, TLS: true})
 			want := content()
 			if err := d.Put("down", want); err != nil {
 				t.Fatal(err)
@@ -224,7 +214,7 @@ func TestTLS(t *testing.T) {
 								Protection: tt.protection, CCC: tt.ccc,
 							})
 							if err != nil {
-								fail(t, err)
+								labtest.FailUnlessMissing(t, err)
 							}
 							if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
 								t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
@@ -280,7 +270,7 @@ func TestSettings(t *testing.T) {
 					}
 					return
 				}
-				serve(ctx, t, l, s, tt.config)
+				labtest.ServeReal(ctx, t, l.Server, s, tt.config)
 				c, err := miniftp.Dial(ctx, l.Client, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
 				if err != nil {
 					t.Fatal(err)
@@ -296,21 +286,6 @@ func TestSettings(t *testing.T) {
 			})
 		}
 	}
-}
-
-// serve runs a server until the end of the test.
-func serve(ctx context.Context, t *testing.T, l *lab.Lab, s realftp.Server, c realftp.ServerConfig) *realftp.Daemon {
-	t.Helper()
-	d, err := s.Start(ctx, l.Server, c)
-	if err != nil {
-		fail(t, err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
 }
 
 // wire is a socket that gets a copy of each frame that a host sends or receives.
