@@ -3,7 +3,6 @@ package nfq
 import (
 	"net"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -95,29 +94,7 @@ func (r rules) countMarked(t *testing.T) uint64 {
 // at the end of the test, and reading and writing fail after a while.
 func connect(t *testing.T, host string) (client, server net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "21"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return connectTo(t, l)
-}
-
-func connectTo(t *testing.T, l net.Listener) (client, server net.Conn) {
-	t.Helper()
-	client, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err = l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []net.Conn{client, server} {
-		t.Cleanup(func() { _ = c.Close() })
-		if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return client, server
+	l := labtest.ListenNetns(t, net.JoinHostPort(host, "21"))
+	defer l.Close() // for the next connection
+	return labtest.DialNetns(t, "", l)
 }

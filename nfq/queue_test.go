@@ -246,14 +246,10 @@ func testBefore(t *testing.T, driver string) {
 				}
 			}()
 			r := install(t)
-			l, err := net.Listen("tcp", "127.0.0.1:21")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
+			l := labtest.ListenNetns(t, "127.0.0.1:21")
 			// The first packet of each connection, so that each needs its own mark.
 			for i := range uint64(20) {
-				client, server := connectTo(t, l)
+				client, server := labtest.DialNetns(t, "", l)
 				write(t, client, "PASV\r\n")
 				read(t, server, 6)
 				if n := r.countMarked(t); n != i+1 {
@@ -413,14 +409,10 @@ func testOverrun(t *testing.T, driver string) {
 		return Verdict{}
 	}})
 	install(t)
-	l, err := net.Listen("tcp", "127.0.0.1:21")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := labtest.ListenNetns(t, "127.0.0.1:21")
 	var servers []net.Conn
 	for range 40 {
-		client, server := connectTo(t, l)
+		client, server := labtest.DialNetns(t, "", l)
 		write(t, client, "PASV\r\n")
 		servers = append(servers, server)
 	}
@@ -431,7 +423,7 @@ func testOverrun(t *testing.T, driver string) {
 	}
 	eventually(t, "the overrun is counted", func() bool { return q.Stats().Overruns > 0 })
 
-	client, server := connectTo(t, l)
+	client, server := labtest.DialNetns(t, "", l)
 	write(t, client, "QUIT\r\n")
 	read(t, server, 6)
 	mu.Lock()

@@ -131,7 +131,7 @@ func TestConnection(t *testing.T) {
 			labtest.EnterNetns(t)
 			countRelated(t) // has conntrack on
 			c := openConn(t)
-			ends := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))
+			ends := tuple(dial(t, labtest.ListenNetns(t, net.JoinHostPort(tt.host, "21"))))
 			want := conntrack.Connection{Original: ends, Reply: conntrack.Tuple{Src: ends.Dst, Dst: ends.Src}}
 			got, err := c.Connection(ends)
 			if err != nil {

@@ -49,8 +49,8 @@ func TestKernel(t *testing.T) {
 			labtest.EnterNetns(t)
 			assignSane(t)
 			c := openConn(t)
-			master := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))
-			data := listen(t, net.JoinHostPort(tt.host, "0"))
+			master := tuple(dial(t, labtest.ListenNetns(t, net.JoinHostPort(tt.host, "21"))))
+			data := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "0"))
 			x := &conntrack.Expectation{
 				Master: master,
 				Tuple: conntrack.Tuple{
@@ -121,8 +121,8 @@ func TestMark(t *testing.T) {
 			labtest.EnterNetns(t)
 			assignSane(t)
 			c := openConn(t)
-			control := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "21"))))
-			other := tuple(dial(t, listen(t, net.JoinHostPort(tt.host, "2121"))))
+			control := tuple(dial(t, labtest.ListenNetns(t, net.JoinHostPort(tt.host, "21"))))
+			other := tuple(dial(t, labtest.ListenNetns(t, net.JoinHostPort(tt.host, "2121"))))
 			reply := conntrack.Tuple{Src: control.Dst, Dst: control.Src}
 			for _, step := range []struct {
 				name       string
@@ -192,7 +192,7 @@ func TestKernelRefuses(t *testing.T) {
 	labtest.EnterNetns(t)
 	assignSane(t)
 	c := openConn(t)
-	plain := tuple(dial(t, listen(t, "127.0.0.1:2121")))
+	plain := tuple(dial(t, labtest.ListenNetns(t, "127.0.0.1:2121")))
 	unknown := conntrack.Tuple{Src: plain.Src, Dst: netip.AddrPortFrom(plain.Dst.Addr(), 21)}
 
 	if name, found, err := c.Helper(plain); name != "" || !found || err != nil {
@@ -297,7 +297,7 @@ func TestConcurrentUse(t *testing.T) {
 	labtest.EnterNetns(t)
 	assignSane(t)
 	c := openConn(t)
-	l := listen(t, "127.0.0.1:21")
+	l := labtest.ListenNetns(t, "127.0.0.1:21")
 	var wg sync.WaitGroup
 	for range 4 {
 		master := tuple(dial(t, l))

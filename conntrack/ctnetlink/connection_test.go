@@ -109,8 +109,8 @@ func takeEntryThrough(t *testing.T, host string) {
 	t.Helper()
 	related := countRelated(t)
 	c := openConn(t)
-	master := tuple(dial(t, listen(t, net.JoinHostPort(host, "21"))))
-	l := listen(t, net.JoinHostPort(host, "0"))
+	master := tuple(dial(t, labtest.ListenNetns(t, net.JoinHostPort(host, "21"))))
+	l := labtest.ListenNetns(t, net.JoinHostPort(host, "0"))
 	dst := l.Addr().(*net.TCPAddr).AddrPort()
 
 	data := conntrack.Tuple{Src: freePort(t, host), Dst: dst}
@@ -169,8 +169,8 @@ func TestEntryOutlivesDrop(t *testing.T) {
 	labtest.EnterNetns(t)
 	related := countRelated(t)
 	c := openConn(t)
-	master := tuple(dial(t, listen(t, "127.0.0.1:21")))
-	l := listen(t, "127.0.0.1:0")
+	master := tuple(dial(t, labtest.ListenNetns(t, "127.0.0.1:21")))
+	l := labtest.ListenNetns(t, "127.0.0.1:0")
 	data := conntrack.Tuple{Src: freePort(t, "127.0.0.1"), Dst: l.Addr().(*net.TCPAddr).AddrPort()}
 	if err := c.CreateEntry(data, master); err != nil {
 		t.Fatal(err)
@@ -241,7 +241,7 @@ func TestEntryRefused(t *testing.T) {
 	labtest.EnterNetns(t)
 	countRelated(t)
 	c := openConn(t)
-	control := dial(t, listen(t, "127.0.0.1:21"))
+	control := dial(t, labtest.ListenNetns(t, "127.0.0.1:21"))
 	master := tuple(control)
 	wantErrno(t, c.CreateEntry(master, master), unix.EEXIST)
 	data6 := conntrack.Tuple{Src: addrPort("[::1]:40000"), Dst: addrPort("[::1]:31240")}

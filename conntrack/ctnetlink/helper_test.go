@@ -286,8 +286,8 @@ func TestOwnHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	related := countRelated(t)
-	master := tuple(dial(t, listen(t, "127.0.0.1:21")))
-	data := listen(t, "127.0.0.1:0")
+	master := tuple(dial(t, labtest.ListenNetns(t, "127.0.0.1:21")))
+	data := labtest.ListenNetns(t, "127.0.0.1:0")
 	x := &conntrack.Expectation{Master: master, Tuple: conntrack.Tuple{Src: master.Src, Dst: data.Addr().(*net.TCPAddr).AddrPort()}}
 	if err := c.Expect(x); err != nil {
 		t.Fatal(err)

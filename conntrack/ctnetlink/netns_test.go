@@ -82,30 +82,10 @@ func countRelated(t *testing.T) func() uint64 {
 	}
 }
 
-// listen opens a TCP listener on the port of host.
-func listen(t *testing.T, address string) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	return l
-}
-
 // dial opens a TCP connection to l, both ends of which stay open until the end
 // of the test.
 func dial(t *testing.T, l net.Listener) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	s, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	c, _ := labtest.DialNetns(t, "", l)
 	return c
 }

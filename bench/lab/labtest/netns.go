@@ -1,8 +1,10 @@
 package labtest
 
 import (
+	"net"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,4 +32,40 @@ func EnterNetns(t testing.TB) {
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ListenNetns listens on a TCP address, such as 127.0.0.1:21, of the thread's
+// namespace until the end of the test.
+func ListenNetns(t testing.TB, address string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// DialNetns opens a TCP connection within the thread's namespace: to l from an IP
+// address, or from any if that is empty. Both ends are closed at the end of the
+// test, and reading and writing fail after a while.
+func DialNetns(t testing.TB, from string, l net.Listener) (client, server net.Conn) {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	client, err := d.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	server, err = l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	for _, c := range []net.Conn{client, server} {
+		if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return client, server
 }

@@ -278,7 +278,7 @@ func TestDataQueued(t *testing.T) {
 				addLoopback(t, tt.other)
 			}
 			// The kernel chooses the ports, so the range is made to fit.
-			ports := []net.Listener{listen(t, net.JoinHostPort(tt.server, "0")), listen(t, net.JoinHostPort(tt.server, "0")), listen(t, net.JoinHostPort(tt.server, "0"))}
+			ports := []net.Listener{labtest.ListenNetns(t, net.JoinHostPort(tt.server, "0")), labtest.ListenNetns(t, net.JoinHostPort(tt.server, "0")), labtest.ListenNetns(t, net.JoinHostPort(tt.server, "0"))}
 			slices.SortFunc(ports, func(a, b net.Listener) int { return int(portOf(a)) - int(portOf(b)) })
 			below, within, above := ports[0], ports[1], ports[2]
 			cfg := Config{Ports: []uint16{21}, QueueNum: 21, QueueCount: 1, TLSPorts: conntrack.PortRange{Min: portOf(within), Max: portOf(within)}}
@@ -289,7 +289,7 @@ func TestDataQueued(t *testing.T) {
 			var want []string
 			try := func(client string, l net.Listener, queued bool) {
 				t.Helper()
-				c, s := connect(t, client, l)
+				c, s := labtest.DialNetns(t, client, l)
 				say(t, c, s, "data")
 				say(t, s, c, "more")
 				_ = c.Close()
@@ -348,7 +348,7 @@ func TestEntry(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
 			cfg := Config{Ports: []uint16{21}, QueueNum: 21, QueueCount: 1}
-			data := listen(t, net.JoinHostPort(tt.host, "0"))
+			data := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "0"))
 			var master conntrack.Tuple
 			var once sync.Once
 			r := recorder{before: func(p *nfq.Packet) (b []byte) {
@@ -362,7 +362,7 @@ func TestEntry(t *testing.T) {
 			_, stop := run(t, cfg.QueueNum, &r)
 			table := install(t, cfg)
 			related := countRelated(t)
-			client, server := connect(t, tt.host, listen(t, net.JoinHostPort(tt.host, "21")))
+			client, server := labtest.DialNetns(t, tt.host, labtest.ListenNetns(t, net.JoinHostPort(tt.host, "21")))
 			r.mu.Lock() // before runs with it
 			master = conntrack.Tuple{
 				Src: client.LocalAddr().(*net.TCPAddr).AddrPort(),
@@ -371,14 +371,14 @@ func TestEntry(t *testing.T) {
 			r.mu.Unlock()
 			say(t, server, client, "220 hello\r\n")
 
-			connect(t, tt.host, data)
+			labtest.DialNetns(t, tt.host, data)
 			if n := related(); n != 0 {
 				t.Fatalf("%d RELATED packets before anything is expected, want none", n)
 			}
 			if err := table.AddExpected(master.Src.Addr(), master.Dst.Addr(), portOf(data), time.Minute); err != nil {
 				t.Fatal(err)
 			}
-			c, s := connect(t, tt.host, data)
+			c, s := labtest.DialNetns(t, tt.host, data)
 			if n := related(); n != 1 {
 				t.Errorf("%d RELATED packets of the data connection, want 1", n)
 			}
@@ -387,7 +387,7 @@ func TestEntry(t *testing.T) {
 			if n := related(); n != 1 {
 				t.Errorf("%d RELATED packets after the data, want 1", n)
 			}
-			connect(t, tt.host, data)
+			labtest.DialNetns(t, tt.host, data)
 			if n := related(); n != 1 {
 				t.Errorf("%d RELATED packets after another data connection, want 1", n)
 			}

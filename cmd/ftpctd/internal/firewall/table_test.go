@@ -125,8 +125,8 @@ func TestQueued(t *testing.T) {
 			}
 			want := make(map[string]bool)
 			for _, port := range []string{"21", "2121", "2122"} {
-				l := listen(t, net.JoinHostPort(tt.host, port))
-				client, server := connect(t, tt.host, l)
+				l := labtest.ListenNetns(t, net.JoinHostPort(tt.host, port))
+				client, server := labtest.DialNetns(t, tt.host, l)
 				say(t, server, client, "220 hello\r\n")
 				say(t, client, server, "PASV\r\n")
 				say(t, server, client, "227 no\r\n")
@@ -186,9 +186,9 @@ func TestSkipMark(t *testing.T) {
 	cfg := carried
 	cfg.SkipMark = bit
 	install(t, cfg)
-	l := listen(t, "127.0.0.1:21")
-	marked, server := connect(t, "127.0.0.1", l)
-	plain, plainServer := connect(t, "127.0.0.1", l)
+	l := labtest.ListenNetns(t, "127.0.0.1:21")
+	marked, server := labtest.DialNetns(t, "127.0.0.1", l)
+	plain, plainServer := labtest.DialNetns(t, "127.0.0.1", l)
 	for _, line := range []string{"others", "read", "skip", "unread"} {
 		say(t, marked, server, line)
 		say(t, server, marked, line)
@@ -237,7 +237,7 @@ func TestRelated(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
-			data := listen(t, net.JoinHostPort(tt.host, "0"))
+			data := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "0"))
 			dport := uint16(data.Addr().(*net.TCPAddr).Port)
 			var once sync.Once
 			r := recorder{before: func(p *nfq.Packet) (b []byte) {
@@ -254,7 +254,7 @@ func TestRelated(t *testing.T) {
 			_, stop := run(t, carried.QueueNum, &r)
 			install(t, carried)
 			related := countRelated(t)
-			client, server := connect(t, tt.host, listen(t, net.JoinHostPort(tt.host, "2121")))
+			client, server := labtest.DialNetns(t, tt.host, labtest.ListenNetns(t, net.JoinHostPort(tt.host, "2121")))
 
 			c, err := ctnetlink.Dial()
 			if err != nil {
@@ -269,16 +269,16 @@ func TestRelated(t *testing.T) {
 				t.Fatalf("helper %q, found %t, error %v; want sane", name, found, err)
 			}
 
-			connect(t, tt.host, data)
+			labtest.DialNetns(t, tt.host, data)
 			if n := related(); n != 0 {
 				t.Fatalf("%d RELATED packets before the reply, want none", n)
 			}
 			say(t, server, client, "229 (|||"+fmt.Sprint(dport)+"|)\r\n")
-			connect(t, tt.host, data)
+			labtest.DialNetns(t, tt.host, data)
 			if n := related(); n != 1 {
 				t.Errorf("%d RELATED packets after the first data connection, want 1", n)
 			}
-			connect(t, tt.host, data)
+			labtest.DialNetns(t, tt.host, data)
 			if n := related(); n != 1 {
 				t.Errorf("%d RELATED packets after a second data connection, want 1", n)
 			}
@@ -327,10 +327,10 @@ func TestSeveralQueues(t *testing.T) {
 		stops = append(stops, stop)
 	}
 	install(t, cfg)
-	l := listen(t, "127.0.0.1:21")
+	l := labtest.ListenNetns(t, "127.0.0.1:21")
 	// So many pairs of addresses that they do not all hash to fewer queues.
 	for i := range 48 {
-		client, server := connect(t, fmt.Sprintf("127.0.1.%d", i+1), l)
+		client, server := labtest.DialNetns(t, fmt.Sprintf("127.0.1.%d", i+1), l)
 		say(t, client, server, fmt.Sprintf("client %d", i))
 		say(t, server, client, fmt.Sprintf("server %d", i))
 	}
@@ -369,7 +369,7 @@ func TestSeveralQueues(t *testing.T) {
 func TestNobodyReads(t *testing.T) {
 	labtest.EnterNetns(t)
 	install(t, carried)
-	client, server := connect(t, "127.0.0.1", listen(t, "127.0.0.1:21"))
+	client, server := labtest.DialNetns(t, "127.0.0.1", labtest.ListenNetns(t, "127.0.0.1:21"))
 	say(t, client, server, "PASV\r\n")
 	say(t, server, client, "227\r\n")
 }
@@ -641,7 +641,7 @@ func TestUntracked(t *testing.T) {
 	if err := nft.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	client, server := connect(t, "127.0.0.1", listen(t, "127.0.0.1:21"))
+	client, server := labtest.DialNetns(t, "127.0.0.1", labtest.ListenNetns(t, "127.0.0.1:21"))
 	say(t, client, server, "PASV\r\n")
 	if n := q.Stats().Packets; n != 0 {
 		t.Errorf("%d untracked packets were queued, want none", n)
