@@ -160,15 +160,7 @@ func TestMark(t *testing.T) {
 // markOf returns the mark of the connection t.
 func markOf(t *testing.T, c *Conn, of conntrack.Tuple) (mark uint32) {
 	t.Helper()
-	data, err := c.lookup(of)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ad, err := attributes(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ad.Next() {
+	for ad := lookedUp(t, c, of); ad.Next(); {
 		if ad.Type() == ctaMark {
 			mark = ad.Uint32()
 		}

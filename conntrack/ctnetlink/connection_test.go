@@ -25,15 +25,7 @@ import (
 func status(t *testing.T, c *Conn, of conntrack.Tuple) (bits uint32, timeout time.Duration) {
 	t.Helper()
 	const ctaStatus = 3
-	data, err := c.lookup(of)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ad, err := attributes(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ad.Next() {
+	for ad := lookedUp(t, c, of); ad.Next(); {
 		switch ad.Type() {
 		case ctaStatus:
 			bits = ad.Uint32()
@@ -42,6 +34,20 @@ func status(t *testing.T, c *Conn, of conntrack.Tuple) (bits uint32, timeout tim
 		}
 	}
 	return bits, timeout
+}
+
+// lookedUp returns what the kernel says of the connection t.
+func lookedUp(t *testing.T, c *Conn, of conntrack.Tuple) *netlink.AttributeDecoder {
+	t.Helper()
+	data, err := c.lookup(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ad, err := attributes(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ad
 }
 
 // Bits of a connection's status.
