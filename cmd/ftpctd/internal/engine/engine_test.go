@@ -373,6 +373,15 @@ func TestPacketLeavesWithItsExpectation(t *testing.T) {
 	b.Close()
 }
 
+// taken is the answer of a kernel in which somebody else has the place of the
+// expectation for the first nine tries.
+func taken(try int) error {
+	if try < 10 {
+		return unix.EEXIST
+	}
+	return nil
+}
+
 func TestContestedPacketIsHeld(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -382,12 +391,7 @@ func TestContestedPacketIsHeld(t *testing.T) {
 		log    string
 	}{
 		{"the place is free", nil, 0, []string{"expect 198.51.100.20:5000"}, ""},
-		{"free after a while", func(try int) error {
-			if try < 10 {
-				return unix.EEXIST
-			}
-			return nil
-		}, 9 * retryEvery, []string{"expect 198.51.100.20:5000"}, ""},
+		{"free after a while", taken, 9 * retryEvery, []string{"expect 198.51.100.20:5000"}, ""},
 		{"never free", func(int) error { return unix.EBUSY }, holdFor + retryEvery, nil, "reason=clash"},
 		{"refused for another reason", func(int) error { return unix.EMFILE }, 0, nil, "reason=table-full"},
 	}
@@ -468,12 +472,7 @@ func TestCloseReleasesWhatIsHeld(t *testing.T) {
 func TestWithdrawnWhileHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		b.kernel.answer = func(try int) error {
-			if try < 10 {
-				return unix.EEXIST
-			}
-			return nil
-		}
+		b.kernel.answer = taken
 		b.announce("192.0.2.10:40000")
 		b.announce("192.0.2.10:40001")
 		b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40001"), Flags: nfq.RST, Seq: 29})
@@ -490,12 +489,7 @@ func TestWithdrawnWhileHeld(t *testing.T) {
 func TestWithdrawnWhileContended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		b.kernel.answer = func(try int) error {
-			if try < 10 {
-				return unix.EEXIST
-			}
-			return nil
-		}
+		b.kernel.answer = taken
 		b.announce("192.0.2.10:40000")
 		b.announce("192.0.2.10:40001")
 		v := b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40000"), Flags: nfq.RST, Seq: 29})
