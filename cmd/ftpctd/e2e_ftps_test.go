@@ -64,16 +64,7 @@ func TestTLSPorts(t *testing.T) {
 
 			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
 			wire := &tlsNetwork{Host: l.Client}
-			c := labtest.Dial(ctx, t, wire, netip.AddrPortFrom(server, lab.ControlPort))
-			wire.authenticate(ctx, t, c)
-			if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
-				t.Fatal(err)
-			}
-			for _, line := range []string{"PBSZ 0", "PROT C"} {
-				if _, err := c.Command(ctx, 200, line); err != nil {
-					t.Fatal(err)
-				}
-			}
+			c := wire.login(ctx, t, server)
 			related := read(t, fw.Related)
 			for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
 				retrieve(ctx, t, c, via)

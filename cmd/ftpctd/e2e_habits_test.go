@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,17 +86,10 @@ func TestHabits(t *testing.T) {
 // resent returns how many SYNs and SYN/ACKs a host has sent again.
 func resent(t *testing.T, h *lab.Host) uint64 {
 	t.Helper()
-	var text []byte
-	err := h.Do(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/netstat")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := netFile(t, h, "netstat")
 	// A line of names and one of values for each group.
 	var names []string
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(names) == len(fields) && names[0] == fields[0] {
 			if i := slices.Index(names, "TCPSynRetrans"); i >= 0 {

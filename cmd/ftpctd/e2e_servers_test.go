@@ -254,16 +254,7 @@ func TestAuthTLS(t *testing.T) {
 		for name, version := range versions {
 			t.Run(name, func(t *testing.T) {
 				wire := &tlsNetwork{Host: l.Client, version: version}
-				c := labtest.Dial(ctx, t, wire, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
-				wire.authenticate(ctx, t, c)
-				if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
-					t.Fatal(err)
-				}
-				for _, line := range []string{"PBSZ 0", "PROT C"} {
-					if _, err := c.Command(ctx, 200, line); err != nil {
-						t.Fatal(err)
-					}
-				}
+				c := wire.login(ctx, t, l.Server.IPv4())
 				client := "client=" + wire.control.LocalAddr().String()
 				related := read(t, fw.Related)
 				for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
@@ -417,9 +408,10 @@ func (n *tlsNetwork) DialTCP(ctx context.Context, local, remote netip.AddrPort) 
 	return n.control, nil
 }
 
-// authenticate sends AUTH TLS for the network's client.
-func (n *tlsNetwork) authenticate(ctx context.Context, t *testing.T, c *miniftp.Client) {
+// login returns a client of a real server that has gone into TLS and logged in.
+func (n *tlsNetwork) login(ctx context.Context, t *testing.T, server netip.Addr) *miniftp.Client {
 	t.Helper()
+	c := labtest.Dial(ctx, t, n, netip.AddrPortFrom(server, lab.ControlPort))
 	if _, err := c.Command(ctx, 234, "AUTH TLS"); err != nil {
 		t.Fatal(err)
 	}
@@ -429,6 +421,15 @@ func (n *tlsNetwork) authenticate(ctx context.Context, t *testing.T, c *miniftp.
 	if err := n.control.secured.HandshakeContext(ctx); err != nil {
 		t.Fatal(err)
 	}
+	if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"PBSZ 0", "PROT C"} {
+		if _, err := c.Command(ctx, 200, line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
 }
 
 // tlsControl is a control connection in clear text or in TLS.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,15 +20,8 @@ import (
 func queued(t *testing.T, h *lab.Host) uint64 {
 	t.Helper()
 	const idSequence = 7 // of the fields that nfnetlink_queue.c shows
-	var text []byte
-	err := h.Do(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	fields := strings.Fields(string(text))
+	text := netFile(t, h, "netfilter/nfnetlink_queue")
+	fields := strings.Fields(text)
 	if len(fields) != idSequence+2 {
 		t.Fatalf("not one queue: %s", text)
 	}

@@ -238,6 +238,20 @@ func execute(t *testing.T, h *lab.Host, args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
+// netFile reads a file of /proc/net as it is on a host.
+func netFile(t *testing.T, h *lab.Host, name string) string {
+	t.Helper()
+	var text []byte
+	err := h.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/" + name)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // read reads a counter of a firewall.
 func read(t *testing.T, counter func() (uint64, error)) uint64 {
 	t.Helper()
