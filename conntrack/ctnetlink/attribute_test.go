@@ -104,7 +104,7 @@ func TestParseConnection(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := parseHex(t, tt.attrs)
+			b := labtest.ParseHex(t, tt.attrs)
 			var got conntrack.Connection
 			if err := ParseConnection(b, &got); !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)

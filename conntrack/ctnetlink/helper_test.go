@@ -195,7 +195,7 @@ func TestParseHelper(t *testing.T) {
     0800 0300 0000001e
 0800 0500 00000000
 0800 0600 00000000`
-	got, err := parseHelperConfig(parseHex(t, whole))
+	got, err := parseHelperConfig(labtest.ParseHex(t, whole))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestParseHelper(t *testing.T) {
 		t.Errorf("helper (-want +got):\n%s", diff)
 	}
 	for _, cut := range []int{0, 3, 6, 30, 62} {
-		if _, err := parseHelperConfig(parseHex(t, whole)[:cut]); err == nil {
+		if _, err := parseHelperConfig(labtest.ParseHex(t, whole)[:cut]); err == nil {
 			t.Errorf("no error for the first %d bytes", cut)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 )
 
@@ -53,7 +54,7 @@ var compareAddrs = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }
 
 func TestParseExpect(t *testing.T) {
 	skipBigEndian(t)
-	whole := parseHex(t, listed)
+	whole := labtest.ParseHex(t, listed)
 	tests := []struct {
 		name string
 		data []byte
@@ -75,8 +76,8 @@ func TestParseExpect(t *testing.T) {
 		{name: "no attributes", data: whole[:4], want: Listed{}},
 		{name: "cut within the header", data: whole[:3], err: true},
 		{name: "cut within an attribute", data: whole[:30], err: true},
-		{name: "address of five bytes", data: parseHex(t, "02000000 1400 0180 1000 0180 0900 0100 7f00000100 000000"), err: true},
-		{name: "port of one byte", data: parseHex(t, "02000000 1000 0180 0c00 0280 0500 0200 01 000000"), err: true},
+		{name: "address of five bytes", data: labtest.ParseHex(t, "02000000 1400 0180 1000 0180 0900 0100 7f00000100 000000"), err: true},
+		{name: "port of one byte", data: labtest.ParseHex(t, "02000000 1000 0180 0c00 0280 0500 0200 01 000000"), err: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,10 +95,10 @@ func TestParseExpect(t *testing.T) {
 // FuzzParse holds that no answer makes the decoders panic, and that a tuple of
 // TCP that they accept survives being written and read again.
 func FuzzParse(f *testing.F) {
-	f.Add(parseHex(f, listed))
+	f.Add(labtest.ParseHex(f, listed))
 	f.Add(AppendExpect(nil, 1, active4())[headerLen:])
 	f.Add(AppendExpect(nil, 1, passive6())[headerLen:])
-	f.Add(parseHex(f, "02000000 1000 0580 0900 0100 73616e65 00 000000")) // CTA_HELP {"sane"}
+	f.Add(labtest.ParseHex(f, "02000000 1000 0580 0900 0100 73616e65 00 000000")) // CTA_HELP {"sane"}
 	f.Add(appendHelper(nil, HelperConfig{"ftpctd", 8, 30 * time.Second}, unix.AF_INET)[headerLen:])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		before := bytes.Clone(data)

@@ -3,7 +3,6 @@ package ctnetlink
 import (
 	"encoding/hex"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 	"ftpctd/ftpparse"
 )
@@ -334,7 +334,7 @@ const probeSane = `
 
 func TestPrivateMessages(t *testing.T) {
 	skipBigEndian(t)
-	probe := parseHex(t, entryPassive6+probeSane)
+	probe := labtest.ParseHex(t, entryPassive6+probeSane)
 	probe[0] = 0x10 // longer by 16 bytes
 	probe[8] = 0    // sequence number
 	ftpctd := HelperConfig{Name: "ftpctd", MaxExpected: 8, Timeout: 30 * time.Second}
@@ -344,10 +344,10 @@ func TestPrivateMessages(t *testing.T) {
 		name      string
 		got, want []byte
 	}{
-		{"register helper", appendHelper(nil, ftpctd, unix.AF_INET6), parseHex(t, newHelper6)},
-		{"delete helper", appendDeleteHelper(nil, "ftpctd", unix.AF_INET), parseHex(t, deleteHelper4)},
-		{"list helpers", appendHelperDump(nil), parseHex(t, dumpHelpers)},
-		{"delete connection", AppendDeleteConnection(nil, 0, active4().Master), parseHex(t, deleteConnection4)},
+		{"register helper", appendHelper(nil, ftpctd, unix.AF_INET6), labtest.ParseHex(t, newHelper6)},
+		{"delete helper", appendDeleteHelper(nil, "ftpctd", unix.AF_INET), labtest.ParseHex(t, deleteHelper4)},
+		{"list helpers", appendHelperDump(nil), labtest.ParseHex(t, dumpHelpers)},
+		{"delete connection", AppendDeleteConnection(nil, 0, active4().Master), labtest.ParseHex(t, deleteConnection4)},
 		{"probe", appendProbe(nil, "sane", data, passive6().Master), probe},
 	}
 	for _, tt := range tests {
@@ -357,22 +357,6 @@ func TestPrivateMessages(t *testing.T) {
 			}
 		})
 	}
-}
-
-func parseHex(tb testing.TB, dump string) []byte {
-	tb.Helper()
-	var digits strings.Builder
-	for line := range strings.Lines(dump) {
-		line, _, _ = strings.Cut(line, "#")
-		for field := range strings.FieldsSeq(line) {
-			digits.WriteString(field)
-		}
-	}
-	b, err := hex.DecodeString(digits.String())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
 }
 
 func skipBigEndian(t *testing.T) {
@@ -425,7 +409,7 @@ func TestMessages(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			want := parseHex(t, tt.want)
+			want := labtest.ParseHex(t, tt.want)
 			got := tt.make([]byte("before"), tt.seq, tt.x)
 			if diff := cmp.Diff("before"+hex.Dump(want), "before"+hex.Dump(got[len("before"):])); diff != "" {
 				t.Errorf("message (-want +got):\n%s", diff)

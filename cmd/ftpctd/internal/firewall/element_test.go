@@ -67,22 +67,6 @@ const (
     0c00 0400 0000000000000001       # no less than a millisecond`
 )
 
-func parseHex(t *testing.T, dump string) []byte {
-	t.Helper()
-	var digits strings.Builder
-	for line := range strings.Lines(dump) {
-		line, _, _ = strings.Cut(line, "#")
-		for field := range strings.FieldsSeq(line) {
-			digits.WriteString(field)
-		}
-	}
-	b, err := hex.DecodeString(digits.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func TestElementMessages(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		t.Skip("the golden messages are of a little-endian host")
@@ -102,7 +86,7 @@ func TestElementMessages(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := appendElement(nil, tt.msg, tt.x, tt.timeout)
-			if diff := cmp.Diff(hex.Dump(parseHex(t, tt.want)), hex.Dump(got)); diff != "" {
+			if diff := cmp.Diff(hex.Dump(labtest.ParseHex(t, tt.want)), hex.Dump(got)); diff != "" {
 				t.Errorf("message (-want +got):\n%s", diff)
 			}
 		})

@@ -1,0 +1,26 @@
+package labtest
+
+import (
+	"encoding/hex"
+	"strings"
+	"testing"
+)
+
+// ParseHex returns the bytes of a dump in hexadecimal digits, such as that of a
+// message of the kernel. White space may stand between bytes, and a # begins a
+// comment that goes on to the end of the line.
+func ParseHex(t testing.TB, dump string) []byte {
+	t.Helper()
+	var digits strings.Builder
+	for line := range strings.Lines(dump) {
+		line, _, _ = strings.Cut(line, "#")
+		for field := range strings.FieldsSeq(line) {
+			digits.WriteString(field)
+		}
+	}
+	b, err := hex.DecodeString(digits.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
