@@ -1,10 +1,6 @@
 package main_test
 
 import (
-	"bytes"
-	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"ftpctd/bench/lab"
@@ -23,8 +19,7 @@ func TestPrograms(t *testing.T) {
 			t.Parallel()
 			ctx := within(t)
 			l := labtest.New(t, lab.Config{})
-			server := serveAs(ctx, t, l.Server, s, realftp.ServerConfig{})
-			want := labtest.Content(small)
+			server := labtest.ServeReal(ctx, t, l.Server, s, realftp.ServerConfig{PassivePorts: passivePorts})
 			fw := drop(t, l.Router, lab.Forward)
 			start(t, l.Router, "")
 			for _, c := range realftp.Clients() {
@@ -34,22 +29,7 @@ func TestPrograms(t *testing.T) {
 					}
 					t.Run(c.Name+" "+w.String(), func(t *testing.T) {
 						before := read(t, fw.Related)
-						local := filepath.Join(t.TempDir(), "file")
-						transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: realftp.Pub + "/down", Local: local}
-						if err := c.Run(ctx, l.Client, transfer); err != nil {
-							labtest.FailUnlessMissing(t, err)
-						}
-						if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
-							t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
-						}
-						up := fmt.Sprintf("up-%s-%s-%v", c.Name, w.Via, w.Server.Is6())
-						transfer.Upload, transfer.Remote = true, realftp.Pub+"/"+up
-						if err := c.Run(ctx, l.Client, transfer); err != nil {
-							t.Fatal(err)
-						}
-						if got, err := server.File(up); err != nil || !bytes.Equal(got, want) {
-							t.Errorf("uploaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
-						}
+						labtest.RoundTripReal(ctx, t, l.Client, c, server, w)
 						if got := read(t, fw.Related) - before; got != 2 {
 							t.Errorf("%d related packets for 2 data connections", got)
 						}

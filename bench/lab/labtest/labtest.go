@@ -1,5 +1,5 @@
-// Package labtest has what tests need to use a lab: they skip where they
-// cannot run, except on CI, and leave nothing behind.
+// Package labtest has what tests need to use a lab, or the kernel: they skip where
+// they cannot run, except on CI, and leave nothing behind.
 package labtest
 
 import (
@@ -121,12 +121,15 @@ func Content(n int) []byte {
 	return b
 }
 
+// fileSize is that of a file of many segments, in bytes.
+const fileSize = 200_000
+
 // RoundTrip has a client download a file of many segments from its server, upload it
 // under another name, and compare: two data connections.
 func RoundTrip(ctx context.Context, t testing.TB, c *miniftp.Client, s *miniftp.Server, w miniftp.Way) {
 	t.Helper()
 	down, up := "down "+w.String(), "up "+w.String()
-	want := Content(200_000)
+	want := Content(fileSize)
 	s.Put(down, want)
 	got, err := c.Retr(ctx, w.Via, down)
 	if err != nil {

@@ -1,11 +1,16 @@
 package labtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/miniftp"
 	"ftpctd/bench/lab/realftp"
 )
 
@@ -32,4 +37,31 @@ func FailUnlessMissing(t testing.TB, err error) {
 		Unmet(t, err.Error())
 	}
 	t.Fatal(err)
+}
+
+// RoundTripReal is [RoundTrip] with a client program, on a host, and a server
+// program.
+func RoundTripReal(ctx context.Context, t testing.TB, h *lab.Host, c realftp.Client, d *realftp.Daemon, w miniftp.Way) {
+	t.Helper()
+	const down = "down"
+	up := fmt.Sprintf("up-%s-%s-%s", c.Name, w.Family(), w.Via)
+	want := Content(fileSize)
+	if err := d.Put(down, want); err != nil {
+		t.Fatal(err)
+	}
+	local := filepath.Join(t.TempDir(), "file")
+	transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: realftp.Pub + "/" + down, Local: local}
+	if err := c.Run(ctx, h, transfer); err != nil {
+		FailUnlessMissing(t, err)
+	}
+	if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+	}
+	transfer.Upload, transfer.Remote = true, realftp.Pub+"/"+up
+	if err := c.Run(ctx, h, transfer); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.File(up); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("uploaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
+	}
 }

@@ -127,12 +127,6 @@ func TestServers(t *testing.T) {
 			ctx := within(t)
 			l := labtest.New(t, lab.Config{})
 			d := labtest.ServeReal(ctx, t, l.Server, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30999}})
-			want := content()
-			if err := d.Put("down", want); err != nil {
-				t.Fatal(err)
-			}
-			local := filepath.Join(t.TempDir(), "file")
-
 			fw, err := l.Router.DropFirewall(lab.Forward)
 			if err != nil {
 				t.Fatal(err)
@@ -147,21 +141,7 @@ func TestServers(t *testing.T) {
 			}
 			eachWay(t, l, func(t *testing.T, c realftp.Client, w miniftp.Way) {
 				before := read(t, related)
-				transfer := realftp.Transfer{Server: w.Server, Via: w.Via, Remote: realftp.Pub + "/down", Local: local}
-				if err := c.Run(ctx, l.Client, transfer); err != nil {
-					labtest.FailUnlessMissing(t, err)
-				}
-				if got, err := os.ReadFile(local); err != nil || !bytes.Equal(got, want) {
-					t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
-				}
-				up := fmt.Sprintf("up-%s-%s-%v", c.Name, w.Via, w.Server.Is6())
-				transfer.Upload, transfer.Remote = true, realftp.Pub+"/"+up
-				if err := c.Run(ctx, l.Client, transfer); err != nil {
-					t.Fatal(err)
-				}
-				if got, err := d.File(up); err != nil || !bytes.Equal(got, want) {
-					t.Errorf("uploaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
-				}
+				labtest.RoundTripReal(ctx, t, l.Client, c, d, w)
 				if got := read(t, related) - before; related != nil && got != 2 {
 					t.Errorf("%d related packets for 2 data connections", got)
 				}
