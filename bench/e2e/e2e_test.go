@@ -89,13 +89,3 @@ func TestBlocked(t *testing.T) {
 		t.Errorf("%d cycles blocked and %d done, want 3 and 0", m.Blocked, m.Cycles)
 	}
 }
-
-func TestQueued(t *testing.T) {
-	waiting, lost, err := queued([]byte("   21   4711     3 2 65531     0     0       17  1\n   22   4712     4 2 65531     1     2       17  1\n"))
-	if waiting != 7 || lost != 3 || err != nil {
-		t.Errorf("got %d waiting, %d lost, %v; want 7, 3, nil", waiting, lost, err)
-	}
-	if _, _, err := queued([]byte("21 4711\n")); err == nil {
-		t.Error("half a line is taken")
-	}
-}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"github.com/pelletier/go-toml/v2"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -52,12 +53,25 @@ const batch = 1000
 
 // fill has the variant's daemon follow n idle control connections.
 func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
-	v.config += fmt.Sprintf("[limits]\nconnections = %d\n", n)
+	if v.config, err = withConnections(v.config, n); err != nil {
+		return m, fmt.Errorf("%s: %w", v.name, err)
+	}
 	s, err := v.build(ctx)
 	if err != nil {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	var table []byte
+	err = s.lab.Router.Do(func() (err error) {
+		table, err = os.ReadFile(tableFile)
+		return err
+	})
+	if err == nil {
+		err = checkTable(table, n)
+	}
+	if err != nil {
+		return m, err
+	}
 	m = memory{Variant: v.name, Connections: n}
 	if m.Idle, err = residentMemory(s.daemon.process.Pid()); err != nil {
 		return m, err
@@ -70,6 +84,39 @@ func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
 	}
 	m.Filled, err = residentMemory(s.daemon.process.Pid())
 	return m, err
+}
+
+// withConnections returns a configuration of ftpctd whose limit of control
+// connections is n.
+func withConnections(config string, n int) (string, error) {
+	keys := map[string]any{}
+	if err := toml.Unmarshal([]byte(config), &keys); err != nil {
+		return "", fmt.Errorf("the configuration: %w", err)
+	}
+	limits, ok := keys["limits"].(map[string]any)
+	if !ok {
+		limits = map[string]any{}
+	}
+	limits["connections"] = n
+	keys["limits"] = limits
+	text, err := toml.Marshal(keys)
+	return string(text), err
+}
+
+// tableFile says how many connections conntrack's table takes; 0 is any number.
+const tableFile = "/proc/sys/net/netfilter/nf_conntrack_max"
+
+// checkTable reports whether conntrack's table takes n connections.
+func checkTable(text []byte, n int) error {
+	size, err := strconv.Atoi(string(bytes.TrimSpace(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", tableFile, err)
+	}
+	if size != 0 && size < n {
+		return fmt.Errorf("the kernel tracks no more than %d connections, and -idle wants %d: "+
+			"sysctl -w net.netfilter.nf_conntrack_max=%d, or a smaller -idle", size, n, n)
+	}
+	return nil
 }
 
 // connectAbsent sends the packets of n connections through the router.

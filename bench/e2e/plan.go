@@ -183,7 +183,8 @@ func (p plan) keys() (cycles, transfer []key) {
 	return cycles, transfer
 }
 
-// run builds the stands, measures and returns what came of it.
+// run measures the memory, builds the stands, measures the loads and returns what
+// came of it.
 func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error) {
 	dir, err := os.MkdirTemp("", "ftpctd-bench-")
 	if err != nil {
@@ -192,6 +193,19 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := p.buildProgram(ctx, filepath.Join(dir, "ftpctd")); err != nil {
 		return r, err
+	}
+	r = results{plan: p}
+	if r.machine, err = thisMachine(); err != nil {
+		return r, err
+	}
+	// Ahead of the minutes of measuring, which its failure would be the end of. One of
+	// the variants is enough: the modes of admission keep the same books.
+	if i := slices.IndexFunc(p.variants, func(v variant) bool { return v.ftpctd }); i >= 0 && p.idle > 0 {
+		m, err := p.variants[i].fill(ctx, p.idle)
+		if err != nil {
+			return r, err
+		}
+		r.memory = &m
 	}
 	var stands []*stand
 	defer func() {
@@ -205,10 +219,6 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 			return r, err
 		}
 		stands = append(stands, s)
-	}
-	r = results{plan: p}
-	if r.machine, err = thisMachine(); err != nil {
-		return r, err
 	}
 	cycles, transfer := p.keys()
 	keys := slices.Concat(cycles, transfer)
@@ -231,14 +241,6 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 				r.measurements = append(r.measurements, m)
 			}
 		}
-	}
-	// One of them is enough: the modes of admission keep the same books.
-	if i := slices.IndexFunc(p.variants, func(v variant) bool { return v.ftpctd }); i >= 0 && p.idle > 0 {
-		m, err := p.variants[i].fill(ctx, p.idle)
-		if err != nil {
-			return r, err
-		}
-		r.memory = &m
 	}
 	return r, nil
 }
