@@ -445,6 +445,30 @@ func portsOf(t *testing.T, nft *nftables.Conn) (ports []uint16) {
 	return slices.Compact(ports)
 }
 
+// rules reads the rules of each chain, in order.
+func rules(t *testing.T) map[string][][]expr.Any {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chains, err := nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][][]expr.Any{}
+	for _, c := range chains {
+		list, err := nft.GetRules(c.Table, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list {
+			all[c.Name] = append(all[c.Name], r.Exprs)
+		}
+	}
+	return all
+}
+
 func exists(t *testing.T) bool {
 	t.Helper()
 	nft, err := nftables.New()
@@ -536,7 +560,7 @@ func TestRestore(t *testing.T) {
 			t.Errorf("restored: %t, %v; want %t", got, err, want)
 		}
 	}
-	want := describe(t)
+	want, wantRules := describe(t), rules(t)
 	src, dst := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	restore(false)
 	for range 2 {
@@ -546,6 +570,9 @@ func TestRestore(t *testing.T) {
 		restore(true)
 		if diff := cmp.Diff(want, describe(t)); diff != "" {
 			t.Errorf("the table made again (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(wantRules, rules(t)); diff != "" {
+			t.Errorf("its rules (-want +got):\n%s", diff)
 		}
 		if err := table.AddExpected(src, dst, 1024, time.Minute); err != nil {
 			t.Error(err)
