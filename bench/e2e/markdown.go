@@ -67,12 +67,17 @@ func (d *document) rates(keys []key) {
 // router without a helper.
 func (d *document) transfer(keys []key) {
 	p := d.plan
-	d.paragraph("Gigabytes a second on a data connection that carries %s:", p.load(keys[0].load).title)
+	base, bold := "", ""
+	if n := len(p.against); n > 0 {
+		base = p.against[n-1]
+		bold = fmt.Sprintf(", and in bold the share of what %s does", p.title(base))
+	}
+	d.paragraph("Gigabytes a second on a data connection that carries %s%s:", p.load(keys[0].load).title, bold)
 	d.table(keys, p.variants, func(k key, v variant) string {
 		size := float64(p.load(k.load).size)
 		cell := number(size * d.measurements.spread(k, v.name, rate).Median / 1e9)
-		if n := len(p.against); n > 0 && v.name != p.against[n-1] {
-			cell += " " + share(d.measurements.ratio(k, v.name, p.against[n-1], rate))
+		if base != "" && v.name != base {
+			cell += " " + share(d.measurements.ratio(k, v.name, base, rate))
 		}
 		return cell
 	})
