@@ -37,8 +37,9 @@ func (c *Connection) expectation(tuple Tuple, via ftpparse.Via) Expectation {
 	if via.Active() {
 		announcer = c.Reply.Dst
 	}
+	translated := c.translated()
 	return Expectation{
 		Zone: c.Zone, Master: c.Original, Tuple: tuple, Via: via,
-		NAT: c.translated() && tuple.Dst.Addr() == announcer.Addr(),
+		Translated: translated, NAT: translated && tuple.Dst.Addr() == announcer.Addr(),
 	}
 }

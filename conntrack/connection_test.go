@@ -27,13 +27,13 @@ func TestNAT(t *testing.T) {
 
 	passive := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, NAT: nat, Via: ftpparse.R227,
+			Zone: c.Zone, Master: c.Original, Translated: c.translated(), NAT: nat, Via: ftpparse.R227,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testClient.Addr(), 0), Dst: ap(dst)},
 		}
 	}
 	active := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, NAT: nat, Via: ftpparse.PORT,
+			Zone: c.Zone, Master: c.Original, Translated: c.translated(), NAT: nat, Via: ftpparse.PORT,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testServer.Addr(), 0), Dst: ap(dst)},
 		}
 	}
@@ -148,6 +148,51 @@ func TestNAT(t *testing.T) {
 			d = w.send(w.client, w.server, w.cseq, 0, RST, "")
 			if diff := cmp.Diff(tt.want, append([]Expectation(nil), d.Withdraw...), compareAddrs); diff != "" {
 				t.Errorf("withdrawn (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestOpaqueBehindNAT holds that a connection that NAT changes is no master of data
+// connections whose announcement cannot be read: they would not be translated.
+func TestOpaqueBehindNAT(t *testing.T) {
+	ends := Tuple{Src: testClient, Dst: testServer}
+	outside := netip.MustParseAddrPort("203.0.113.9:1024")
+	tests := []struct {
+		name   string
+		kernel Connection
+		known  bool
+		event  string
+	}{
+		{"no NAT", untranslated(0, ends), true, "opaque auth"},
+		{"conntrack has no answer", Connection{}, false, "opaque auth"},
+		{"client behind NAT", Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: outside}}, true, "opaque translated"},
+		{"server behind NAT", Connection{Original: Tuple{Src: testClient, Dst: outside}, Reply: ends.turned()}, true, "opaque translated"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Observe = l.observe
+			cfg.Lookup = func(Tuple) (Connection, bool) { return tt.kernel, tt.known }
+			tr := New(cfg)
+			w := newWire(tr)
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("AUTH TLS\r\n")
+			d := w.s("234 go\r\n")
+			if diff := cmp.Diff([]string{"open", tt.event}, l.take()); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+			want := tt.event == "opaque auth"
+			if got := len(d.Opaque) > 0; got != want {
+				t.Errorf("decision %+v, want hosts in it: %v", d, want)
+			}
+			if _, got := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); got != want {
+				t.Errorf("is a master: %v, want %v", got, want)
+			}
+			if d := w.send(w.server, w.client, w.sseq, 0, RST, ""); (len(d.Readable) > 0) != want {
+				t.Errorf("at the end %+v, want hosts in it: %v", d, want)
 			}
 		})
 	}

@@ -17,7 +17,7 @@ const (
 	EventExpect   EventKind = "expect"   // a data connection is expected
 	EventReject   EventKind = "reject"   // a line asked for one and was refused (Reason)
 	EventWithdraw EventKind = "withdraw" // an expectation is void (Reason)
-	EventOpaque   EventKind = "opaque"   // the session cannot be read any more: TLS
+	EventOpaque   EventKind = "opaque"   // the session cannot be read any more: TLS (Reason: Translated behind NAT)
 	EventNotFTP   EventKind = "not-ftp"  // the connection is no FTP session (Reason)
 )
 

@@ -24,10 +24,12 @@ type Expectation struct {
 	// first packet comes in, before NAT. Any source port matches (Src.Port() is
 	// 0): servers do not keep to port 20.
 	Tuple Tuple
-	// NAT tells that the control connection is translated, and the data connection
-	// is to be translated like it: to the very host that announced it, with the
-	// source that the control connection has there. Its destination port stays.
-	// Otherwise NAT is left to the rules.
+	// Translated tells that NAT changes the control connection.
+	Translated bool
+	// NAT tells that it is Translated, and the data connection is to be translated
+	// like it: to the very host that announced it, with the source that the control
+	// connection has there. Its destination port stays. Otherwise NAT is left to the
+	// rules.
 	NAT bool
 	// Via is the line that announced it.
 	Via ftpparse.Via

@@ -35,9 +35,9 @@ type Decision struct {
 	// control connection expects the same endpoint and may not have used it yet:
 	// hold the packet until the kernel has taken it, and tell the Tracker.
 	Contested bool
-	// Opaque are hosts between which a control connection went into TLS, while
-	// there was none before; Readable are those whose last such connection
-	// ended, or returned to clear text.
+	// Opaque are hosts between which a control connection that NAT does not change
+	// went into TLS, while there was none before; Readable are those whose last such
+	// connection ended, or returned to clear text.
 	Opaque, Readable []Hosts
 	// Anew tells that the packet begins a connection: what was decided on an
 	// earlier one between the same ends is void. Skip tells that nothing but the

@@ -44,8 +44,8 @@ type Config struct {
 	SkipOpaque bool
 	// Lookup asks conntrack for the control connection between ends, of the packet
 	// that the Tracker was given last. It is called for the first line that announces
-	// an endpoint, and again after the kernel has refused an expectation: NAT stays as
-	// it is for as long as conntrack has the connection. Nil or false takes the
+	// an endpoint or begins TLS, and again after the kernel has refused an expectation:
+	// NAT stays as it is for as long as conntrack has the connection. Nil or false takes the
 	// connection to be without NAT.
 	Lookup func(ends Tuple) (Connection, bool)
 	// Observe is called for each event, in the caller's goroutine; nil for none.
@@ -397,11 +397,16 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 		}
 	case ftpparse.Opaque:
 		t.stats.Opaque++
-		t.setOpaque(c)
+		why := e.Reason
+		if connection := t.connection(c); connection.translated() {
+			why = Translated
+		} else {
+			t.setOpaque(c)
+		}
 		if t.cfg.SkipOpaque {
 			t.skip(c)
 		}
-		t.observe(Event{Kind: EventOpaque, Master: c.key.master(), Reason: e.Reason})
+		t.observe(Event{Kind: EventOpaque, Master: c.key.master(), Reason: why})
 	case ftpparse.NotFTP:
 		t.stats.NotFTP++
 		t.withdrawAll(c, NotAnFTPSession)
@@ -551,7 +556,7 @@ func (c *conn) hosts() Hosts {
 	return Hosts{Client: m.Src.Addr(), Server: m.Dst.Addr()}
 }
 
-// setOpaque notes that c went into TLS.
+// setOpaque notes that c, which NAT does not change, went into TLS.
 func (t *Tracker) setOpaque(c *conn) {
 	if c.state&opaque != 0 {
 		return
@@ -587,12 +592,12 @@ func (t *Tracker) clearOpaque(c *conn) {
 }
 
 // OpaqueHosts are the hosts between which there is a control connection that went
-// into TLS.
+// into TLS, and that NAT does not change.
 func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
 
-// OpaqueMaster returns a control connection between client and server that went
-// into TLS, the newest if there are several: the master of data connections
-// whose announcement could not be read.
+// OpaqueMaster returns a control connection of OpaqueHosts between client and
+// server, the newest if there are several: the master of data connections whose
+// announcement could not be read.
 func (t *Tracker) OpaqueMaster(client, server netip.Addr) (Tuple, bool) {
 	c := t.opaque[Hosts{Client: client, Server: server}]
 	if c == nil {

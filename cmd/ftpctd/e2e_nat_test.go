@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -15,6 +16,9 @@ import (
 
 // public is the address that the router has outside.
 var public = netip.MustParseAddr("198.51.100.80")
+
+// masquerade has the router give the client its public address outside.
+const masquerade = "-t nat -A POSTROUTING -p tcp -d 203.0.113.10 -j SNAT --to-source 198.51.100.80\n"
 
 // routePublic has the hosts send what is for the public address to the router.
 func routePublic(t *testing.T, l *lab.Lab) {
@@ -53,10 +57,7 @@ func knowsConntrack(t *testing.T, d *daemon) {
 // TestNAT is a router that translates control connections. Their data connections
 // are translated like them, with no rule of their own.
 func TestNAT(t *testing.T) {
-	const (
-		masquerade = "-t nat -A POSTROUTING -p tcp -d 203.0.113.10 -j SNAT --to-source 198.51.100.80\n"
-		forward    = "-t nat -A PREROUTING -p tcp -d 198.51.100.80 --dport 2121 -j DNAT --to-destination 203.0.113.10:21\n"
-	)
+	const forward = "-t nat -A PREROUTING -p tcp -d 198.51.100.80 --dport 2121 -j DNAT --to-destination 203.0.113.10:21\n"
 	private := netip.MustParseAddrPort("203.0.113.10:21")
 	outside := netip.AddrPortFrom(public, 2121)
 	tests := []struct {
@@ -117,7 +118,7 @@ func TestActiveBehindNAT(t *testing.T) {
 	ctx := within(t)
 	l := labtest.New(t, lab.Config{})
 	routePublic(t, l)
-	iptables(t, l.Router, "-t nat -A POSTROUTING -p tcp -d 203.0.113.10 -j SNAT --to-source 198.51.100.80")
+	iptables(t, l.Router, masquerade)
 	labtest.Serve(t, l.Server, &miniftp.Server{})
 	fw := drop(t, l.Router, lab.Forward)
 	start(t, l.Router, "")
@@ -132,6 +133,46 @@ func TestActiveBehindNAT(t *testing.T) {
 	if got := read(t, fw.Related); got != 1 {
 		t.Errorf("%d related packets for 1 data connection", got)
 	}
+}
+
+// TestTLSPortsBehindNAT is a client behind NAT whose session is in TLS. What admits
+// its data connections is for other rules to say: passive.tls_ports must not have
+// them leave with an address from inside.
+func TestTLSPortsBehindNAT(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	routePublic(t, l)
+	iptables(t, l.Router, masquerade)
+	script{"AUTH": "234 go ahead"}.serve(ctx, t, l.Server)
+	passive := netip.AddrPortFrom(l.Server.IPv4(), 30000)
+	listener := labtest.Listen(ctx, t, l.Server, passive)
+	fw, err := l.Router.OpenFirewall(lab.Forward)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-30999\"\n")
+	c := connect(ctx, t, l)
+	c.wants(t, 220)
+	c.command(t, 234, "AUTH TLS")
+
+	conn, err := l.Client.DialTCP(ctx, netip.AddrPort{}, passive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	data, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	if got := data.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); got != public {
+		t.Errorf("the data connection comes from %s, want %s", got, public)
+	}
+	if n := read(t, fw.Related); n != 0 {
+		t.Errorf("%d related packets, want none", n)
+	}
+	d.logged(t, "control connection went into TLS", "reason=translated")
 }
 
 // TestZone is a router that tracks its connections in a zone of their own.

@@ -257,24 +257,51 @@ func TestSkip(t *testing.T) {
 // TestEntryWithoutNAT holds that no entry is made where the control connection is
 // translated.
 func TestEntryWithoutNAT(t *testing.T) {
-	b := newBench()
-	b.entry = &Entry{} // has no table to add to
-	b.lookup = func(ends conntrack.Tuple) (conntrack.Connection, error) {
-		outside := netip.MustParseAddrPort("203.0.113.1:21")
+	outside := netip.MustParseAddrPort("203.0.113.1:21")
+	clientBehind := func(ends conntrack.Tuple) conntrack.Connection {
+		return conntrack.Connection{Original: ends, Reply: conntrack.Tuple{Src: ends.Dst, Dst: outside}}
+	}
+	serverBehind := func(ends conntrack.Tuple) conntrack.Connection {
 		return conntrack.Connection{
-			Original: conntrack.Tuple{Src: ends.Src, Dst: outside},
-			Reply:    conntrack.Tuple{Src: ends.Dst, Dst: ends.Src},
-		}, nil
+			Original: conntrack.Tuple{Src: ends.Src, Dst: outside}, Reply: conntrack.Tuple{Src: ends.Dst, Dst: ends.Src},
+		}
 	}
-	b.announce("192.0.2.10:40000")
-	b.Refused(firstSeq, unix.EOPNOTSUPP)
-	if !strings.Contains(b.log.String(), "reason=translated") {
-		t.Errorf("log lacks the reason:\n%s", &b.log)
+	client := netip.MustParseAddrPort("192.0.2.10:40000")
+	play := func(b *bench, c, s string) {
+		b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte(c)})
+		b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: 1, Ack: 1 + uint32(len(c)), Flags: nfq.ACK, Payload: []byte(s)})
 	}
-	if n := b.Stats().Outstanding; n != 0 {
-		t.Errorf("%d expectations, want none", n)
+	tests := []struct {
+		name   string
+		kernel func(ends conntrack.Tuple) conntrack.Connection
+		c, s   string
+	}{
+		{"client behind NAT", clientBehind, "PASV\r\n", "227 (198,51,100,20,19,136)\r\n"},
+		{"server behind NAT", serverBehind, "PASV\r\n", "227 (198,51,100,20,19,136)\r\n"},
+		{"client behind NAT, to a third host", clientBehind, "PASV\r\n", "227 (203,0,113,99,19,136)\r\n"},
+		{"client behind NAT, TLS", clientBehind, "AUTH TLS\r\n", "234 go\r\n"},
 	}
-	b.Close()
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench()
+			defer b.Close()
+			table := &fakeTable{}
+			cfg := b.cfg
+			cfg.Tracker.Policy.PassiveAddress = conntrack.AddressReply
+			cfg.Entry = &Entry{Table: table}
+			cfg.Kernel = cfg.Entry
+			cfg.TLSPorts = conntrack.PortRange{Min: 30000, Max: 30999}
+			cfg.Lookup = func(ends conntrack.Tuple) (conntrack.Connection, error) { return tt.kernel(ends), nil }
+			b.Engine = New(cfg)
+			play(b, tt.c, tt.s)
+			if !strings.Contains(b.log.String(), "reason=translated") {
+				t.Errorf("log lacks the reason:\n%s", &b.log)
+			}
+			if table.added != nil || b.Stats().Outstanding != 0 {
+				t.Errorf("added %q, %d expectations, want none", table.added, b.Stats().Outstanding)
+			}
+		})
+	}
 }
 
 // TestEntry has the first packet of a data connection leave with the messages that
@@ -642,19 +669,23 @@ func TestExpireBesidePackets(t *testing.T) {
 	expiring.Wait()
 }
 
-// fakeTable takes everything, and notes the pairs of hosts in it.
+// fakeTable takes everything, and notes what is added.
 type fakeTable struct {
-	opaque []string
+	added []string
 }
 
-func (*fakeTable) AddExpected(_, _ netip.Addr, _ uint16, _ time.Duration) error { return nil }
-func (*fakeTable) RemoveExpected(_, _ netip.Addr, _ uint16) error               { return nil }
-func (*fakeTable) RemoveOpaque(_, _ netip.Addr) error                           { return nil }
-
-func (f *fakeTable) AddOpaque(client, server netip.Addr, _ time.Duration) error {
-	f.opaque = append(f.opaque, client.String()+" > "+server.String())
+func (f *fakeTable) AddExpected(src, dst netip.Addr, port uint16, _ time.Duration) error {
+	f.added = append(f.added, src.String()+" > "+netip.AddrPortFrom(dst, port).String())
 	return nil
 }
+
+func (f *fakeTable) AddOpaque(client, server netip.Addr, _ time.Duration) error {
+	f.added = append(f.added, client.String()+" > "+server.String())
+	return nil
+}
+
+func (*fakeTable) RemoveExpected(_, _ netip.Addr, _ uint16) error { return nil }
+func (*fakeTable) RemoveOpaque(_, _ netip.Addr) error             { return nil }
 
 // TestRefill holds that a table that was made again has the sessions in TLS.
 func TestRefill(t *testing.T) {
@@ -678,12 +709,12 @@ func TestRefill(t *testing.T) {
 					b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte(answer)})
 				}
 			}
-			if diff := cmp.Diff(tt.want, lost.opaque); diff != "" {
+			if diff := cmp.Diff(tt.want, lost.added); diff != "" {
 				t.Fatalf("the first table (-want +got):\n%s", diff)
 			}
 			b.entry.Table = again
 			b.Refill()
-			if diff := cmp.Diff(tt.want, again.opaque); diff != "" {
+			if diff := cmp.Diff(tt.want, again.added); diff != "" {
 				t.Errorf("the table made again (-want +got):\n%s", diff)
 			}
 		})

@@ -42,13 +42,14 @@ func (e *Entry) AppendDelete(b []byte, _ uint32, x *conntrack.Expectation) []byt
 	return b
 }
 
-// errNAT refuses what would lead elsewhere: an entry is without NAT, and the
-// address that it is for may be the router's own.
+// errNAT refuses what would lead elsewhere, or come from elsewhere: an entry that
+// exists already passes NAT's rules by, and the address that it is for may be the
+// router's own.
 var errNAT = errors.New("the control connection goes through NAT, which an entry cannot follow: a helper is needed")
 
 // Expect implements conntrack.Admitter.
 func (e *Entry) Expect(x *conntrack.Expectation) error {
-	if x.NAT {
+	if x.Translated {
 		return errNAT
 	}
 	return e.Table.AddExpected(x.Tuple.Src.Addr(), x.Tuple.Dst.Addr(), x.Tuple.Dst.Port(), e.Timeout)
