@@ -4,12 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"ftpctd/bench/corpora"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/ftpparse"
@@ -230,12 +230,9 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 // BenchmarkReplay reads real captures: how much of a control connection's
-// traffic one core reads. It needs captures beside the project.
+// traffic one core reads.
 func BenchmarkReplay(b *testing.B) {
-	dir := filepath.Join("..", "..", "shared", "corpora", "zeek", "Traces", "ftp")
-	if _, err := os.Stat(dir); err != nil {
-		b.Skipf("no captures beside the project: %v", err)
-	}
+	dir := corpora.Path(b, "corpora", "zeek", "Traces", "ftp")
 	for _, name := range []string{"cwd-navigation.pcap", "ipv4.pcap"} {
 		b.Run(name, func(b *testing.B) {
 			segments := readCapture(b, filepath.Join(dir, name))

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"ftpctd/bench/corpora"
 )
 
 var (
@@ -97,9 +98,9 @@ type attackVector struct {
 // TestAttackVectors runs whole sessions with an outcome that was set down
 // independently of this program.
 func TestAttackVectors(t *testing.T) {
-	f, err := os.Open(filepath.Join("..", "..", "shared", "vectors", "attack_vectors.jsonl"))
+	f, err := os.Open(corpora.Path(t, "vectors", "attack_vectors.jsonl"))
 	if err != nil {
-		t.Skipf("no vectors beside the project: %v", err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	// What the file leaves to the policy, under the default one.

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"ftpctd/bench/corpora"
 )
 
 func ep(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -215,9 +216,9 @@ func TestIsVerb(t *testing.T) {
 // TestParserVectors checks lines of other projects' test suites with their
 // verdicts.
 func TestParserVectors(t *testing.T) {
-	f, err := os.Open(filepath.Join("..", "..", "shared", "vectors", "parser_vectors.jsonl"))
+	f, err := os.Open(corpora.Path(t, "vectors", "parser_vectors.jsonl"))
 	if err != nil {
-		t.Skipf("no vectors beside the project: %v", err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	sc := bufio.NewScanner(f)

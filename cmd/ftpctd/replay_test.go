@@ -15,20 +15,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ftpctd/bench/corpora"
 	"ftpctd/cmd/ftpctd/internal/capture"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/conntrack"
 )
-
-// corpora is where real captures and what other programs say of them may be.
-var corpora = filepath.Join("..", "..", "..", "shared", "corpora")
-
-func needCorpora(t *testing.T) {
-	t.Helper()
-	if _, err := os.Stat(corpora); err != nil {
-		t.Skipf("no captures beside the project: %v", err)
-	}
-}
 
 // jsonLine is a line of replay --json as its readers see it.
 type jsonLine struct {
@@ -88,13 +79,13 @@ func readTable(t *testing.T, path string) (capture string, rows [][]string) {
 // TestReplayAgreesWithZeek compares the expectations with Zeek's log of the same
 // captures.
 func TestReplayAgreesWithZeek(t *testing.T) {
-	needCorpora(t)
+	dir := corpora.Path(t, "corpora")
 	// Commands and replies that touch one of the gaps of a capture: what was
 	// pending before a gap does not count any more.
 	gaps := map[string][]string{
 		"ftp/cwd-navigation.pcap": {"10.3.22.91 > 205.167.25.101 62191 227"},
 	}
-	tables, err := filepath.Glob(filepath.Join(corpora, "expected", "*.zeek.tsv"))
+	tables, err := filepath.Glob(filepath.Join(dir, "expected", "*.zeek.tsv"))
 	if err != nil || len(tables) == 0 {
 		t.Fatalf("no tables of Zeek's: %v", err)
 	}
@@ -113,7 +104,7 @@ func TestReplayAgreesWithZeek(t *testing.T) {
 				}
 			}
 			slices.Sort(want)
-			path := filepath.Join(corpora, "zeek", "Traces", capture)
+			path := filepath.Join(dir, "zeek", "Traces", capture)
 
 			cfg := config.Default()
 			cfg.Passive.Address = config.AddressReply // Zeek believes the reply
@@ -147,17 +138,17 @@ func TestReplayAgreesWithZeek(t *testing.T) {
 // TestReplayStaysBelowTshark demands that every expectation of every capture is
 // among the tuples that Wireshark's dissector sees, and none where it sees none.
 func TestReplayStaysBelowTshark(t *testing.T) {
-	needCorpora(t)
+	dir := corpora.Path(t, "corpora")
 	seen := 0
-	err := filepath.WalkDir(corpora, func(path string, _ os.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 		if err != nil || !strings.Contains(filepath.Base(path), ".pcap") || strings.HasSuffix(path, ".out") || strings.Contains(path, "expected") {
 			return err
 		}
 		seen++
-		name, _ := filepath.Rel(corpora, path)
+		name, _ := filepath.Rel(dir, path)
 		t.Run(name, func(t *testing.T) {
 			announced := map[string]bool{}
-			table := filepath.Join(corpora, "expected", strings.ReplaceAll(name, "/", "__")+".tshark.tsv")
+			table := filepath.Join(dir, "expected", strings.ReplaceAll(name, "/", "__")+".tshark.tsv")
 			if _, err := os.Stat(table); err == nil {
 				_, rows := readTable(t, table)
 				for _, r := range rows {
@@ -180,7 +171,7 @@ func TestReplayStaysBelowTshark(t *testing.T) {
 }
 
 func TestReplayCaptures(t *testing.T) {
-	needCorpora(t)
+	dir := corpora.Path(t, "corpora")
 	tests := []struct {
 		capture string
 		want    []string // tuples
@@ -204,7 +195,7 @@ func TestReplayCaptures(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.capture, func(t *testing.T) {
-			lines := replayJSON(t, filepath.Join(corpora, tt.capture), config.Default())
+			lines := replayJSON(t, filepath.Join(dir, tt.capture), config.Default())
 			if diff := cmp.Diff(tt.want, tuples(lines)); diff != "" {
 				t.Errorf("expectations (-want +got):\n%s", diff)
 			}
@@ -224,8 +215,7 @@ func TestReplayCaptures(t *testing.T) {
 // client itself, so that nothing but the limit stands between it and the
 // kernel's table.
 func TestReplayBoundsAFlood(t *testing.T) {
-	needCorpora(t)
-	packets, err := capture.Open(filepath.Join(corpora, "zeek/Traces/ftp/ftp-many-port-expected.pcap.gz"))
+	packets, err := capture.Open(corpora.Path(t, "corpora", "zeek", "Traces", "ftp", "ftp-many-port-expected.pcap.gz"))
 	if err != nil {
 		t.Fatal(err)
 	}

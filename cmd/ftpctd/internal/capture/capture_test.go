@@ -18,6 +18,7 @@ import (
 	"github.com/google/gopacket/layers"
 	"github.com/google/gopacket/pcapgo"
 
+	"ftpctd/bench/corpora"
 	"ftpctd/cmd/ftpctd/internal/capture"
 )
 
@@ -627,10 +628,7 @@ func TestNextAllocates(t *testing.T) {
 // TestCorpora reads real captures to their end and compares with gopacket's
 // reader, which is right for undamaged Ethernet captures.
 func TestCorpora(t *testing.T) {
-	root := filepath.FromSlash("../../../../../shared/corpora")
-	if _, err := os.Stat(root); err != nil {
-		t.Skip("no captures beside the repository: ", err)
-	}
+	root := corpora.Path(t, "corpora")
 	files := 0
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.Contains(filepath.Base(path), ".pcap") || strings.Contains(path, "expected") || filepath.Ext(path) == ".out" {
