@@ -13,7 +13,7 @@ type EventKind string
 // The kinds of events.
 const (
 	EventOpen     EventKind = "open"     // a control connection was first seen
-	EventClose    EventKind = "close"    // it ended, or had to make room (Reason)
+	EventClose    EventKind = "close"    // it ended, had to make room, or was forgotten (Reason)
 	EventExpect   EventKind = "expect"   // a data connection is expected
 	EventReject   EventKind = "reject"   // a line asked for one and was refused (Reason)
 	EventWithdraw EventKind = "withdraw" // an expectation is void (Reason)

@@ -23,11 +23,11 @@ func dataKeyOf(zone uint16, t Tuple) dataKey {
 type expectation struct {
 	Expectation
 	owner        *conn
-	deadline     int64        // Unix nanoseconds
-	contested    bool         // not known to be in the kernel yet
-	older, newer *expectation // of the same control connection
-	twin         *expectation // expects the same tuple, of another control connection
-	next, prev   *expectation // in the order of their deadlines
+	deadline     time.Duration // by Tracker.clock
+	contested    bool          // not known to be in the kernel yet
+	older, newer *expectation  // of the same control connection
+	twin         *expectation  // expects the same tuple, of another control connection
+	next, prev   *expectation  // in the order of their deadlines
 }
 
 // expectationTable finds expectations by tuple and by age. Since all have the
@@ -51,7 +51,7 @@ func (e *expectationTable) oldest() *expectation {
 	return e.ring.next
 }
 
-func (e *expectationTable) insert(c *conn, x Expectation, deadline int64) *expectation {
+func (e *expectationTable) insert(c *conn, x Expectation, deadline time.Duration) *expectation {
 	n := e.free
 	if n != nil {
 		e.free = n.next
@@ -130,7 +130,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	if t.expected.n >= maxExpectations {
 		t.withdraw(t.expected.oldest(), Evicted)
 	}
-	n := t.expected.insert(c, x, t.now.Add(t.cfg.Timeout).UnixNano())
+	n := t.expected.insert(c, x, t.clock+t.cfg.Timeout)
 	t.stats.Expected++
 	t.decision.Expect = append(t.decision.Expect, x)
 	t.decision.Contested = t.decision.Contested || n.contested

@@ -36,8 +36,8 @@ type Decision struct {
 	// hold the packet until the kernel has taken it, and tell the Tracker.
 	Contested bool
 	// Opaque are hosts between which a control connection that NAT does not change
-	// went into TLS, while there was none before; Readable are those whose last such
-	// connection ended, or returned to clear text.
+	// went into TLS, whether or not there was one before; Readable are those whose
+	// last such connection ended, was forgotten, or returned to clear text.
 	Opaque, Readable []Hosts
 	// Anew tells that the packet begins a connection: what was decided on an
 	// earlier one between the same ends is void. Skip tells that nothing but the

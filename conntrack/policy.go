@@ -27,7 +27,7 @@ const (
 const (
 	NotAnFTPSession Reason = "not-ftp"    // the connection turned out to be no FTP session
 	Closed          Reason = "closed"     // the control connection ended
-	Expired         Reason = "expired"    // unused for the timeout
+	Expired         Reason = "expired"    // unused for the timeout; of a connection, nothing was seen on it for days
 	Superseded      Reason = "superseded" // newer expectations of the same control connection took its place
 	Evicted         Reason = "evicted"    // the table was full
 	Clash           Reason = "clash"      // another control connection expects the same endpoint

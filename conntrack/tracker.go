@@ -22,6 +22,11 @@ const (
 	// as the kernel keeps it in TIME_WAIT. What still comes on it is not taken
 	// for a connection that is picked up in the middle.
 	closedLinger = 2 * time.Minute
+	// idleLinger is how long a connection stays on which nothing is seen: as long as
+	// the kernel keeps one that is ESTABLISHED (tcp_timeouts of
+	// net/netfilter/nf_conntrack_proto_tcp.c). The end of one whose host lost power
+	// is never seen.
+	idleLinger = 5 * 24 * time.Hour
 )
 
 // Config sets a Tracker up.
@@ -82,6 +87,8 @@ type Tracker struct {
 	buffered int
 
 	now      time.Time
+	start    time.Time     // the first now
+	clock    time.Duration // from start to now: where now is monotonic, setting the clock ages nothing
 	events   []ftpparse.Event
 	decision Decision
 }
@@ -141,9 +148,9 @@ type conn struct {
 	state      connState
 	rank       rank
 	synSeq     uint32
-	count      int       // of expectations
-	isn        [2]uint32 // initial sequence numbers, to know a repeated SYN/ACK
-	seen       int64     // Unix nanoseconds of the last packet
+	count      int           // of expectations
+	isn        [2]uint32     // initial sequence numbers, to know a repeated SYN/ACK
+	seen       time.Duration // when the last packet came, by Tracker.clock
 	next, prev *conn
 	newest     *expectation // of this connection, linked by age
 	nat        *Connection  // what conntrack makes of the connection, nil if it translates nothing
@@ -180,9 +187,8 @@ const (
 
 // Packet takes the next packet of a control connection. now must not go back.
 func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
-	t.now = now
 	t.stats.Packets++
-	t.begin()
+	t.begin(now)
 	dir, c, key := t.lookup(p)
 	switch {
 	case p.Flags&RST != 0:
@@ -202,7 +208,11 @@ func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
 	return &t.decision
 }
 
-func (t *Tracker) begin() {
+func (t *Tracker) begin(now time.Time) {
+	if t.start.IsZero() {
+		t.start = now
+	}
+	t.now, t.clock = now, now.Sub(t.start)
 	t.decision.Withdraw = t.decision.Withdraw[:0]
 	t.decision.Expect = t.decision.Expect[:0]
 	t.decision.Opaque = t.decision.Opaque[:0]
@@ -481,7 +491,7 @@ func (t *Tracker) insert(key connKey, r rank) *conn {
 	} else {
 		c = new(conn)
 	}
-	*c = conn{key: key, rank: r, seen: t.now.UnixNano()}
+	*c = conn{key: key, rank: r, seen: t.clock}
 	t.conns[key] = c
 	c.push(&t.lru[r])
 	return c
@@ -502,7 +512,7 @@ func (t *Tracker) oldest(from rank, except *conn) *conn {
 
 // touch makes c the most recently used connection of a rank.
 func (t *Tracker) touch(c *conn, r rank) {
-	c.seen = t.now.UnixNano()
+	c.seen = t.clock
 	c.rank = r
 	if t.lru[r].next != c {
 		c.unlink()
@@ -535,16 +545,19 @@ func (t *Tracker) close(c *conn, why Reason) {
 	t.observe(Event{Kind: EventClose, Master: c.key.master(), Reason: why})
 }
 
-// evict forgets c.
+// evict has c make room.
 func (t *Tracker) evict(c *conn) {
 	if c.state&closed == 0 {
 		t.stats.Evicted++
-		t.close(c, Evicted)
 	}
-	t.remove(c)
+	t.forget(c, Evicted)
 }
 
-func (t *Tracker) remove(c *conn) {
+// forget takes c out of the table.
+func (t *Tracker) forget(c *conn, why Reason) {
+	if c.state&closed == 0 {
+		t.close(c, why)
+	}
 	delete(t.conns, c.key)
 	c.unlink()
 	*c = conn{next: t.free}
@@ -565,9 +578,7 @@ func (t *Tracker) setOpaque(c *conn) {
 	h := c.hosts()
 	c.opaque = t.opaque[h]
 	t.opaque[h] = c
-	if c.opaque == nil {
-		t.decision.Opaque = append(t.decision.Opaque, h)
-	}
+	t.decision.Opaque = append(t.decision.Opaque, h)
 }
 
 // clearOpaque notes that c ended or can be read again.
@@ -597,35 +608,40 @@ func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
 
 // OpaqueMaster returns a control connection of OpaqueHosts between client and
 // server, the newest if there are several: the master of data connections whose
-// announcement could not be read.
+// announcement could not be read. A data connection is a sign of its life, which with
+// Config.SkipOpaque is the only one.
 func (t *Tracker) OpaqueMaster(client, server netip.Addr) (Tuple, bool) {
 	c := t.opaque[Hosts{Client: client, Server: server}]
 	if c == nil {
 		return Tuple{}, false
 	}
+	t.touch(c, c.rank)
 	return c.key.master(), true
 }
 
-// Expire withdraws what nobody used in time and forgets connections that ended
-// a while ago. Call it every second or so.
+// Expire withdraws what nobody used in time, and forgets connections that ended a
+// while ago and those that nothing was seen on for days. Call it every second or so.
 func (t *Tracker) Expire(now time.Time) *Decision {
-	t.now = now
-	t.begin()
-	deadline := now.UnixNano()
-	for x := t.expected.oldest(); x != nil && x.deadline <= deadline; x = t.expected.oldest() {
+	t.begin(now)
+	for x := t.expected.oldest(); x != nil && x.deadline <= t.clock; x = t.expected.oldest() {
 		t.withdraw(x, Expired)
 	}
-	gone := &t.lru[ended]
-	for c := gone.prev; c != gone && deadline-c.seen > int64(closedLinger); c = gone.prev {
-		t.remove(c)
+	for r := range t.lru {
+		linger := idleLinger
+		if rank(r) == ended {
+			linger = closedLinger
+		}
+		ring := &t.lru[r]
+		for c := ring.prev; c != ring && t.clock-c.seen > linger; c = ring.prev {
+			t.forget(c, Expired)
+		}
 	}
 	return &t.decision
 }
 
 // Close withdraws everything.
 func (t *Tracker) Close(now time.Time) *Decision {
-	t.now = now
-	t.begin()
+	t.begin(now)
 	for x := t.expected.oldest(); x != nil; x = t.expected.oldest() {
 		t.withdraw(x, Closed)
 	}

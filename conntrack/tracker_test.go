@@ -463,8 +463,8 @@ func TestOpaqueHosts(t *testing.T) {
 	if d := auth(first); !slices.Equal(d.Opaque, hosts) {
 		t.Errorf("first: %+v", d)
 	}
-	if d := auth(second); !d.Idle() {
-		t.Errorf("second: %+v, want nothing: the hosts are known", d)
+	if d := auth(second); !slices.Equal(d.Opaque, hosts) {
+		t.Errorf("second: %+v, want the hosts again: their time begins anew", d)
 	}
 	if m, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); !ok || m.Src != second.client {
 		t.Errorf("master %v, %v, want the newest", m, ok)
@@ -748,6 +748,76 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// TestIdleConnections has hosts vanish in the middle of a session: their
+// connections are forgotten when conntrack has forgotten them.
+func TestIdleConnections(t *testing.T) {
+	hosts := []Hosts{{Client: testClient.Addr(), Server: testServer.Addr()}}
+	auth := func(w *wire) {
+		w.handshake()
+		w.s("220 r\r\n")
+		w.c("AUTH TLS\r\n")
+		w.s("234 go\r\n")
+	}
+	tests := []struct {
+		name     string
+		play     func(w *wire)
+		readable []Hosts
+		events   []string // when it is forgotten
+	}{
+		{"session", func(w *wire) { w.login() }, nil, []string{"close expired"}},
+		{"handshake", func(w *wire) { w.handshake() }, nil, []string{"close expired"}},
+		{"TLS", auth, hosts, []string{"close expired"}},
+		{"no FTP", func(w *wire) {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("GET / HTTP/1.1\r\n")
+		}, nil, []string{"close expired"}},
+		{"no FTP, ended", func(w *wire) {
+			w.handshake()
+			w.s("220 r\r\n")
+			w.c("GET / HTTP/1.1\r\n")
+			w.send(w.server, w.client, w.sseq, 0, RST, "")
+		}, nil, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Observe = l.observe
+			tr := New(cfg)
+			w := newWire(tr)
+			tt.play(w)
+			l.take()
+			if d := tr.Expire(w.now.Add(idleLinger - time.Second)); !d.Idle() || tr.Stats().Connections != 1 {
+				t.Errorf("forgotten too early: %+v, %+v", d, tr.Stats())
+			}
+			d := tr.Expire(w.now.Add(idleLinger + time.Second))
+			if n := tr.Stats().Connections; n != 0 {
+				t.Errorf("%d connections, want none", n)
+			}
+			if !slices.Equal(d.Readable, tt.readable) {
+				t.Errorf("readable %v, want %v", d.Readable, tt.readable)
+			}
+			if diff := cmp.Diff(tt.events, l.take()); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+			checkBooks(t, tr)
+		})
+	}
+	t.Run("TLS, whose data connections come", func(t *testing.T) {
+		tr := New(testConfig())
+		w := newWire(tr)
+		auth(w)
+		day := 24 * time.Hour
+		for at := w.now.Add(day); at.Before(w.now.Add(3 * idleLinger)); at = at.Add(day) {
+			tr.Expire(at)
+			if _, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); !ok {
+				t.Fatalf("forgotten after %v", at.Sub(w.now))
+			}
+		}
+	})
+}
+
 // TestBothPortsAreControlPorts has a client whose own port is a control port.
 func TestBothPortsAreControlPorts(t *testing.T) {
 	tr := New(testConfig())
@@ -874,6 +944,9 @@ func FuzzPackets(f *testing.F) {
 			}
 			checkBooks(t, tr)
 			if rnd.IntN(20) == 0 {
+				if rnd.IntN(4) == 0 {
+					now = now.Add(idleLinger)
+				}
 				tr.Expire(now)
 				checkBooks(t, tr)
 			}

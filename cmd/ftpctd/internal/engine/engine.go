@@ -26,9 +26,11 @@ const (
 	// maxHeld bounds the packets that are held at a time. The next one moves on,
 	// while its expectation is tried all the same.
 	maxHeld = 64
-	// opaqueFor is longer than any session in TLS lasts. It ends what a daemon
+	// opaqueFor is how long the data connections of a session in TLS are queued
+	// unless that is renewed, which happens every renewEvery. It ends what a daemon
 	// that was killed could not end.
-	opaqueFor = 24 * time.Hour
+	opaqueFor  = 24 * time.Hour
+	renewEvery = time.Hour
 	// expireEvery is how often unused expectations are looked through.
 	expireEvery = time.Second
 	// maxDatagram is about how much is sent at a time: well below what the send
@@ -251,13 +253,15 @@ func (e *Engine) opaque(d *conntrack.Decision) {
 	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
 		return
 	}
-	for _, h := range d.Opaque {
-		e.addOpaque(h)
-	}
+	// In this order: a session in TLS may have taken the place of another one
+	// between its hosts.
 	for _, h := range d.Readable {
 		if err := e.entry.Table.RemoveOpaque(h.Client, h.Server); err != nil {
 			e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
 		}
+	}
+	for _, h := range d.Opaque {
+		e.addOpaque(h)
 	}
 }
 
@@ -267,8 +271,9 @@ func (e *Engine) addOpaque(h conntrack.Hosts) {
 	}
 }
 
-// Refill puts the sessions in TLS into a table that was made again. Data
-// connections that waited to be queued are not in it any more: clients ask again.
+// Refill puts the sessions in TLS into the table, where their time begins anew.
+// Data connections that were expected are not in a table that was made again any
+// more: clients ask again.
 func (e *Engine) Refill() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -421,27 +426,35 @@ func reasonOf(err error) conntrack.Reason {
 	}
 }
 
-// Run withdraws expectations that nobody uses until ctx ends.
+// Run withdraws expectations that nobody uses, and has the sessions in TLS stay in
+// the table, until ctx ends.
 func (e *Engine) Run(ctx context.Context) error {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 			e.expire()
+		case <-renew.C:
+			e.Refill()
 		}
 	}
 }
 
-// expire withdraws what nobody has used in time. It does not wait for the kernel's
-// answers: packets wait meanwhile, because what is withdrawn may be announced again
-// as soon as they are handled.
+// expire withdraws what nobody has used in time, and what stood for sessions in TLS
+// that are forgotten. It does not wait for the kernel's answers about the former:
+// packets wait meanwhile, because what is withdrawn may be announced again as soon
+// as they are handled.
 func (e *Engine) expire() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	rest := e.tracker.Expire(time.Now()).Withdraw
+	d := e.tracker.Expire(time.Now())
+	e.opaque(d)
+	rest := d.Withdraw
 	for len(rest) > 0 {
 		b, n := e.expired[:0], 0
 		for n < len(rest) && len(b) < maxDatagram {

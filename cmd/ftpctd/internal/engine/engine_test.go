@@ -689,12 +689,13 @@ func (*fakeTable) RemoveOpaque(_, _ netip.Addr) error             { return nil }
 
 // TestRefill holds that a table that was made again has the sessions in TLS.
 func TestRefill(t *testing.T) {
+	const pair = "192.0.2.10 > 198.51.100.20"
 	for _, tt := range []struct {
 		name  string
 		ports conntrack.PortRange
 		want  []string
 	}{
-		{"tls_ports", conntrack.PortRange{Min: 30000, Max: 30999}, []string{"192.0.2.10 > 198.51.100.20"}},
+		{"tls_ports", conntrack.PortRange{Min: 30000, Max: 30999}, []string{pair}},
 		{"no tls_ports", conntrack.PortRange{}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -709,7 +710,8 @@ func TestRefill(t *testing.T) {
 					b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte(answer)})
 				}
 			}
-			if diff := cmp.Diff(tt.want, lost.added); diff != "" {
+			// Each of the two sessions begins the time anew.
+			if diff := cmp.Diff(append(tt.want, tt.want...), lost.added); diff != "" {
 				t.Fatalf("the first table (-want +got):\n%s", diff)
 			}
 			b.entry.Table = again
@@ -719,4 +721,47 @@ func TestRefill(t *testing.T) {
 			}
 		})
 	}
+}
+
+// timedTable notes until when the pair of hosts stands in it.
+type timedTable struct {
+	fakeTable
+	until time.Time
+}
+
+func (f *timedTable) AddOpaque(_, _ netip.Addr, timeout time.Duration) error {
+	f.until = time.Now().Add(timeout)
+	return nil
+}
+
+func (f *timedTable) RemoveOpaque(_, _ netip.Addr) error {
+	f.until = time.Time{}
+	return nil
+}
+
+// TestOpaqueStands has a session in TLS stay in the table for as long as it lasts,
+// and no longer, however its client ended.
+func TestOpaqueStands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		table := &timedTable{}
+		b.entry, b.tlsPorts = &Entry{Table: table}, conntrack.PortRange{Min: 30000, Max: 30999}
+		client := netip.MustParseAddrPort("192.0.2.10:40000")
+		b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
+		b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte("234 go\r\n")})
+		ctx, cancel := context.WithTimeout(t.Context(), 3*opaqueFor)
+		defer cancel()
+		if err := b.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if left := time.Until(table.until); left < opaqueFor/2 {
+			t.Errorf("%v left after %v, want most of %v", left, 3*opaqueFor, opaqueFor)
+		}
+		time.Sleep(7 * 24 * time.Hour) // which is longer than conntrack remembers
+		b.expire()
+		if !table.until.IsZero() {
+			t.Errorf("stands until %v after the session was forgotten", table.until)
+		}
+		b.Close()
+	})
 }
