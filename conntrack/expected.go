@@ -64,7 +64,6 @@ func (e *expectationTable) insert(c *conn, x Expectation, deadline time.Duration
 		older: c.newest, twin: e.byTuple[key],
 		next: &e.ring, prev: e.ring.prev,
 	}
-	n.contested = n.twin != nil
 	e.byTuple[key] = n
 	if n.older != nil {
 		n.older.newer = n
@@ -131,6 +130,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 		t.withdraw(t.expected.oldest(), Evicted)
 	}
 	n := t.expected.insert(c, x, t.clock+t.cfg.Timeout)
+	n.contested = n.twin != nil && !t.cfg.Shared
 	t.stats.Expected++
 	t.decision.Expect = append(t.decision.Expect, x)
 	t.decision.Contested = t.decision.Contested || n.contested
@@ -141,7 +141,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 func (t *Tracker) withdraw(x *expectation, why Reason) {
 	if i := t.undecided(x); i >= 0 {
 		t.decision.Expect = append(t.decision.Expect[:i], t.decision.Expect[i+1:]...)
-	} else if !x.contested && !t.replaced(x) {
+	} else if !x.contested && !t.kept(x) {
 		t.decision.Withdraw = append(t.decision.Withdraw, x.Expectation)
 	}
 	t.stats.Withdrawn++
@@ -165,11 +165,15 @@ func (t *Tracker) undecided(x *expectation) int {
 	return -1
 }
 
-// replaced reports whether the kernel has taken the same tuple from another
-// control connection since x: then x was used, and what stands in the kernel is
-// not x's to delete.
-func (t *Tracker) replaced(x *expectation) bool {
-	for y := t.expected.byTuple[dataKeyOf(x.Zone, x.Tuple)]; y != nil && y != x; y = y.twin {
+// kept reports whether what stands for the tuple of x is not x's to delete. The
+// kernel has taken the same tuple from another control connection since x: then x
+// was used. Or they share it.
+func (t *Tracker) kept(x *expectation) bool {
+	newest := t.expected.byTuple[dataKeyOf(x.Zone, x.Tuple)]
+	if t.cfg.Shared {
+		return newest != x || x.twin != nil
+	}
+	for y := newest; y != x; y = y.twin {
 		if !y.contested {
 			return true
 		}

@@ -44,6 +44,10 @@ type Config struct {
 	MaxExpected int
 	// Timeout is how long an unused expectation stands.
 	Timeout time.Duration
+	// Shared tells that several control connections may expect the same tuple at a
+	// time, which the kernel's table does not take: none is Contested, and what
+	// stands for the tuple is withdrawn with the last of them.
+	Shared bool
 	// SkipOpaque leaves a connection that went into TLS unread until its end: it
 	// is not noticed if it returns to clear text.
 	SkipOpaque bool

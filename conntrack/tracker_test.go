@@ -420,6 +420,59 @@ func TestSharedEndpoint(t *testing.T) {
 	})
 }
 
+// TestShared has two control connections share an endpoint: what stands for it goes
+// with the last one that has not used it.
+func TestShared(t *testing.T) {
+	src, dst := netip.MustParseAddrPort("192.0.2.10:50000"), netip.MustParseAddrPort("198.51.100.20:31240")
+	end := func(w *wire) Decision { return w.send(w.server, w.client, w.sseq, 0, RST, "") }
+	again := func(w *wire) Decision {
+		w.c("PASV\r\n")
+		return w.s("227 (198,51,100,20,122,8)\r\n")
+	}
+	use := func(w *wire) Decision {
+		if _, ok := w.t.Use(src, dst); !ok {
+			panic("nothing to use")
+		}
+		return Decision{}
+	}
+	type step struct {
+		who       int
+		play      func(w *wire) Decision
+		withdrawn int
+	}
+	tests := []struct {
+		name  string
+		steps []step
+	}{
+		{"the first ends first", []step{{0, end, 0}, {1, end, 1}}},
+		{"the second ends first", []step{{1, end, 0}, {0, end, 1}}},
+		{"the first is used", []step{{0, use, 0}, {0, end, 0}, {1, end, 1}}},
+		{"the first is used, and the second ends first", []step{{0, use, 0}, {1, end, 1}, {0, end, 0}}},
+		{"the first announces it again", []step{{0, again, 0}, {1, end, 0}, {0, end, 1}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := testConfig()
+			cfg.Shared = true
+			tr := New(cfg)
+			wires := [2]*wire{newWire(tr), newWire(tr)}
+			wires[1].client = netip.MustParseAddrPort("192.0.2.10:40001")
+			for i, w := range wires {
+				w.login()
+				if d := again(w); d.Contested || len(d.Expect) != 1 || len(d.Withdraw) != 0 {
+					t.Errorf("announced by %d: %+v, want an expectation that nobody contests", i, d)
+				}
+			}
+			for i, s := range tt.steps {
+				if d := s.play(wires[s.who]); len(d.Withdraw) != s.withdrawn {
+					t.Errorf("step %d: withdrawn %+v, want %d", i, d.Withdraw, s.withdrawn)
+				}
+				checkBooks(t, tr)
+			}
+		})
+	}
+}
+
 func TestUse(t *testing.T) {
 	tr := New(testConfig())
 	w := newWire(tr)
@@ -900,6 +953,7 @@ func FuzzPackets(f *testing.F) {
 		cfg := testConfig()
 		cfg.Connections, cfg.MaxExpected = 3, 2
 		cfg.Policy.RequireLogin = rnd.IntN(2) == 0
+		cfg.Shared = rnd.IntN(2) == 0
 		tr := New(cfg)
 		now := time.Unix(1000, 0)
 		lines := strings.SplitAfter(string(data), "\n")

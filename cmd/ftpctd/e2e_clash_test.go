@@ -12,7 +12,7 @@ import (
 
 // contest is two control connections of one client whose server names the same
 // port to both. The kernel can expect it for one of them at a time: the reply to
-// the second is held.
+// the second is held. The mode "entry" holds nothing.
 type contest struct {
 	lab      *lab.Lab
 	firewall *lab.Firewall
@@ -26,15 +26,15 @@ type contest struct {
 	err     error
 }
 
-// newContest returns when the reply to the second is held.
-func newContest(ctx context.Context, t *testing.T) *contest {
+// newContest returns when the port is announced to the second.
+func newContest(ctx context.Context, t *testing.T, config string) *contest {
 	t.Helper()
 	l := labtest.New(t, lab.Config{})
 	ct := &contest{lab: l, port: netip.AddrPortFrom(l.Server.IPv4(), 30000), replied: make(chan struct{})}
 	listen(ctx, t, l.Server, ct.port)
 	script{"PASV": "227 here (" + hostPort(ct.port) + ")"}.serve(ctx, t, l.Server)
 	ct.firewall = drop(t, l.Router, lab.Forward)
-	ct.daemon = start(t, l.Router, "")
+	ct.daemon = start(t, l.Router, config)
 
 	first := login(ctx, t, l)
 	ct.second = login(ctx, t, l)
@@ -78,7 +78,7 @@ func TestClash(t *testing.T) {
 	t.Run("the first is used", func(t *testing.T) {
 		t.Parallel()
 		ctx := within(t)
-		ct := newContest(ctx, t)
+		ct := newContest(ctx, t, "")
 		select {
 		case <-ct.replied:
 			if ct.took < holdFor {
@@ -89,7 +89,7 @@ func TestClash(t *testing.T) {
 		// On a busy machine that may have taken longer than a packet is held:
 		// then this contest proves nothing.
 		for ct.use(ctx, t, 1); time.Since(ct.asked) >= holdFor; ct.use(ctx, t, 1) {
-			ct = newContest(ctx, t)
+			ct = newContest(ctx, t, "")
 		}
 		t.Logf("the second reply came after %v", ct.reply(t))
 		ct.use(ctx, t, 2)
@@ -101,7 +101,7 @@ func TestClash(t *testing.T) {
 	t.Run("the first is not used", func(t *testing.T) {
 		t.Parallel()
 		ctx := within(t)
-		ct := newContest(ctx, t)
+		ct := newContest(ctx, t, "")
 		if took := ct.reply(t); took < holdFor || took > 10*holdFor {
 			t.Errorf("the second reply came after %v, want some more than %v", took, holdFor)
 		}
@@ -116,9 +116,32 @@ func TestClash(t *testing.T) {
 	})
 	t.Run("the daemon ends", func(t *testing.T) {
 		t.Parallel()
-		ct := newContest(within(t), t)
+		ct := newContest(within(t), t, "")
 		ct.daemon.end(t)
 		ct.reply(t)
 		ct.second.command(t, 200, "NOOP")
+	})
+	const entry = "admit = \"entry\"\n"
+	t.Run("entry, both are used", func(t *testing.T) {
+		t.Parallel()
+		ctx := within(t)
+		ct := newContest(ctx, t, entry)
+		ct.reply(t)
+		ct.use(ctx, t, 1)
+		ct.use(ctx, t, 2)
+		barred(ctx, t, ct.firewall, ct.lab.Client, netip.AddrPort{}, ct.port)
+		if n := ct.daemon.log.count("reason=clash"); n != 0 {
+			t.Errorf("%d refusals", n)
+		}
+	})
+	t.Run("entry, the second ends first", func(t *testing.T) {
+		t.Parallel()
+		ctx := within(t)
+		ct := newContest(ctx, t, entry)
+		ct.reply(t)
+		ct.second.command(t, 221, "QUIT")
+		ct.daemon.logged(t, "expectation withdrawn", "client="+ct.second.addr.String())
+		ct.use(ctx, t, 1)
+		barred(ctx, t, ct.firewall, ct.lab.Client, netip.AddrPort{}, ct.port)
 	})
 }

@@ -124,6 +124,7 @@ func New(cfg Config) *Engine {
 		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
 	}
 	cfg.Tracker.Observe, cfg.Tracker.Lookup = e.observe, e.connection
+	_, cfg.Tracker.Shared = cfg.Kernel.(*Entry) // its table has one element for all of them
 	e.tracker = conntrack.New(cfg.Tracker)
 	return e
 }
