@@ -37,21 +37,23 @@ test: root deps ## every test with the race detector, network namespaces and rea
 	$(GO) vet ./...
 	$(GO) test -race -count=1 ./...
 
+# Begins a recipe that builds programs for a virtual machine: they go into a new
+# directory, $$dir, which goes with the recipe's shell, however that ends.
+WITH_DIR = set -e; dir=$$(mktemp -d); trap 'rm -r "$$dir"' EXIT; trap 'exit 1' HUP INT TERM
+
 # Tests that need no more of the kernel than the daemon does, and so say something
 # of another kernel; the others are the same on all.
 VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts|End|RulesRemoved|NAT|ActiveBehindNAT|Zone)$$
-VM_DIR ?= $(or $(TMPDIR),/tmp)/ftpctd-vm
 
 test-vm: root deps build ## the demo, the end-to-end tests and the systemd unit on Debian's kernels, in virtual machines (KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)
-	mkdir -p $(VM_DIR)
-	$(GO) build -o $(VM_DIR)/vmrun ./bench/vm/vmrun
-	$(GO) test -c -o $(VM_DIR)/e2e.test ./cmd/ftpctd
-	$(VM_DIR)/vmrun -kernel $(KERNEL) -- $(BIN) demo
-	cd cmd/ftpctd && $(VM_DIR)/vmrun -kernel $(KERNEL) -- $(VM_DIR)/e2e.test -test.v -test.timeout 10m -test.parallel 2 -test.run '$(VM_TESTS)'
-	cd cmd/ftpctd && FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
-		$(VM_DIR)/vmrun -kernel $(KERNEL) -systemd -- $(VM_DIR)/e2e.test -test.v -test.timeout 10m -test.run '^TestSystemd$$'
-	rm -r $(VM_DIR)
+	@$(WITH_DIR); vmrun="$$dir/vmrun -kernel $(KERNEL)"; \
+	$(GO) build -o $$dir/ ./bench/vm/vmrun; \
+	$(GO) test -c -o $$dir/ ./cmd/ftpctd; \
+	$$vmrun -- $(BIN) demo; \
+	cd cmd/ftpctd; $$vmrun -- $$dir/ftpctd.test -test.v -test.timeout 10m -test.parallel 2 -test.run '$(VM_TESTS)'; \
+	FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
+		$$vmrun -systemd -- $$dir/ftpctd.test -test.v -test.timeout 10m -test.run '^TestSystemd$$'
 
 fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)
 	@set -e; pkgs=$$($(GO) list ./...); for pkg in $$pkgs; do \
@@ -81,17 +83,15 @@ bench-e2e: root ## ftpctd beside nf_conntrack_ftp, end to end, into README.md: 6
 
 # The machine's files are the guest's, but not its toolchain's caches: it gets
 # programs that are built.
-BENCH_VM = $(or $(TMPDIR),/tmp)/ftpctd-bench-vm
-
 bench-vm: root ## ftpctd beside conntrackd's helper on Debian's kernels, in a virtual machine (KERNEL=all)
-	sh bench/vm/install-deps.sh
-	mkdir -p $(BENCH_VM)
-	$(GO) build -buildvcs=false -o $(BENCH_VM) ./bench/vm/vmrun ./bench/e2e ./cmd/ftpctd
-	$(BENCH_VM)/vmrun -kernel $(KERNEL) -- sh bench/e2e/vm.sh "$$(sh bench/e2e/install-conntrackd.sh)" \
-		$(BENCH_VM)/e2e -variants none,conntrackd,expect,entry -against conntrackd,none \
-		-program expect=$(BENCH_VM)/ftpctd -program entry=$(BENCH_VM)/ftpctd \
+	sh bench/vm/install-deps.sh $(KERNEL)
+	@$(WITH_DIR); \
+	$(GO) build -buildvcs=false -o $$dir/ ./bench/vm/vmrun ./bench/e2e ./cmd/ftpctd; \
+	conntrackd=$$(sh bench/e2e/install-conntrackd.sh); \
+	$$dir/vmrun -kernel $(KERNEL) -- sh bench/e2e/vm.sh "$$conntrackd" \
+		$$dir/e2e -variants none,conntrackd,expect,entry -against conntrackd,none \
+		-program expect=$$dir/ftpctd -program entry=$$dir/ftpctd \
 		-loads pasv -conns 1,16 -rounds 7 -time 3s -warmup 500ms -idle 0
-	rm -r $(BENCH_VM)
 
 deps: root ## install what the tests need: FTP servers and clients (as root, with apt)
 	sh bench/lab/install-deps.sh
