@@ -45,12 +45,15 @@ WITH_DIR = set -e; dir=$$(mktemp -d); trap 'rm -r "$$dir"' EXIT; trap 'exit 1' H
 # of another kernel; the others are the same on all.
 VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts|End|RulesRemoved|NAT|ActiveBehindNAT|Zone)$$
 
-test-vm: root deps build ## the demo, the end-to-end tests and the systemd unit on Debian's kernels, in virtual machines (KERNEL=all)
+test-vm: root deps build ## the demo and the tests that depend on the kernel, on Debian's kernels in virtual machines (KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)
 	@$(WITH_DIR); vmrun="$$dir/vmrun -kernel $(KERNEL)"; \
 	$(GO) build -o $$dir/ ./bench/vm/vmrun; \
-	$(GO) test -c -o $$dir/ ./cmd/ftpctd; \
+	$(GO) test -c -o $$dir/ ./cmd/ftpctd ./conntrack/ctnetlink ./nfq; \
+	FTPCTD_VM=$(KERNEL) $(GO) test -v -count=1 -timeout 1h -run '^Test(InstallDeps|Boot)' ./bench/vm; \
 	$$vmrun -- $(BIN) demo; \
+	(cd conntrack/ctnetlink && $$vmrun -- $$dir/ctnetlink.test -test.v -test.timeout 10m); \
+	(cd nfq && $$vmrun -- $$dir/nfq.test -test.v -test.timeout 10m); \
 	cd cmd/ftpctd; $$vmrun -- $$dir/ftpctd.test -test.v -test.timeout 10m -test.parallel 2 -test.run '$(VM_TESTS)'; \
 	FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
 		$$vmrun -systemd -- $$dir/ftpctd.test -test.v -test.timeout 10m -test.run '^TestSystemd$$'
