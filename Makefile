@@ -70,7 +70,7 @@ fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)
 lint: ## golangci-lint with the rules of .golangci.yml
 	$(GOLANGCI_LINT) run ./...
 
-bench: ## every Go benchmark
+bench: ## the Go benchmarks: each stage of a packet's way through user space
 	$(GO) test -run '^$$' -bench . ./bench/...
 
 bench-baseline: ## measure anew what bench-compare compares with
