@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/bench/lab/miniftp"
+	"ftpctd/conntrack"
+	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/ftpparse"
 )
 
@@ -211,6 +214,47 @@ func TestStaleExpectation(t *testing.T) {
 	}
 	barred(ctx, t, fw, l.Client, netip.AddrPort{}, named)
 	alive(ctx, t, c)
+}
+
+// TestStaleExpectationInZone leaves an expectation in a conntrack zone, which the
+// kernel does not tell when it lists it.
+func TestStaleExpectationInZone(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	l := labtest.New(t, lab.Config{})
+	labtest.Serve(t, l.Server, &miniftp.Server{})
+	iptables(t, l.Router, `
+		-t raw -A PREROUTING -p tcp --dport 21 -j CT --zone 7 --helper sane
+		-t raw -A PREROUTING -j CT --zone 7
+	`)
+	c := connect(ctx, t, l)
+	c.wants(t, 220)
+	named := netip.AddrPortFrom(l.Server.IPv4(), 30000)
+	err := l.Router.Do(func() error {
+		kernel, err := ctnetlink.Dial()
+		if err != nil {
+			return err
+		}
+		err = kernel.Expect(&conntrack.Expectation{
+			Zone:   7,
+			Master: conntrack.Tuple{Src: c.addr, Dst: netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort)},
+			Tuple:  conntrack.Tuple{Src: netip.AddrPortFrom(c.addr.Addr(), 0), Dst: named},
+		})
+		return errors.Join(err, kernel.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"expectation " + l.Client.IPv4().String() + " > " + named.String()}, traces(t, l.Router)); diff != "" {
+		t.Fatalf("before the daemon (-want +got):\n%s", diff)
+	}
+	d := start(t, l.Router, "")
+	if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
+		t.Errorf("of the daemon (-want +got):\n%s", diff)
+	}
+	if n := d.log.count("withdrew an expectation of an earlier run", "dst="+named.String()); n != 1 {
+		t.Errorf("withdrawn %d times in the log, want once", n)
+	}
 }
 
 // TestOlderConnection has a control connection that is older than the daemon's

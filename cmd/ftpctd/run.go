@@ -212,16 +212,39 @@ func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) 
 		return err
 	}
 	for _, e := range entries {
-		// The master's port is that before NAT, which need not be a control port.
-		carried := e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port())
-		if e.Helper != cfg.Helper.Name && !carried {
-			continue
+		var withdrawn bool
+		switch {
+		case e.Helper == cfg.Helper.Name:
+			err = kernel.DeleteExpectations(e.Helper) // perhaps again
+			withdrawn = err == nil
+		// Others may use the carrier. The port is that before NAT, which need not be a
+		// control port.
+		case e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port()):
+			withdrawn, err = withdrawCarried(kernel, e)
 		}
-		x := conntrack.Expectation{Zone: e.Zone, Master: e.Master, Tuple: e.Tuple}
-		if err := kernel.Delete(&x); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err != nil {
 			return fmt.Errorf("stale expectation: %w", err)
 		}
-		log.Info("withdrew an expectation of an earlier run", "src", e.Tuple.Src.Addr(), "dst", e.Tuple.Dst)
+		if withdrawn {
+			log.Info("withdrew an expectation of an earlier run", "src", e.Tuple.Src.Addr(), "dst", e.Tuple.Dst)
+		}
 	}
 	return nil
+}
+
+// withdrawCarried deletes an expectation that was listed, in the zone of its control
+// connection, unless it was used meanwhile.
+func withdrawCarried(kernel *ctnetlink.Conn, e ctnetlink.Listed) (withdrawn bool, err error) {
+	masters, err := kernel.Masters(e.Master)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range masters {
+		err := kernel.Delete(&conntrack.Expectation{Zone: m.Zone, Master: e.Master, Tuple: e.Tuple})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return false, err
+		}
+		withdrawn = withdrawn || err == nil
+	}
+	return withdrawn, nil
 }

@@ -78,8 +78,16 @@ func (c *Conn) Delete(x *conntrack.Expectation) error {
 	return Explain(OpDelete, x.Tuple, err)
 }
 
+// DeleteExpectations withdraws the expectations of all connections with a helper, in
+// every zone of the network namespace. It is no error if there are none.
+func (c *Conn) DeleteExpectations(helper string) error {
+	_, err := c.execute(appendDeleteAll(nil, helper), netlink.Acknowledge)
+	return explainHelper(OpDelete, helper, err)
+}
+
 // Expectations lists the expectations of the network namespace, those of other
-// helpers included, in no order.
+// helpers included, in no order. The kernel does not tell their zones
+// (ctnetlink_exp_dump_expect in net/netfilter/nf_conntrack_netlink.c).
 func (c *Conn) Expectations() ([]Listed, error) {
 	msgs, err := c.execute(appendDump(nil), 0)
 	if err != nil {
@@ -130,6 +138,30 @@ func (c *Conn) Connection(ends conntrack.Tuple) (conntrack.Connection, error) {
 		return conntrack.Connection{}, Explain(OpLookup, ends, err)
 	}
 	return found, nil
+}
+
+// Masters returns the connections that may be the master of an expectation that was
+// listed with this one: every zone may have one. It goes through the whole connection
+// table, in the kernel.
+func (c *Conn) Masters(master conntrack.Tuple) ([]conntrack.Connection, error) {
+	msgs, err := c.execute(appendFind(nil, master), 0)
+	if err != nil {
+		return nil, Explain(OpLookup, master, err)
+	}
+	var masters []conntrack.Connection
+	for _, m := range msgs {
+		if len(m.Data) < genmsgLen {
+			return nil, Explain(OpLookup, master, errShortMessage)
+		}
+		var found conntrack.Connection
+		if err := ParseConnection(m.Data[genmsgLen:], &found); err != nil {
+			return nil, Explain(OpLookup, master, err)
+		}
+		if found.Original == master {
+			masters = append(masters, found)
+		}
+	}
+	return masters, nil
 }
 
 // CreateEntry makes an entry for the data connection data, ahead of its first

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -108,6 +109,79 @@ func TestKernel(t *testing.T) {
 			dial(t, data)
 			if entries, err := c.Expectations(); err != nil || len(entries) != 0 {
 				t.Errorf("after the data connection came there are still %v (error %v)", entries, err)
+			}
+		})
+	}
+}
+
+// TestZones has a control connection in each of two zones, both between the same
+// ends, and finds what they expect, whose zones the kernel does not tell.
+func TestZones(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			labtest.EnterNetns(t)
+			assignSane(t)
+			c := openConn(t)
+			listener := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "21"))
+			dial(t, listener) // another one
+			zone(t, 7)
+			master := tuple(dial(t, listener))
+			x := &conntrack.Expectation{Zone: 7, Master: master, Tuple: conntrack.Tuple{
+				Src: netip.AddrPortFrom(master.Src.Addr(), 0), Dst: netip.AddrPortFrom(master.Dst.Addr(), 31240),
+			}}
+			zones := func() (zones []uint16) {
+				t.Helper()
+				found, err := c.Masters(master)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range found {
+					if f.Original != master {
+						t.Errorf("found %+v, want %v", f, master)
+					}
+					zones = append(zones, f.Zone)
+				}
+				slices.Sort(zones)
+				return zones
+			}
+			if diff := cmp.Diff([]uint16{7}, zones()); diff != "" {
+				t.Errorf("zones (-want +got):\n%s", diff)
+			}
+			for _, in := range []conntrack.Tuple{
+				master,
+				{Src: master.Src, Dst: netip.AddrPortFrom(master.Dst.Addr().Next(), master.Dst.Port())}, // another one
+			} {
+				if _, err := c.execute(appendConntrack(nil, in), netlink.Acknowledge); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff([]uint16{0, 7}, zones()); diff != "" {
+				t.Errorf("zones (-want +got):\n%s", diff)
+			}
+
+			left := func(want int) {
+				t.Helper()
+				if listed, err := c.Expectations(); err != nil || len(listed) != want {
+					t.Errorf("listed %+v, error %v; want %d", listed, err, want)
+				}
+			}
+			if err := c.Expect(x); err != nil {
+				t.Fatal(err)
+			}
+			left(1)
+			inDefault := *x
+			inDefault.Zone = 0
+			wantErrno(t, c.Delete(&inDefault), unix.ENOENT)
+			if err := c.DeleteExpectations("ftp"); err != nil {
+				t.Error(err)
+			}
+			left(1)
+			if err := c.DeleteExpectations("sane"); err != nil {
+				t.Error(err)
+			}
+			left(0)
+			if err := c.DeleteExpectations("sane"); err != nil {
+				t.Errorf("of none: %v", err)
 			}
 		})
 	}

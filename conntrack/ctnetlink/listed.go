@@ -13,8 +13,6 @@ import (
 // Listed is an expectation as the kernel lists it. Expectations of every helper
 // are listed, so the protocol need not be TCP.
 type Listed struct {
-	// Zone is the conntrack zone.
-	Zone uint16
 	// Master is the original direction of the connection that expects.
 	Master conntrack.Tuple
 	// Tuple and Mask select the first packet of the expected connection: it
@@ -61,8 +59,6 @@ func parseExpect(data []byte) (Listed, error) {
 			e.ID = ad.Uint32()
 		case ctaExpectHelpName:
 			e.Helper = ad.String()
-		case ctaExpectZone:
-			e.Zone = ad.Uint16()
 		case ctaExpectFlags:
 			e.Flags = ad.Uint32()
 		case ctaExpectClass:

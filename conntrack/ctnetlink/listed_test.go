@@ -43,7 +43,6 @@ const listed = `
 0800 0400 0000012c                   # CTA_EXPECT_TIMEOUT 300
 0800 0500 deadbeef                   # CTA_EXPECT_ID
 0900 0600 73616e65 00 000000         # CTA_EXPECT_HELP_NAME "sane"
-0600 0700 0007 0000                  # CTA_EXPECT_ZONE 7
 0800 0800 00000004                   # CTA_EXPECT_FLAGS: USERSPACE
 0800 0900 00000001                   # CTA_EXPECT_CLASS`
 
@@ -62,7 +61,6 @@ func TestParseExpect(t *testing.T) {
 		err  bool
 	}{
 		{name: "whole", data: whole, want: Listed{
-			Zone:     7,
 			Master:   conntrack.Tuple{Src: addrPort("127.0.0.1:40001"), Dst: addrPort("127.0.0.1:21")},
 			Tuple:    conntrack.Tuple{Src: addrPort("127.0.0.1:0"), Dst: addrPort("127.0.0.1:31240")},
 			Mask:     exact,

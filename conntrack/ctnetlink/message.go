@@ -43,8 +43,11 @@ const (
 	ctaTupleMaster = 14
 	ctaZone        = 18
 	ctaMarkMask    = 21
+	ctaFilter      = 25
 
 	ctaHelpName = 1
+
+	ctaFilterOrigFlags = 1
 
 	ctaExpectMaster   = 1
 	ctaExpectTuple    = 2
@@ -239,6 +242,35 @@ func appendLookup(b []byte, t conntrack.Tuple) []byte {
 	start := len(b)
 	b = appendHeader(b, msgConntrackGet, netlink.Request, 0, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
+	return endMessage(b, start)
+}
+
+// appendDeleteAll appends an IPCTNL_MSG_EXP_DELETE message for the expectations of
+// all connections that have a helper, in whatever zone (ctnetlink_del_expect).
+func appendDeleteAll(b []byte, helper string) []byte {
+	start := len(b)
+	b = appendHeader(b, msgExpectDelete, netlink.Request, 0, unix.AF_UNSPEC)
+	b = appendString(b, ctaExpectHelpName, helper)
+	return endMessage(b, start)
+}
+
+// filterPorts has a dump of connections compare the protocol and both ports, and not
+// the zone (CTA_FILTER_F_CTA_PROTO_NUM and so on of net/netfilter/nf_internals.h). Nor
+// the addresses: Linux 6.18 leaves out those of IPv6 that are equal
+// (ctnetlink_filter_match_tuple).
+const filterPorts = 1<<3 | 1<<4 | 1<<5
+
+// appendFind appends an IPCTNL_MSG_CT_GET message that asks for the connections of
+// all zones whose original direction has the ports of t, in t's family.
+func appendFind(b []byte, t conntrack.Tuple) []byte {
+	start := len(b)
+	b = appendHeader(b, msgConntrackGet, netlink.Request|netlink.Dump, 0, family(t))
+	b = appendTuple(b, ctaTupleOrig, t)
+	filter := len(b)
+	b = appendAttr(b, unix.NLA_F_NESTED|ctaFilter, 0)
+	// Unlike others, in the order of the host.
+	b = binary.NativeEndian.AppendUint32(appendAttr(b, ctaFilterOrigFlags, 4), filterPorts)
+	endNest(b, filter)
 	return endMessage(b, start)
 }
 

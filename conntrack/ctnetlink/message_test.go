@@ -272,6 +272,26 @@ b8000000 0001 0106 0b000000 00000000 # nlmsghdr: 184 bytes, CT_NEW, REQUEST|EXCL
     0600 0200 0000 0000
     0600 0300 9ad0 0000`
 
+	deleteAll = `
+20000000 0202 0100 00000000 00000000 # nlmsghdr: 32 bytes, EXP_DELETE, REQUEST
+00 00 0000                           # nfgenmsg: AF_UNSPEC
+0b00 0600 66747063746400 00          # CTA_EXPECT_HELP_NAME "ftpctd"`
+
+	// Those with the ports of active4's control connection, in any zone.
+	findActive4 = `
+54000000 0101 0103 00000000 00000000 # nlmsghdr: 84 bytes, CT_GET, REQUEST|DUMP
+02 00 0000                           # nfgenmsg: AF_INET
+3400 0180                            # CTA_TUPLE_ORIG
+  1400 0180
+    0800 0100 c0a800d3               #     192.168.0.211
+    0800 0200 cb007101               #     203.0.113.1
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 9c41 0000              #     40001
+    0600 0300 0015 0000              #     21
+0c00 1980                            # CTA_FILTER
+  0800 0100 38000000                 #   CTA_FILTER_ORIG_FLAGS, in the host's order`
+
 	deletePassive6 = `
 60000000 0202 0100 0a000000 00000000 # nlmsghdr: 96 bytes, EXP_DELETE, REQUEST, seq 10, port 0
 0a 00 0000
@@ -347,6 +367,8 @@ func TestPrivateMessages(t *testing.T) {
 		{"register helper", appendHelper(nil, ftpctd, unix.AF_INET6), labtest.ParseHex(t, newHelper6)},
 		{"delete helper", appendDeleteHelper(nil, "ftpctd", unix.AF_INET), labtest.ParseHex(t, deleteHelper4)},
 		{"list helpers", appendHelperDump(nil), labtest.ParseHex(t, dumpHelpers)},
+		{"delete a helper's expectations", appendDeleteAll(nil, "ftpctd"), labtest.ParseHex(t, deleteAll)},
+		{"find connections", appendFind(nil, active4().Master), labtest.ParseHex(t, findActive4)},
 		{"delete connection", AppendDeleteConnection(nil, 0, active4().Master), labtest.ParseHex(t, deleteConnection4)},
 		{"probe", appendProbe(nil, "sane", data, passive6().Master), probe},
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -53,6 +54,27 @@ func assignHelper(t *testing.T, name string) (remove func(), err error) {
 			t.Fatal(err)
 		}
 	}, nft.Flush()
+}
+
+// zone has conntrack track new connections in a zone.
+func zone(t *testing.T, zone uint16) {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := nft.AddTable(&nftables.Table{Name: "zone", Family: nftables.TableFamilyINet})
+	chain := nft.AddChain(&nftables.Chain{
+		Table: table, Name: "output", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw,
+	})
+	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint16(zone)},
+		&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true},
+	}})
+	if err := nft.Flush(); err != nil {
+		labtest.Unmet(t, "cannot put connections into a zone (CONFIG_NF_CONNTRACK_ZONES): "+err.Error())
+	}
 }
 
 // countRelated counts the RELATED packets that come in, and returns the reader of
