@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
@@ -409,8 +410,12 @@ func (e *Engine) delete(x *conntrack.Expectation) {
 	}
 }
 
-// reasonOf names the kernel's refusal of an expectation.
+// reasonOf names the kernel's refusal of an expectation. What conntrack answers has
+// another meaning where nftables does.
 func reasonOf(err error) conntrack.Reason {
+	if _, ok := errors.AsType[*firewall.Error](err); ok {
+		return conntrack.Kernel
+	}
 	switch {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
 		return conntrack.Clash

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
@@ -569,6 +570,20 @@ func TestRefused(t *testing.T) {
 			})
 		})
 	}
+	t.Run("the table is gone", func(t *testing.T) {
+		b := newBench()
+		defer b.Close()
+		b.cfg.Entry = &Entry{Table: &fakeTable{err: &firewall.Error{Op: "add to", Err: unix.ENOENT}}}
+		b.cfg.Kernel = b.cfg.Entry
+		b.Engine = New(b.cfg)
+		b.announce("192.0.2.10:40000")
+		if log := b.log.String(); !strings.Contains(log, "reason=kernel") || !strings.Contains(log, "add to table inet ftpctd") {
+			t.Errorf("log %s", log)
+		}
+		if n := b.Stats().Outstanding; n != 0 {
+			t.Errorf("%d expectations, want none", n)
+		}
+	})
 	t.Run("a mark", func(t *testing.T) {
 		b := newBench()
 		b.Refused(markSeq, unix.ENOENT)
@@ -669,19 +684,20 @@ func TestExpireBesidePackets(t *testing.T) {
 	expiring.Wait()
 }
 
-// fakeTable takes everything, and notes what is added.
+// fakeTable takes everything, unless it has an error, and notes what is added.
 type fakeTable struct {
 	added []string
+	err   error
 }
 
 func (f *fakeTable) AddExpected(src, dst netip.Addr, port uint16, _ time.Duration) error {
 	f.added = append(f.added, src.String()+" > "+netip.AddrPortFrom(dst, port).String())
-	return nil
+	return f.err
 }
 
 func (f *fakeTable) AddOpaque(client, server netip.Addr, _ time.Duration) error {
 	f.added = append(f.added, client.String()+" > "+server.String())
-	return nil
+	return f.err
 }
 
 func (*fakeTable) RemoveExpected(_, _ netip.Addr, _ uint16) error { return nil }
