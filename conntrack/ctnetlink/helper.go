@@ -70,12 +70,13 @@ var families = [...]uint16{unix.AF_INET, unix.AF_INET6}
 //
 // It fails with EBUSY (EEXIST before Linux 6.12) if the kernel has a helper of
 // that name by itself, or if one that would have to be replaced is in use; with
-// [ErrNoCTHelper] where none can be registered.
+// [ErrNoCTHelper] where none can be registered. Then it leaves none of one family,
+// unless that is in use.
 func (c *Conn) RegisterHelper(cfg HelperConfig) error {
 	if err := cfg.validate(); err != nil {
 		return &Error{Op: OpRegister, Helper: cfg.Name, Err: err}
 	}
-	for _, family := range families {
+	for i, family := range families {
 		_, err := c.execute(appendHelper(nil, cfg, family), netlink.Acknowledge)
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 			if deadline := time.Now().Add(releaseWait); c.deleteHelper(cfg.Name, family, deadline) == nil {
@@ -83,6 +84,9 @@ func (c *Conn) RegisterHelper(cfg HelperConfig) error {
 			}
 		}
 		if err != nil {
+			for _, registered := range families[:i] {
+				_ = c.deleteHelper(cfg.Name, registered, time.Now()) // stays if it is in use
+			}
 			return explainHelper(OpRegister, cfg.Name, err)
 		}
 	}

@@ -2,7 +2,9 @@ package ctnetlink
 
 import (
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -92,6 +94,7 @@ func TestRegisterHelper(t *testing.T) {
 		{name: "in use elsewhere", cfg: ftpctd, kernel: registry{helpers: map[uint16]*registered{unix.AF_INET: {until: forever}}}},
 		{name: "of another shape", cfg: ftpctd, kernel: registry{helpers: map[uint16]*registered{unix.AF_INET: {shape: true}, unix.AF_INET6: {shape: true}}}},
 		{name: "of another shape and in use", cfg: ftpctd, kernel: registry{helpers: map[uint16]*registered{unix.AF_INET: {shape: true, until: forever}}}, err: unix.EBUSY},
+		{name: "of another shape and in use for IPv6 alone", cfg: ftpctd, kernel: registry{helpers: map[uint16]*registered{unix.AF_INET6: {shape: true, until: forever}}}, err: unix.EBUSY},
 		{name: "the kernel's", cfg: ftpctd, kernel: registry{builtin: unix.EBUSY}, err: unix.EBUSY},
 		{name: "the kernel's, before 6.12", cfg: ftpctd, kernel: registry{builtin: unix.EEXIST}, err: unix.EEXIST},
 		{name: "no such subsystem", cfg: ftpctd, kernel: registry{absent: unix.EINVAL}, err: unix.EINVAL, noHelper: true},
@@ -110,6 +113,7 @@ func TestRegisterHelper(t *testing.T) {
 			if kernel.helpers == nil {
 				kernel.helpers = make(map[uint16]*registered)
 			}
+			before := slices.Sorted(maps.Keys(kernel.helpers))
 			var err error
 			synctest.Test(t, func(t *testing.T) { err = kernel.dial(t).RegisterHelper(tt.cfg) })
 			if errors.Is(err, ErrNoCTHelper) != tt.noHelper {
@@ -124,6 +128,9 @@ func TestRegisterHelper(t *testing.T) {
 			case tt.err != 0:
 				if !errors.Is(err, tt.err) || !ok || e.Helper != "ftpctd" || e.advice() == "" {
 					t.Errorf("error %v, want an *Error of %v with advice", err, tt.err)
+				}
+				if diff := cmp.Diff(before, slices.Sorted(maps.Keys(kernel.helpers))); diff != "" {
+					t.Errorf("families with a helper (-want +got):\n%s", diff)
 				}
 			default:
 				if err != nil {
