@@ -135,6 +135,18 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+// TestNotYet names keys that the daemon takes and does nothing with.
+func TestNotYet(t *testing.T) {
+	t.Parallel()
+	l := labtest.New(t, lab.Config{})
+	d := start(t, l.Router, "[metrics]\nlisten = \"127.0.0.1:9621\"\n[control]\nsocket = \"/run/ftpctd.sock\"\n")
+	for _, key := range []string{"metrics.listen", "control.socket"} {
+		if n := d.log.count("level=WARN", key); n != 1 {
+			t.Errorf("%d warnings of %s, want 1", n, key)
+		}
+	}
+}
+
 // TestQueueTaken has the queue bound by another process: this one.
 func TestQueueTaken(t *testing.T) {
 	t.Parallel()

@@ -67,6 +67,9 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	if cfg.Metrics.Listen != "" {
 		log.Warn("this version does not know what to do with metrics.listen")
 	}
+	if cfg.Control.Socket != config.Default().Control.Socket {
+		log.Warn("this version does not know what to do with control.socket")
+	}
 	lock, err := engine.Lock()
 	if err != nil {
 		return err
