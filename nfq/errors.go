@@ -10,7 +10,7 @@ import (
 // Error is the error of every operation on a queue. Its text says which queue,
 // what failed, and what to do about it.
 type Error struct {
-	// Op is what failed: "open", "bind", "verdict", "receive" or "ping".
+	// Op is what failed: "open", "bind", "verdict", "send", "receive" or "ping".
 	Op    string
 	Queue uint16
 	// Advice is what to do, or empty.

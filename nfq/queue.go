@@ -103,7 +103,7 @@ type Stats struct {
 	Held       uint64 // held by the handler
 	Overruns   uint64 // overflows of the receive buffer; each let one or more packets pass unread
 	Gone       uint64 // verdicts for a packet that had left the queue
-	SendErrors uint64 // verdicts that could not be sent or were refused
+	SendErrors uint64 // verdicts and other messages that could not be sent, and verdicts that were refused
 }
 
 // Queue is an open queue. Its methods may be called from any goroutine, unless
