@@ -113,11 +113,12 @@ func trackerConfig(connections int) conntrack.Config {
 	}
 }
 
-// loggedIn makes a tracker with n connections that have logged in.
-func loggedIn(n int) (*conntrack.Tracker, []speaker) {
-	t := conntrack.New(trackerConfig(n))
+// loggedIn makes a tracker with as many connections as it may have, which have
+// logged in.
+func loggedIn(cfg conntrack.Config) (*conntrack.Tracker, []speaker) {
+	t := conntrack.New(cfg)
 	now := time.Unix(1000, 0)
-	who := make([]speaker, n)
+	who := make([]speaker, cfg.Connections)
 	greet := steps(login)
 	for i := range who {
 		n := i + 1
@@ -139,7 +140,7 @@ func loggedIn(n int) (*conntrack.Tracker, []speaker) {
 func BenchmarkTracker(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			t, who := loggedIn(n)
+			t, who := loggedIn(trackerConfig(n))
 			now := time.Unix(1001, 0)
 			noop, ok := steps("CNOOP\r\n")[0], steps("S200 ok\r\n")[0]
 			b.ReportAllocs()
