@@ -14,9 +14,6 @@ const (
 	ACK Flags = 1 << 4
 )
 
-// Has reports whether every flag of g is set in f.
-func (f Flags) Has(g Flags) bool { return f&g == g }
-
 // Packet is one TCP segment. It is valid only while the handler that was given
 // it runs: Payload and Conntrack are borrowed, and the Packet is used again for the next one.
 type Packet struct {

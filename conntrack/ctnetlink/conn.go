@@ -1,7 +1,7 @@
 // Package ctnetlink speaks ctnetlink, the netlink interface of the kernel's
 // connection tracking: it inserts, withdraws and lists expectations, makes the
-// entries of connections that are yet to come, looks up connections and their
-// helpers, and registers helpers.
+// entries of connections that are yet to come, looks up connections, and registers
+// helpers.
 //
 // There are two ways. [Conn] has a socket of its own and waits for the kernel's
 // answer. [AppendExpect], [AppendDelete], [AppendEntry], [AppendDeleteConnection] and
@@ -102,23 +102,6 @@ func (c *Conn) Expectations() ([]Listed, error) {
 		entries = append(entries, e)
 	}
 	return entries, nil
-}
-
-// Helper looks up the connection t, given in either direction, and returns the
-// name of its helper: empty if it has none. found is false if there is no such
-// connection.
-func (c *Conn) Helper(t conntrack.Tuple) (name string, found bool, err error) {
-	data, err := c.lookup(t)
-	if errors.Is(err, unix.ENOENT) {
-		return "", false, nil
-	}
-	if err == nil {
-		name, err = parseHelper(data)
-	}
-	if err != nil {
-		return "", false, Explain(OpLookup, t, err)
-	}
-	return name, true, nil
 }
 
 // Connection looks up the control connection between ends, its client and server

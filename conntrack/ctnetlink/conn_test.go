@@ -60,13 +60,12 @@ func TestKernel(t *testing.T) {
 				},
 			}
 
-			name, found, err := c.Helper(master)
-			if name != "sane" || !found || err != nil {
-				t.Fatalf("helper %q, found %t, error %v; want sane", name, found, err)
+			if name := helperOf(t, c, master); name != "sane" {
+				t.Fatalf("helper %q, want sane", name)
 			}
 			reply := conntrack.Tuple{Src: master.Dst, Dst: master.Src}
-			if name, found, err := c.Helper(reply); name != "sane" || !found || err != nil {
-				t.Fatalf("helper %q, found %t, error %v for the reply direction; want sane", name, found, err)
+			if name := helperOf(t, c, reply); name != "sane" {
+				t.Fatalf("helper %q for the reply direction, want sane", name)
 			}
 
 			if err := c.Expect(x); err != nil {
@@ -261,12 +260,11 @@ func TestKernelRefuses(t *testing.T) {
 	plain := tuple(dial(t, labtest.ListenNetns(t, "127.0.0.1:2121")))
 	unknown := conntrack.Tuple{Src: plain.Src, Dst: netip.AddrPortFrom(plain.Dst.Addr(), 21)}
 
-	if name, found, err := c.Helper(plain); name != "" || !found || err != nil {
-		t.Errorf("connection without helper: helper %q, found %t, error %v", name, found, err)
+	if name := helperOf(t, c, plain); name != "" {
+		t.Errorf("connection without helper: helper %q", name)
 	}
-	if name, found, err := c.Helper(unknown); name != "" || found || err != nil {
-		t.Errorf("no connection: helper %q, found %t, error %v", name, found, err)
-	}
+	_, err := c.Connection(unknown)
+	wantErrno(t, err, unix.ENOENT)
 
 	data := conntrack.Tuple{Src: addrPort("127.0.0.1:0"), Dst: addrPort("127.0.0.1:31240")}
 	wantErrno(t, c.Expect(&conntrack.Expectation{Master: plain, Tuple: data}), unix.EOPNOTSUPP)
@@ -349,7 +347,7 @@ func TestNoPrivilege(t *testing.T) {
 		"expect": func() error { return c.Expect(active4()) },
 		"delete": func() error { return c.Delete(active4()) },
 		"list":   func() error { _, err := c.Expectations(); return err },
-		"lookup": func() error { _, _, err := c.Helper(active4().Master); return err },
+		"lookup": func() error { _, err := c.Connection(active4().Master); return err },
 		"create": func() error { return c.CreateEntry(active4().Tuple, active4().Master) },
 	} {
 		if err := do(); !errors.Is(err, os.ErrPermission) {
@@ -376,8 +374,8 @@ func TestConcurrentUse(t *testing.T) {
 				if err := c.Expect(x); err != nil {
 					t.Errorf("expect: %v", err)
 				}
-				if name, found, err := c.Helper(master); name != "sane" || !found || err != nil {
-					t.Errorf("helper %q, found %t, error %v", name, found, err)
+				if found, err := c.Connection(master); found.Original != master || err != nil {
+					t.Errorf("found %+v, error %v, for %v", found, err, master)
 				}
 				if err := c.Delete(x); err != nil {
 					t.Errorf("delete: %v", err)

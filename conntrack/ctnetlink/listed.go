@@ -72,30 +72,6 @@ func parseExpect(data []byte) (Listed, error) {
 	return e, nil
 }
 
-// parseHelper decodes what follows the netlink header of an
-// IPCTNL_MSG_CT_NEW message, but only the name of the helper.
-func parseHelper(data []byte) (string, error) {
-	var name string
-	ad, err := attributes(data)
-	if err != nil {
-		return "", err
-	}
-	for ad.Next() {
-		if ad.Type() != ctaHelp {
-			continue
-		}
-		ad.Nested(func(ad *netlink.AttributeDecoder) error {
-			for ad.Next() {
-				if ad.Type() == ctaHelpName {
-					name = ad.String()
-				}
-			}
-			return nil
-		})
-	}
-	return name, ad.Err()
-}
-
 func attributes(data []byte) (*netlink.AttributeDecoder, error) {
 	if len(data) < genmsgLen {
 		return nil, errShortMessage
