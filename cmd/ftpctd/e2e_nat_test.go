@@ -50,7 +50,7 @@ func shell(t *testing.T, h *lab.Host, commands string) {
 func knowsConntrack(t *testing.T, d *daemon) {
 	t.Helper()
 	if d.log.count("msg=ready", "conntrack=true") == 0 {
-		t.Skip("the kernel does not say what conntrack knows of a queued packet (CONFIG_NETFILTER_NETLINK_GLUE_CT): run make test-vm")
+		labtest.UnmetKernel(t, "the kernel does not say what conntrack knows of a queued packet (CONFIG_NETFILTER_NETLINK_GLUE_CT)")
 	}
 }
 
