@@ -29,7 +29,6 @@ const (
 	nfqaConfigFlags   = 5
 	commandBind       = 1
 	commandUnbind     = 2
-	commandNothing    = 3 // NFQNL_CFG_CMD_PF_BIND, which Linux has long ignored
 	copyPacket        = 2 // NFQNL_COPY_PACKET
 	flagFailOpen      = 1 // NFQA_CFG_F_FAIL_OPEN
 	flagConntrack     = 2 // NFQA_CFG_F_CONNTRACK

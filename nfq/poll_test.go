@@ -1,11 +1,43 @@
 package nfq
 
 import (
+	"os"
+	"slices"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ftpctd/bench/lab/labtest"
 )
+
+func TestCredit(t *testing.T) {
+	waits := func(short bool, n int) []bool { return slices.Repeat([]bool{short}, n) }
+	for _, tt := range []struct {
+		name  string
+		waits []bool // short or not
+		polls bool   // after that
+	}{
+		{"at first", nil, false},
+		{"after a packet that came soon", waits(true, 1), true},
+		{"after one wait in vain", []bool{true, false}, true},
+		{"after as many as two packets pay for", []bool{true, false, false}, false},
+		{"two waits of three in vain", slices.Repeat([]bool{true, false, false}, 10), false},
+		{"every other wait in vain", slices.Repeat([]bool{true, false}, 10), true},
+		{"the credit has a limit", slices.Concat(waits(true, 100), waits(false, maxCredit)), false},
+		{"not yet at the limit", slices.Concat(waits(true, 100), waits(false, maxCredit-1)), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var c credit
+			for _, short := range tt.waits {
+				c = c.after(short)
+			}
+			if got := c > 0; got != tt.polls {
+				t.Errorf("credit %d: polls: %t, want %t", c, got, tt.polls)
+			}
+		})
+	}
+}
 
 // TestBusyPoll holds that packets pass while the loop polls, that the loop goes to
 // sleep when none come any more, and that closing ends it in both states.
@@ -20,20 +52,36 @@ func TestBusyPoll(t *testing.T) {
 			q, _ := start(t, Config{BusyPoll: poll}, handler{})
 			install(t)
 			client, server := connect(t, "127.0.0.1")
-			for range 20 {
+			exchange := func() {
 				write(t, client, "x")
 				read(t, server, 1)
 			}
+			for range 20 {
+				exchange()
+			}
 			if tt.asleep {
-				time.Sleep(3 * maxCredit * poll)
-				write(t, client, "x")
-				read(t, server, 1)
-				time.Sleep(2 * poll)
+				time.Sleep(2 * poll) // the wait that is under way
+				const quiet = 10 * poll
+				before := cpuTime(t)
+				time.Sleep(quiet)
+				if used := cpuTime(t) - before; used > quiet/2 {
+					t.Errorf("used %v of the processor in %v without a packet", used, quiet)
+				}
+				exchange()
 			}
 			if err := q.Close(); err != nil {
 				t.Error(err)
 			}
-			q.driver.(*socket).loop.Wait()
 		})
 	}
+}
+
+// cpuTime is what the process has used of the processors.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(os.NewSyscallError("getrusage", err))
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -67,9 +67,8 @@ type Config struct {
 	Driver string
 	// BusyPoll is how long DriverNetlink looks for the next packet before it
 	// sleeps, 0 for not at all. It does so only while packets come that close after
-	// one another. Between looks it leaves the processor to other threads, but not
-	// its place in Go's scheduler: there should be more places (GOMAXPROCS) than
-	// queues that poll.
+	// one another, and where there is more than one processor. Between looks it
+	// leaves the processor to other threads.
 	BusyPoll time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -77,8 +76,8 @@ type Config struct {
 
 // The drivers.
 const (
-	// DriverNetlink is this package's own: a blocking socket on a thread of its
-	// own, several packets a system call.
+	// DriverNetlink is this package's own: several packets a system call, and no
+	// allocations.
 	DriverNetlink = "netlink"
 	// DriverGoNFQueue is github.com/florianl/go-nfqueue.
 	DriverGoNFQueue = "go-nfqueue"

@@ -3,30 +3,67 @@ package nfq
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// socket is the package's own driver: one blocking netlink socket that a thread
-// of its own reads, several packets a system call, into buffers that are used
-// again and again, and answers with one datagram for all of them.
+// socket is the package's own driver: one netlink socket that a goroutine reads,
+// several packets a system call, into buffers that are used again and again, and
+// answers with one datagram for all of them.
+//
+// To be put to sleep and woken takes longer than to handle a packet, for this
+// thread and for the sender that wakes it. So there are three ways to wait for the
+// next packet, one after the other, the first two only while they pay:
+//
+//   - To look for it again and again, for busyPoll.
+//   - To sleep in a system call that Go's scheduler does not know of, for doze. Else
+//     it would take the goroutine's place away and give it back, and look every 20 us
+//     whether to do so.
+//   - To sleep in the runtime's poller.
+//
+// The other system calls do not wait, so the scheduler need not know of them either.
 type socket struct {
 	q    *Queue
+	file *os.File // what the runtime's poller knows the socket by
+	raw  syscall.RawConn
 	fd   int
 	loop sync.WaitGroup
 	recv [batch]message
 	hdrs [batch]mmsghdr
 
-	busyPoll time.Duration
-	credit   int // what says whether polling pays
+	// Of the look for packets that goes on.
+	looked func(fd uintptr) (done bool) // look, as a value that is made once
+	began  time.Time
+	found  int
+	errno  unix.Errno
+
+	busyPoll     time.Duration
+	polls, dozes credit
 }
 
-// maxCredit is how many waits in vain it takes to end the polling.
+// doze is short enough for whatever else the process does to wait for it.
+const doze = 2 * time.Millisecond
+
+// credit says whether a way to wait pays: while packets come in its time in no less
+// than a third of all waits.
+type credit int
+
+// after returns the credit after one more wait, that was short or not.
+func (c credit) after(short bool) credit {
+	if short {
+		return min(c+2, maxCredit)
+	}
+	return max(c-1, 0)
+}
+
+// maxCredit is how many waits in vain it takes to give a way up.
 const maxCredit = 8
 
 // batch is how many packets are read at a time, at most.
@@ -53,10 +90,18 @@ func openSocket(cfg Config, q *Queue) (driver, error) {
 	if err != nil {
 		return nil, newError("open", cfg.Num, err)
 	}
-	s := &socket{q: q, fd: fd, busyPoll: cfg.BusyPoll}
+	s := &socket{q: q, fd: fd}
+	if runtime.NumCPU() > 1 { // else whoever sends the next packet is kept from it
+		s.busyPoll = cfg.BusyPoll
+	}
+	s.looked = s.look
 	if err := s.bind(cfg); err != nil {
 		_ = unix.Close(fd)
 		return nil, newError("bind", cfg.Num, err)
+	}
+	s.file = os.NewFile(uintptr(fd), fmt.Sprintf("nfqueue %d", cfg.Num))
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		return nil, newError("open", cfg.Num, errors.Join(err, s.file.Close()))
 	}
 	s.loop.Add(1)
 	go s.receive()
@@ -101,7 +146,10 @@ func (s *socket) bind(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return noSilent.attach(s.fd)
+	if err := noSilent.attach(s.fd); err != nil {
+		return err
+	}
+	return unix.SetNonblock(s.fd, true) // now that nothing but packets is waited for
 }
 
 // configure sends a message that asks for an ACK, and waits for it.
@@ -126,25 +174,22 @@ func (s *socket) configure(config []byte) error {
 
 var errAnswer = errors.New("unexpected answer of the kernel")
 
-// receive is the loop. It has its thread to itself: a read that blocks there
-// wakes faster than one that the runtime's poller has to hand over.
+// receive is the loop.
 func (s *socket) receive() {
 	defer s.loop.Done()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	if !s.q.wait() {
 		return
 	}
 	for {
-		n, errno := s.read()
+		n, err := s.read()
 		if s.q.isClosed() {
 			return
 		}
-		if errno != 0 {
-			if s.q.survives(errno) {
+		if err != nil {
+			if s.q.survives(err) {
 				continue
 			}
-			s.q.fail(os.NewSyscallError("recvmmsg", errno))
+			s.q.fail(os.NewSyscallError("recvmmsg", err))
 			return
 		}
 		s.q.begin()
@@ -155,49 +200,54 @@ func (s *socket) receive() {
 	}
 }
 
-// read waits for a datagram and takes those that have come with it.
-//
-// To sleep and be woken takes longer than to handle a packet, for this thread and
-// for the sender that wakes it. So where packets have come close after one another,
-// read first looks for the next one for a while. That pays as long as no more than
-// two waits of three are longer; else the credit runs out.
-func (s *socket) read() (int, unix.Errno) {
-	if s.busyPoll <= 0 {
-		return s.receiveMany(unix.MSG_WAITFORONE)
+// read waits for a datagram and takes those that have come with it. Closing the
+// file ends that.
+func (s *socket) read() (int, error) {
+	s.began = time.Now()
+	err := s.raw.Read(s.looked)
+	waited := time.Since(s.began)
+	s.polls = s.polls.after(waited < s.busyPoll)
+	s.dozes = s.dozes.after(waited < doze)
+	if err == nil && s.errno != 0 {
+		err = s.errno
 	}
-	began := time.Now()
-	if s.credit > 0 {
-		for time.Since(began) < s.busyPoll {
-			n, errno := s.receiveMany(unix.MSG_DONTWAIT)
-			if errno != unix.EAGAIN {
-				s.credit = min(s.credit+2, maxCredit)
-				return n, errno
-			}
-			// Whose turn it is may be the very one who sends the next packet.
-			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		}
-	}
-	n, errno := s.receiveMany(unix.MSG_WAITFORONE)
-	if time.Since(began) < s.busyPoll {
-		s.credit = min(s.credit+2, maxCredit)
-	} else {
-		s.credit = max(s.credit-1, 0)
-	}
-	return n, errno
+	return s.found, err
 }
 
-// receiveMany is recvmmsg(2). With MSG_DONTWAIT it returns at once, and the
-// runtime's scheduler need not know of it.
-func (s *socket) receiveMany(flags uintptr) (n int, errno unix.Errno) {
+// look takes what has come, and reports whether that is anything. If not, the
+// runtime's poller waits and has it look again.
+func (s *socket) look(uintptr) (done bool) {
 	for {
-		var r uintptr
-		if flags&unix.MSG_DONTWAIT != 0 {
-			r, _, errno = unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, flags, 0, 0)
-		} else {
-			r, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, flags, 0, 0)
+		s.found, s.errno = s.receiveMany()
+		if s.errno != unix.EAGAIN {
+			return true
 		}
+		switch waited := time.Since(s.began); {
+		case s.polls > 0 && waited < s.busyPoll:
+			// Whose turn it is may be the very one who sends the next packet.
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		case s.dozes > 0 && waited < doze:
+			s.doze(doze - waited)
+		default:
+			return false
+		}
+	}
+}
+
+// doze sleeps until a datagram comes, for at most a time. Signals end it too, with
+// which the runtime asks for the goroutine's place.
+func (s *socket) doze(limit time.Duration) {
+	fds := unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN}
+	timeout := unix.NsecToTimespec(limit.Nanoseconds())
+	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&timeout)), 0, 0, 0)
+}
+
+// receiveMany is recvmmsg(2), which does not wait.
+func (s *socket) receiveMany() (int, unix.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, 0, 0, 0)
 		if errno != unix.EINTR {
-			return int(r), errno
+			return int(n), errno
 		}
 	}
 }
@@ -225,22 +275,26 @@ func (s *socket) datagram(b []byte) {
 	}
 }
 
-// send implements driver.
+// send implements driver. The kernel carries the messages out before write(2)
+// returns, and there is nothing that it would wait for.
 func (s *socket) send(b []byte) error {
 	for {
-		_, err := unix.Write(s.fd, b)
-		if err != unix.EINTR {
-			return os.NewSyscallError("write", err)
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+		default:
+			return os.NewSyscallError("write", errno)
 		}
 	}
 }
 
-// close implements driver. The loop may be blocked in a read that nothing but a
-// datagram ends: the answer to a message that asks for one.
+// close implements driver.
 func (s *socket) close() error {
-	err := s.send(appendCommand(nil, s.q.num, commandNothing))
+	err := s.file.Close()
 	s.loop.Wait()
-	return errors.Join(err, os.NewSyscallError("close", unix.Close(s.fd)))
+	return err
 }
 
 // header is what matters of struct nlmsghdr.

@@ -106,10 +106,10 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	if admission.Mode == config.AdmitEntry {
 		admitter = entry
 	}
-	// A worker keeps its place in Go's scheduler while it polls. Without one to spare,
-	// the runtime takes it away for each sleep as well, and wakes a thread to give it
-	// back: on one processor that took a quarter of the rate.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + int(cfg.Queue.Count))
+	// What a worker does takes microseconds, and all else next to nothing. With a
+	// processor more, the runtime would wake a thread of its own at each packet, to
+	// see whether there is anything for it to do.
+	runtime.GOMAXPROCS(int(cfg.Queue.Count))
 	workers := make([]*worker, 0, cfg.Queue.Count)
 	defer func() {
 		for _, w := range workers {
