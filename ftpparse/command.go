@@ -2,6 +2,7 @@ package ftpparse
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 )
 
@@ -18,9 +19,8 @@ const (
 	VerbLPRT
 	// VerbPASV stands for P@SW and CPSV too: their answer is the same 227.
 	VerbPASV
+	// VerbEPSV is EPSV ALL (RFC 2428 section 4) too, which opens nothing.
 	VerbEPSV
-	// VerbEPSVAll is EPSV ALL (RFC 2428 section 4), which opens nothing.
-	VerbEPSVAll
 	VerbLPSV
 	VerbAUTH
 	VerbREIN
@@ -29,6 +29,8 @@ const (
 	VerbACCT
 	VerbABOR
 	VerbQUIT
+
+	verbEPSVAll // what the session makes of VerbEPSV
 )
 
 // Via is the announcing line that a command with verb v is, ViaNone for all others.
@@ -45,81 +47,52 @@ func (v Verb) Via() Via {
 	}
 }
 
-// word packs four letters into an integer, lower case, so that one comparison
-// matches a verb in any case.
-const (
-	wPORT  = 'p'<<24 | 'o'<<16 | 'r'<<8 | 't'
-	wEPRT  = 'e'<<24 | 'p'<<16 | 'r'<<8 | 't'
-	wLPRT  = 'l'<<24 | 'p'<<16 | 'r'<<8 | 't'
-	wPASV  = 'p'<<24 | 'a'<<16 | 's'<<8 | 'v'
-	wPATSW = 'p'<<24 | '`'<<16 | 's'<<8 | 'w' // '@'|0x20 is '`'
-	wCPSV  = 'c'<<24 | 'p'<<16 | 's'<<8 | 'v'
-	wEPSV  = 'e'<<24 | 'p'<<16 | 's'<<8 | 'v'
-	wLPSV  = 'l'<<24 | 'p'<<16 | 's'<<8 | 'v'
-	wAUTH  = 'a'<<24 | 'u'<<16 | 't'<<8 | 'h'
-	wREIN  = 'r'<<24 | 'e'<<16 | 'i'<<8 | 'n'
-	wUSER  = 'u'<<24 | 's'<<16 | 'e'<<8 | 'r'
-	wPASS  = 'p'<<24 | 'a'<<16 | 's'<<8 | 's'
-	wACCT  = 'a'<<24 | 'c'<<16 | 'c'<<8 | 't'
-	wABOR  = 'a'<<24 | 'b'<<16 | 'o'<<8 | 'r'
-	wQUIT  = 'q'<<24 | 'u'<<16 | 'i'<<8 | 't'
-)
-
-// ParseCommand reads one line of the client, without its line end. Upper and
-// lower case are alike (RFC 959 section 5.3). Blanks before the verb are not
-// FTP; blanks around the argument are allowed.
-//
-// A PORT, EPRT or LPRT comes with the endpoint that the server shall connect to,
-// or with why it has none.
-//
-// The results are apart and not in a struct because a struct of this size is
-// returned through memory, which takes as long as reading a boring line.
-func ParseCommand(line []byte) (verb Verb, endpoint netip.AddrPort, why Reason) {
+// ParseCommand reads the verb of one line of the client, which comes without its
+// line end. Upper and lower case are alike (RFC 959 section 5.3). Blanks before the
+// verb are not FTP. Where it announces an endpoint, [Verb.Via] and [Via.Endpoint]
+// read on.
+func ParseCommand(line []byte) Verb {
 	if len(line) < 4 || len(line) > 4 && line[4] != ' ' {
-		return VerbOther, endpoint, ""
+		return VerbOther
 	}
-	switch uint32(line[0])<<24 | uint32(line[1])<<16 | uint32(line[2])<<8 | uint32(line[3]) | 0x20202020 {
-	case wPORT:
-		c := cursor{b: argument(line)}
-		endpoint, why = c.endpoint(hostPort)
-		return VerbPORT, endpoint, why
-	case wEPRT:
-		c := cursor{b: argument(line)}
-		endpoint, why = c.endpoint(extended)
-		return VerbEPRT, endpoint, why
-	case wLPRT:
-		c := cursor{b: argument(line)}
-		endpoint, why = c.endpoint(longHostPort)
-		return VerbLPRT, endpoint, why
-	case wPASV, wCPSV:
-		verb = VerbPASV
-	case wPATSW:
-		if line[1] == '@' {
-			verb = VerbPASV
-		}
-	case wEPSV:
-		verb = VerbEPSV
-		if a := argument(line); len(a) == 3 && a[0]|0x20 == 'a' && a[1]|0x20 == 'l' && a[2]|0x20 == 'l' {
-			verb = VerbEPSVAll
-		}
-	case wLPSV:
-		verb = VerbLPSV
-	case wAUTH:
-		verb = VerbAUTH
-	case wREIN:
-		verb = VerbREIN
-	case wUSER:
-		verb = VerbUSER
-	case wPASS:
-		verb = VerbPASS
-	case wACCT:
-		verb = VerbACCT
-	case wABOR:
-		verb = VerbABOR
-	case wQUIT:
-		verb = VerbQUIT
+	w := wordOf(line)
+	if v := &vocabulary[w.slot()]; v.word == w && line[1] != '`' { // P`SW is none
+		return v.verb
 	}
-	return verb, endpoint, ""
+	return VerbOther
+}
+
+// word is the four letters of a verb, lower case, so that one comparison matches it
+// in any case. An @ and a grave accent are alike then.
+type word uint32
+
+func wordOf(line []byte) word { return word(binary.BigEndian.Uint32(line) | 0x20202020) }
+
+// slot is where in the vocabulary the word would be: a hash that gives each verb a
+// slot of its own. The factor was found by trying.
+func (w word) slot() word { return w * 0x311c4f >> 28 }
+
+// vocabulary has the verbs that the session tells apart, each in its slot. Most
+// lines have another verb, and one look says so.
+var vocabulary = func() (slots [16]struct {
+	word word
+	verb Verb
+},
+) {
+	for name, verb := range map[string]Verb{
+		"PORT": VerbPORT, "EPRT": VerbEPRT, "LPRT": VerbLPRT, "PASV": VerbPASV, "P@SW": VerbPASV, "CPSV": VerbPASV,
+		"EPSV": VerbEPSV, "LPSV": VerbLPSV, "AUTH": VerbAUTH, "REIN": VerbREIN, "USER": VerbUSER, "PASS": VerbPASS,
+		"ACCT": VerbACCT, "ABOR": VerbABOR, "QUIT": VerbQUIT,
+	} {
+		w := wordOf([]byte(name))
+		slots[w.slot()].word, slots[w.slot()].verb = w, verb
+	}
+	return slots
+}()
+
+// isAll reports whether the argument of an EPSV is ALL.
+func isAll(line []byte) bool {
+	return bytes.EqualFold(argument(line), []byte("ALL"))
 }
 
 // argument is what follows the verb, without the blanks around it.

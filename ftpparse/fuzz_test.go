@@ -203,13 +203,11 @@ func FuzzLine(f *testing.F) {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		verb, got, why := ParseCommand([]byte(line))
-		via := verb.Via()
+		c := readCommand([]byte(line))
+		via, got, why := c.Verb.Via(), c.Endpoint, c.Err
 		if via == ViaNone {
-			var code Code
-			var more bool
-			if code, more, got, why = ParseReply([]byte(line)); !more {
-				via = code.Via()
+			if r := readReply([]byte(line)); !r.More {
+				via, got, why = r.Code.Via(), r.Endpoint, r.Err
 			}
 		}
 		if want := oracleParse(line); got != want {

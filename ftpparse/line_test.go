@@ -19,7 +19,7 @@ func port(p uint16) netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, p) 
 
 var compareAddrPort = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
 
-// What ParseCommand and ParseReply return.
+// What ParseCommand and ParseReply find in a line, and what is read on from there.
 type (
 	command struct {
 		Verb     Verb
@@ -33,6 +33,20 @@ type (
 		Err      Reason
 	}
 )
+
+func readCommand(line []byte) (c command) {
+	if c.Verb = ParseCommand(line); c.Verb.Via() != ViaNone {
+		c.Endpoint, c.Err = c.Verb.Via().Endpoint(line)
+	}
+	return c
+}
+
+func readReply(line []byte) (r reply) {
+	if r.Code, r.More = ParseReply(line); !r.More && r.Code.Via() != ViaNone {
+		r.Endpoint, r.Err = r.Code.Via().Endpoint(line)
+	}
+	return r
+}
 
 func TestParseCommand(t *testing.T) {
 	tests := []struct {
@@ -90,10 +104,17 @@ func TestParseCommand(t *testing.T) {
 		{"CPSV", "CPSV", command{Verb: VerbPASV}},
 		{"EPSV", "EPSV", command{Verb: VerbEPSV}},
 		{"EPSV 1", "EPSV 1", command{Verb: VerbEPSV}},
-		{"EPSV ALL", "epsv all", command{Verb: VerbEPSVAll}},
+		{"EPSV ALL", "epsv all", command{Verb: VerbEPSV}},
 		{"EPSV with trailing blank", "EPSV ", command{Verb: VerbEPSV}},
 		{"LPSV", "LPSV", command{Verb: VerbLPSV}},
 		{"AUTH", "AUTH TLS", command{Verb: VerbAUTH}},
+		{"REIN", "REIN", command{Verb: VerbREIN}},
+		{"PASS", "PASS PORT", command{Verb: VerbPASS}},
+		{"ACCT", "ACCT x", command{Verb: VerbACCT}},
+		{"ABOR", "ABOR", command{Verb: VerbABOR}},
+		{"QUIT", "Quit", command{Verb: VerbQUIT}},
+		{"other verb", "RETR file", command{}},
+		{"three letters", "PWD", command{}},
 		{"tuple in an argument", "USER PORT 192,0,2,10,19,136", command{Verb: VerbUSER}},
 		{"empty", "", command{}},
 	}
@@ -101,7 +122,7 @@ func TestParseCommand(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			line := []byte(tt.line)
 			var got command
-			if n := testing.AllocsPerRun(10, func() { got.Verb, got.Endpoint, got.Err = ParseCommand(line) }); n != 0 {
+			if n := testing.AllocsPerRun(10, func() { got = readCommand(line) }); n != 0 {
 				t.Errorf("%v allocations, want 0", n)
 			}
 			if diff := cmp.Diff(tt.want, got, compareAddrPort); diff != "" {
@@ -178,7 +199,7 @@ func TestParseReply(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			line := []byte(tt.line)
 			var got reply
-			if n := testing.AllocsPerRun(10, func() { got.Code, got.More, got.Endpoint, got.Err = ParseReply(line) }); n != 0 {
+			if n := testing.AllocsPerRun(10, func() { got = readReply(line) }); n != 0 {
 				t.Errorf("%v allocations, want 0", n)
 			}
 			if diff := cmp.Diff(tt.want, got, compareAddrPort); diff != "" {
@@ -236,13 +257,15 @@ func TestParserVectors(t *testing.T) {
 			var why Reason
 			switch v.Kind {
 			case "227", "229":
-				_, _, got, why = ParseReply([]byte(v.Line))
+				r := readReply([]byte(v.Line))
+				got, why = r.Endpoint, r.Err
 			default:
 				line := v.Line
 				if v.Note == "argument only" {
 					line = v.Kind + " " + line
 				}
-				_, got, why = ParseCommand([]byte(line))
+				c := readCommand([]byte(line))
+				got, why = c.Endpoint, c.Err
 			}
 			want := netip.AddrPort{}
 			if v.Valid {

@@ -20,9 +20,10 @@ const (
 	extended                 // |net-prt|net-addr|tcp-port|
 )
 
-// endpoint reads an endpoint and refuses what follows it: a seventh number, say,
-// which another reader may have taken for part of it.
-func (c *cursor) endpoint(f form) (netip.AddrPort, Reason) {
+// parseEndpoint reads an endpoint and refuses what follows it: a seventh number,
+// say, which another reader may have taken for part of it.
+func parseEndpoint(text []byte, f form) (netip.AddrPort, Reason) {
+	c := cursor{b: text}
 	var a netip.AddrPort
 	var why Reason
 	switch f {

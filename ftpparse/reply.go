@@ -22,40 +22,30 @@ func (c Code) Via() Via {
 	}
 }
 
-// ParseReply reads one line of the server, without its line end.
+// ParseReply reads the code of one line of the server, which comes without its line
+// end. Where it announces an endpoint, [Code.Via] and [Via.Endpoint] read on.
 //
 // The code is 0 if the line does not begin with one: then it is text inside a
-// multi-line reply, or no FTP. More reports a hyphen after the code: the first
+// multi-line reply, or no FTP. More reports a hyphen where the code ends: the first
 // line of a multi-line reply, whose last line has the same code and a blank (RFC
-// 959 section 4.2).
-//
-// A 227, 228 or 229, if it is no first line, comes with the endpoint that the
-// client shall connect to, or with why it has none. The address is invalid where
-// the line names none, as a 229 usually does not.
-func ParseReply(line []byte) (code Code, more bool, endpoint netip.AddrPort, why Reason) {
-	if len(line) < 3 {
-		return 0, false, endpoint, ""
-	}
-	a, b, c := line[0]-'0', line[1]-'0', line[2]-'0'
-	if a-1 > 5 || b > 9 || c > 9 { // class 1 to 6
-		return 0, false, endpoint, ""
-	}
-	code = Code(a)*100 + Code(b)*10 + Code(c)
-	if len(line) > 3 && line[3] != ' ' {
-		if line[3] == '-' {
-			return code, true, endpoint, ""
+// 959 section 4.2). Without a code it means nothing.
+func ParseReply(line []byte) (code Code, more bool) {
+	if len(line) > 3 {
+		switch line[3] {
+		case ' ':
+		case '-':
+			more = true
+		default:
+			return code, more
 		}
-		return 0, false, endpoint, ""
 	}
-	switch code {
-	case 227:
-		endpoint, why = parseList(line[3:], hostPort)
-	case 228:
-		endpoint, why = parseList(line[3:], longHostPort)
-	case 229:
-		endpoint, why = parseExtendedPassive(line[3:])
+	if len(line) > 2 {
+		a, b, c := line[0]-'0', line[1]-'0', line[2]-'0'
+		if a-1 <= 5 && b <= 9 && c <= 9 { // class 1 to 6
+			code = Code(a)*100 + Code(b*10+c)
+		}
 	}
-	return code, false, endpoint, why
+	return code, more
 }
 
 // parseList reads the comma-separated numbers in the text of a 227 or 228.
@@ -87,8 +77,7 @@ func parseList(text []byte, f form) (netip.AddrPort, Reason) {
 		if !standsAlone(text, start, end) {
 			return netip.AddrPort{}, Malformed
 		}
-		c := cursor{b: text[start:end]}
-		return c.endpoint(f)
+		return parseEndpoint(text[start:end], f)
 	}
 	return netip.AddrPort{}, Malformed
 }

@@ -344,9 +344,13 @@ func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
 			s.flags |= clientSeen
 		}
 	}
-	verb, endpoint, reason := ParseCommand(line)
+	verb := ParseCommand(line)
+	if verb == VerbEPSV && isAll(line) {
+		verb = verbEPSVAll
+	}
 	p := pending{verb: verb}
 	if via := verb.Via(); via != ViaNone {
+		endpoint, reason := via.Endpoint(line)
 		if reason == "" {
 			reason = s.mayAnnounce(spoiled)
 		}
@@ -379,7 +383,7 @@ func (s *Session) beforeLogin() bool { return s.flags&(fromStart|loggedIn) == fr
 
 // reply takes one line of the server.
 func (s *Session) reply(dst []Event, line []byte, spoiled bool) []Event {
-	code, more, endpoint, reason := ParseReply(line)
+	code, more := ParseReply(line)
 	if s.multi != 0 {
 		// Only the line with the same code and a blank ends it; what stands
 		// between is text, whatever it looks like (VU#288905).
@@ -401,13 +405,14 @@ func (s *Session) reply(dst []Event, line []byte, spoiled bool) []Event {
 		return dst
 	}
 	if via := code.Via(); via != ViaNone {
-		return s.passive(dst, via, endpoint, reason, spoiled)
+		return s.passive(dst, via, line, spoiled)
 	}
 	return s.answered(dst, code)
 }
 
-// passive takes a 227, 228 or 229, with its endpoint or why it has none.
-func (s *Session) passive(dst []Event, via Via, endpoint netip.AddrPort, reason Reason, spoiled bool) []Event {
+// passive takes a 227, 228 or 229.
+func (s *Session) passive(dst []Event, via Via, line []byte, spoiled bool) []Event {
+	endpoint, reason := via.Endpoint(line)
 	asked := VerbOther
 	for i := range s.length {
 		v := s.at(i).verb
@@ -482,7 +487,7 @@ func (s *Session) answered(dst []Event, code Code) []Event {
 		if code == 331 || code == 332 {
 			s.flags &^= loggedIn
 		}
-	case VerbEPSVAll:
+	case verbEPSVAll:
 		if code/100 == 2 {
 			s.flags |= epsvAll
 		}

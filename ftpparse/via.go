@@ -1,5 +1,7 @@
 package ftpparse
 
+import "net/netip"
+
 // Via is the line that announced an endpoint: a command of the client (active
 // mode) or a reply of the server (passive mode).
 type Via uint8
@@ -28,3 +30,29 @@ func (v Via) String() string {
 // Active reports whether the server is to open the data connection: PORT, EPRT
 // and LPRT. Otherwise the client opens it (passive mode).
 func (v Via) Active() bool { return v == PORT || v == EPRT || v == LPRT }
+
+// Endpoint reads the endpoint in a line that announces one so: the command or the
+// single-line reply, from its first byte, without its line end. It returns why there
+// is none if there is none. Blanks around a command's argument are allowed. The
+// address is invalid where the line names none, as a 229 usually does not.
+func (v Via) Endpoint(line []byte) (netip.AddrPort, Reason) {
+	if len(line) < len(v.String()) {
+		return netip.AddrPort{}, Malformed
+	}
+	switch v {
+	case PORT:
+		return parseEndpoint(argument(line), hostPort)
+	case EPRT:
+		return parseEndpoint(argument(line), extended)
+	case LPRT:
+		return parseEndpoint(argument(line), longHostPort)
+	case R227:
+		return parseList(line[3:], hostPort)
+	case R228:
+		return parseList(line[3:], longHostPort)
+	case R229:
+		return parseExtendedPassive(line[3:])
+	default:
+		return netip.AddrPort{}, Malformed
+	}
+}

@@ -203,15 +203,19 @@ func (c *client) handle(fd int, r role, session int) error {
 
 // reply handles a line of the server.
 func (c *client) reply(s *clientSession, line []byte) error {
-	code, _, endpoint, why := ftpparse.ParseReply(line)
+	code, _ := ftpparse.ParseReply(line)
 	switch {
-	case why != "" || code >= 400:
+	case code >= 400:
 		return fmt.Errorf("the server says %q", line)
 	case !s.ready:
 		return c.login(s, code)
 	case code == 227 || code == 229:
+		to, why := code.Via().Endpoint(line)
+		if why != "" {
+			return fmt.Errorf("the server says %q: %w", line, why)
+		}
 		var err error
-		if s.data, err = c.poller.connect(netip.AddrPortFrom(c.server, endpoint.Port()), data, s.index); err != nil {
+		if s.data, err = c.poller.connect(netip.AddrPortFrom(c.server, to.Port()), data, s.index); err != nil {
 			return err
 		}
 	}

@@ -184,7 +184,7 @@ func (s *server) command(fd int, ss *serverSession, line []byte) error {
 		}
 		return send(fd, fmt.Sprintf("227 Entering Passive Mode (%s).\r\n", hostPort(netip.AddrPortFrom(ss.local, ss.port))))
 	case "PORT":
-		_, to, why := ftpparse.ParseCommand(line)
+		to, why := ftpparse.PORT.Endpoint(line)
 		if why != "" {
 			return send(fd, "501 "+string(why)+".\r\n")
 		}
