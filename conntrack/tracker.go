@@ -610,6 +610,9 @@ func (t *Tracker) clearOpaque(c *conn) {
 // into TLS, and that NAT does not change.
 func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
 
+// IsOpaque reports whether h is one of OpaqueHosts.
+func (t *Tracker) IsOpaque(h Hosts) bool { return t.opaque[h] != nil }
+
 // OpaqueMaster returns a control connection of OpaqueHosts between client and
 // server, the newest if there are several: the master of data connections whose
 // announcement could not be read. A data connection is a sign of its life, which with

@@ -275,14 +275,28 @@ func (e *Engine) addOpaque(h conntrack.Hosts) {
 
 // Refill puts the sessions in TLS into the table, where their time begins anew.
 // Data connections that were expected are not in a table that was made again any
-// more: clients ask again.
+// more: clients ask again. Packets are handled meanwhile.
 func (e *Engine) Refill() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
 		return
 	}
-	for h := range e.tracker.OpaqueHosts() {
+	for _, h := range e.opaqueHosts() {
+		e.renew(h)
+	}
+}
+
+func (e *Engine) opaqueHosts() []conntrack.Hosts {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(e.tracker.OpaqueHosts())
+}
+
+// renew begins the time of hosts anew, unless the last of their sessions in TLS has
+// ended.
+func (e *Engine) renew(h conntrack.Hosts) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tracker.IsOpaque(h) {
 		e.addOpaque(h)
 	}
 }
