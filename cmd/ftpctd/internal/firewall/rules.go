@@ -67,7 +67,7 @@ type ruleset struct {
 //		ct helper carrier6 { type "sane" protocol tcp; l3proto ip6; }
 //		chain assign-input {
 //			type filter hook input priority 200;
-//			meta l4proto tcp tcp dport 21 ct state new ct helper set "carrier4" ct helper set "carrier6"
+//			th dport 21 meta l4proto tcp ct state new ct helper set "carrier4" ct helper set "carrier6"
 //		}
 //		chain assign-postrouting { type filter hook postrouting priority 200; … }
 //		chain control {
@@ -77,8 +77,8 @@ type ruleset struct {
 //		}
 //		chain queue-input {
 //			type filter hook input priority -50;
-//			meta l4proto tcp tcp dport 21 jump control
-//			meta l4proto tcp tcp sport 21 jump control
+//			th dport 21 meta l4proto tcp jump control
+//			th sport 21 meta l4proto tcp jump control
 //		}
 //		chain queue-forward { type filter hook forward priority -50; … }
 //		chain queue-output { type filter hook output priority -50; … }
@@ -267,9 +267,10 @@ func tcp() []expr.Any {
 	}
 }
 
-// port matches TCP with a control port at offset.
+// port matches TCP with a control port at offset. Every packet of the host comes
+// here, and most have another port, whatever their protocol: that is seen first.
 func (r ruleset) port(offset uint32) []expr.Any {
-	return slices.Concat(tcp(), load(expr.PayloadBaseTransportHeader, offset, 2, register), r.ports)
+	return slices.Concat(load(expr.PayloadBaseTransportHeader, offset, 2, register), r.ports, tcp())
 }
 
 // flags compares those of the TCP flags that are in mask.
