@@ -48,9 +48,9 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
-	const variants, loads = 4, 5
-	if n := len(got.Measurements); n != variants*loads {
-		t.Errorf("%d measurements, want %d", n, variants*loads)
+	const variants, cycles = 4, 4
+	if n := len(got.Measurements); n != variants*(cycles+transfersARound) {
+		t.Errorf("%d measurements, want %d", n, variants*(cycles+transfersARound))
 	}
 	for _, m := range got.Measurements {
 		daemon := m.Variant == "expect" || m.Variant == "entry"

@@ -72,7 +72,8 @@ func (d *document) transfer(keys []key) {
 		base = p.against[n-1]
 		bold = fmt.Sprintf(", and in bold the share of what %s does", p.title(base))
 	}
-	d.paragraph("Gigabytes a second on a data connection that carries %s%s:", p.load(keys[0].load).title, bold)
+	d.paragraph("Gigabytes a second on a data connection that carries %s, medians of %d transfers%s:",
+		p.load(keys[0].load).title, p.rounds*transfersARound, bold)
 	d.table(keys, p.variants, func(k key, v variant) string {
 		size := float64(p.load(k.load).size)
 		cell := number(size * d.measurements.spread(k, v.name, rate).Median / 1e9)

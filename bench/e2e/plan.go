@@ -46,7 +46,7 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 		size     = flags.Int("size", 1<<30, "bytes of the one transfer of the load bulk")
 	)
 	flags.IntVar(&p.idle, "idle", 100_000, "control connections with which to measure the memory of ftpctd; 0 for none")
-	flags.IntVar(&p.rounds, "rounds", 11, "how many times each variant is measured")
+	flags.IntVar(&p.rounds, "rounds", 11, fmt.Sprintf("how many times each variant is measured, and a transfer %d times as often", transfersARound))
 	flags.DurationVar(&p.timing.duration, "time", 400*time.Millisecond, "how long each measurement takes")
 	p.timing.drain = patience
 	flags.DurationVar(&p.timing.warmup, "warmup", 60*time.Millisecond, "and what goes before it")
@@ -168,7 +168,7 @@ func chooseLoads(names []string, size int) (chosen []load, err error) {
 	return chosen, nil
 }
 
-// keys returns what is measured in each round, in order: the loads of cycles, and
+// keys returns what is measured, in order: the loads of cycles, and afterwards
 // the one of a single transfer, which fills the machine alone.
 func (p plan) keys() (cycles, transfer []key) {
 	for _, l := range p.loads {
@@ -221,28 +221,43 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 		stands = append(stands, s)
 	}
 	cycles, transfer := p.keys()
-	keys := slices.Concat(cycles, transfer)
-	for round := range p.rounds {
+	if err := r.measure(ctx, stands, cycles, p.rounds, progress); err != nil {
+		return r, err
+	}
+	if err := r.measure(ctx, stands, transfer, p.rounds*transfersARound, progress); err != nil {
+		return r, err
+	}
+	return r, nil
+}
+
+// transfersARound is how many transfers are measured for each round of cycles: one
+// takes as long as it takes, and that differs more.
+const transfersARound = 4
+
+// measure measures the loads in keys on all stands, in rounds.
+func (r *results) measure(ctx context.Context, stands []*stand, keys []key, rounds int, progress io.Writer) error {
+	p := r.plan
+	for round := range rounds {
 		for _, k := range keys {
 			for i := range stands {
 				// Each variant is first in turn: whatever the one before leaves behind
 				// falls upon all alike.
 				s := stands[(round+i)%len(stands)]
 				if err := ctx.Err(); err != nil {
-					return r, err
+					return err
 				}
 				m, err := s.measure(p.load(k.load), k.conns, p.timing)
 				if err != nil {
-					return r, err
+					return err
 				}
 				m.Round = round
 				fmt.Fprintf(progress, "round %d/%d %-4s %2d %-7s %9.1f/s  p50 %6.0f  p99 %6.0f µs  CPU a cycle %6.1f, daemon %5.1f µs\n",
-					round+1, p.rounds, m.Load, m.Conns, m.Variant, rate(m), p50(m), p99(m), labCPU(m), daemonCPU(m))
+					round+1, rounds, m.Load, m.Conns, m.Variant, rate(m), p50(m), p99(m), labCPU(m), daemonCPU(m))
 				r.measurements = append(r.measurements, m)
 			}
 		}
 	}
-	return r, nil
+	return nil
 }
 
 func (p plan) load(name string) load {
