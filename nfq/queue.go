@@ -120,6 +120,7 @@ type Queue struct {
 	packet    Packet
 	batch     []byte    // what leaves at its end
 	complaint time.Time // when an overrun was last logged
+	gaveWork  bool      // the handler may have begun a goroutine
 
 	running   chan struct{} // closed by Run: the handler may be called
 	closed    chan struct{} // closed by Close, under sendMu
@@ -327,6 +328,7 @@ func (q *Queue) packetIn(id uint32, b, conntrack []byte) {
 	q.batch = append(q.batch, v.Before...)
 	if v.Hold {
 		q.held.Add(1)
+		q.gaveWork = true
 		return
 	}
 	q.batch = appendVerdict(q.batch, q.num, id)
@@ -386,6 +388,7 @@ func (q *Queue) refused(seq uint32, errno unix.Errno) {
 		q.sendErrors.Add(1)
 		q.log.Error("the kernel refused a verdict", "queue", q.num, "err", errno)
 	default:
+		q.gaveWork = true
 		q.handler.Refused(seq, errno)
 	}
 }

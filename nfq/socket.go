@@ -28,7 +28,11 @@ import (
 //     whether to do so.
 //   - To sleep in the runtime's poller.
 //
-// The other system calls do not wait, so the scheduler need not know of them either.
+// The other system calls wait for nothing but the kernel's own work, so the scheduler
+// need not know of them either.
+//
+// Thus the goroutine hardly ever leaves its place, which may be the only one. It makes
+// room for the others every so often, and whenever the handler has given them work.
 type socket struct {
 	q    *Queue
 	file *os.File // what the runtime's poller knows the socket by
@@ -46,7 +50,12 @@ type socket struct {
 
 	busyPoll     time.Duration
 	polls, dozes credit
+	madeRoom     time.Time
 }
+
+// roomEvery is how often other goroutines get their turn: next to nothing, and soon
+// enough.
+const roomEvery = time.Millisecond
 
 // doze is short enough for whatever else the process does to wait for it.
 const doze = 2 * time.Millisecond
@@ -79,7 +88,6 @@ type message struct {
 type mmsghdr struct {
 	hdr unix.Msghdr
 	n   uint32
-	_   [4]byte
 }
 
 // maxCopy is the most that the kernel copies of a packet (nfqnl_recv_config).
@@ -204,6 +212,10 @@ func (s *socket) receive() {
 // file ends that.
 func (s *socket) read() (int, error) {
 	s.began = time.Now()
+	if s.q.gaveWork || s.began.Sub(s.madeRoom) >= roomEvery {
+		s.q.gaveWork, s.madeRoom = false, s.began
+		runtime.Gosched()
+	}
 	err := s.raw.Read(s.looked)
 	waited := time.Since(s.began)
 	s.polls = s.polls.after(waited < s.busyPoll)
@@ -276,7 +288,7 @@ func (s *socket) datagram(b []byte) {
 }
 
 // send implements driver. The kernel carries the messages out before write(2)
-// returns, and there is nothing that it would wait for.
+// returns.
 func (s *socket) send(b []byte) error {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
