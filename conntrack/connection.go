@@ -28,6 +28,12 @@ func (c *Connection) Ends() Tuple { return Tuple{Src: c.Original.Src, Dst: c.Rep
 // translated reports whether NAT changes an address or a port.
 func (c *Connection) translated() bool { return c.Reply != c.Original.turned() }
 
+// readdressed reports whether NAT changes an address.
+func (c *Connection) readdressed() bool {
+	turned := c.Original.turned()
+	return c.Reply.Src.Addr() != turned.Src.Addr() || c.Reply.Dst.Addr() != turned.Dst.Addr()
+}
+
 // turned is the tuple of the other direction.
 func (t Tuple) turned() Tuple { return Tuple{Src: t.Dst, Dst: t.Src} }
 
@@ -37,9 +43,8 @@ func (c *Connection) expectation(tuple Tuple, via ftpparse.Via) Expectation {
 	if via.Active() {
 		announcer = c.Reply.Dst
 	}
-	translated := c.translated()
 	return Expectation{
 		Zone: c.Zone, Master: c.Original, Tuple: tuple, Via: via,
-		Translated: translated, NAT: translated && tuple.Dst.Addr() == announcer.Addr(),
+		Readdressed: c.readdressed(), NAT: c.translated() && tuple.Dst.Addr() == announcer.Addr(),
 	}
 }

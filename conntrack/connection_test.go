@@ -23,17 +23,18 @@ func TestNAT(t *testing.T) {
 	clientBehind := Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: ap("203.0.113.9:1024")}}
 	serverBehind := Connection{Original: Tuple{Src: testClient, Dst: ap("203.0.113.1:2121")}, Reply: ends.turned()}
 	bothBehind := Connection{Original: serverBehind.Original, Reply: clientBehind.Reply, Zone: 7}
+	otherPort := Connection{Original: Tuple{Src: testClient, Dst: ap("198.51.100.20:2121")}, Reply: ends.turned()}
 	other := Connection{Original: serverBehind.Original, Reply: Tuple{Src: ap("198.51.100.99:21"), Dst: testClient}}
 
 	passive := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, Translated: c.translated(), NAT: nat, Via: ftpparse.R227,
+			Zone: c.Zone, Master: c.Original, Readdressed: c.readdressed(), NAT: nat, Via: ftpparse.R227,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testClient.Addr(), 0), Dst: ap(dst)},
 		}
 	}
 	active := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, Translated: c.translated(), NAT: nat, Via: ftpparse.PORT,
+			Zone: c.Zone, Master: c.Original, Readdressed: c.readdressed(), NAT: nat, Via: ftpparse.PORT,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testServer.Addr(), 0), Dst: ap(dst)},
 		}
 	}
@@ -55,6 +56,15 @@ func TestNAT(t *testing.T) {
 			"passive, server behind NAT names itself", serverBehind, AddressPeer,
 			func(w *wire) Decision { w.c(pasv); return w.s(own) },
 			[]Expectation{passive(serverBehind, "203.0.113.1:31240", true)},
+			"",
+		},
+		{
+			"passive, another port of the server itself", otherPort, AddressPeer,
+			func(w *wire) Decision { w.c(pasv); return w.s(own) },
+			[]Expectation{{
+				Master: otherPort.Original, NAT: true, Via: ftpparse.R227,
+				Tuple: Tuple{Src: netip.AddrPortFrom(testClient.Addr(), 0), Dst: ap("198.51.100.20:31240")},
+			}},
 			"",
 		},
 		{
@@ -167,6 +177,7 @@ func TestOpaqueBehindNAT(t *testing.T) {
 		{"no NAT", untranslated(0, ends), true, "opaque auth"},
 		{"conntrack has no answer", Connection{}, false, "opaque auth"},
 		{"client behind NAT", Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: outside}}, true, "opaque translated"},
+		{"another port of the server itself", Connection{Original: Tuple{Src: testClient, Dst: netip.AddrPortFrom(testServer.Addr(), 2121)}, Reply: ends.turned()}, true, "opaque auth"},
 		{"server behind NAT", Connection{Original: Tuple{Src: testClient, Dst: outside}, Reply: ends.turned()}, true, "opaque translated"},
 	}
 	for _, tt := range tests {

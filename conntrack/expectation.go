@@ -24,10 +24,10 @@ type Expectation struct {
 	// first packet comes in, before NAT. Any source port matches (Src.Port() is
 	// 0): servers do not keep to port 20.
 	Tuple Tuple
-	// Translated tells that NAT changes the control connection.
-	Translated bool
-	// NAT tells that it is Translated, and the data connection is to be translated
-	// like it: to the very host that announced it, with the source that the control
+	// Readdressed tells that NAT changes an address of the control connection.
+	Readdressed bool
+	// NAT tells that NAT changes the control connection, and the data connection is to
+	// be translated like it: to the very host that announced it, with the source that the control
 	// connection has there. Its destination port stays. Otherwise NAT is left to the
 	// rules.
 	NAT bool

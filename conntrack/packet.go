@@ -35,8 +35,8 @@ type Decision struct {
 	// control connection expects the same endpoint and may not have used it yet:
 	// hold the packet until the kernel has taken it, and tell the Tracker.
 	Contested bool
-	// Opaque are hosts between which a control connection that NAT does not change
-	// went into TLS, whether or not there was one before; Readable are those whose
+	// Opaque are hosts between which a control connection whose addresses NAT leaves
+	// alone went into TLS, whether or not there was one before; Readable are those whose
 	// last such connection ended, was forgotten, or returned to clear text.
 	Opaque, Readable []Hosts
 	// Anew tells that the packet begins a connection: what was decided on an

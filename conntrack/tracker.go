@@ -412,7 +412,7 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	case ftpparse.Opaque:
 		t.stats.Opaque++
 		why := e.Reason
-		if connection := t.connection(c); connection.translated() {
+		if connection := t.connection(c); connection.readdressed() {
 			why = Translated
 		} else {
 			t.setOpaque(c)
@@ -573,7 +573,7 @@ func (c *conn) hosts() Hosts {
 	return Hosts{Client: m.Src.Addr(), Server: m.Dst.Addr()}
 }
 
-// setOpaque notes that c, which NAT does not change, went into TLS.
+// setOpaque notes that c, whose addresses NAT leaves alone, went into TLS.
 func (t *Tracker) setOpaque(c *conn) {
 	if c.state&opaque != 0 {
 		return
@@ -607,7 +607,7 @@ func (t *Tracker) clearOpaque(c *conn) {
 }
 
 // OpaqueHosts are the hosts between which there is a control connection that went
-// into TLS, and that NAT does not change.
+// into TLS, and whose addresses NAT leaves alone.
 func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
 
 // IsOpaque reports whether h is one of OpaqueHosts.

@@ -49,7 +49,7 @@ var errNAT = errors.New("the control connection goes through NAT, which an entry
 
 // Expect implements conntrack.Admitter.
 func (e *Entry) Expect(x *conntrack.Expectation) error {
-	if x.Translated {
+	if x.Readdressed {
 		return errNAT
 	}
 	return e.Table.AddExpected(x.Tuple.Src.Addr(), x.Tuple.Dst.Addr(), x.Tuple.Dst.Port(), e.Timeout)
