@@ -255,15 +255,16 @@ func (e *Engine) opaque(d *conntrack.Decision) {
 	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
 		return
 	}
-	// In this order: a session in TLS may have taken the place of another one
-	// between its hosts.
-	for _, h := range d.Readable {
-		if err := e.entry.Table.RemoveOpaque(h.Client, h.Server); err != nil {
-			e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+	// One packet may begin the session of hosts and end it, or end one and begin the
+	// next: what it came to counts.
+	for _, hosts := range [...][]conntrack.Hosts{d.Readable, d.Opaque} {
+		for _, h := range hosts {
+			if e.tracker.IsOpaque(h) {
+				e.addOpaque(h)
+			} else if err := e.entry.Table.RemoveOpaque(h.Client, h.Server); err != nil {
+				e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+			}
 		}
-	}
-	for _, h := range d.Opaque {
-		e.addOpaque(h)
 	}
 }
 
