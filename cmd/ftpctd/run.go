@@ -214,12 +214,16 @@ func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	ownDeleted := false // all of them
 	for _, e := range entries {
 		var withdrawn bool
 		switch {
 		case e.Helper == cfg.Helper.Name:
-			err = kernel.DeleteExpectations(e.Helper) // perhaps again
-			withdrawn = err == nil
+			if !ownDeleted {
+				err = kernel.DeleteExpectations(e.Helper)
+			}
+			ownDeleted = err == nil
+			withdrawn = ownDeleted
 		// Others may use the carrier. The port is that before NAT, which need not be a
 		// control port.
 		case e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port()):
@@ -235,9 +239,14 @@ func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) 
 	return nil
 }
 
-// withdrawCarried deletes an expectation that was listed, in the zone of its control
-// connection, unless it was used meanwhile.
+// withdrawCarried deletes an expectation that was listed, unless it was used
+// meanwhile.
 func withdrawCarried(kernel *ctnetlink.Conn, e ctnetlink.Listed) (withdrawn bool, err error) {
+	err = kernel.Delete(&conntrack.Expectation{Master: e.Master, Tuple: e.Tuple})
+	if !errors.Is(err, unix.ENOENT) {
+		return err == nil, err
+	}
+	// It may be in a zone, which is its control connection's.
 	masters, err := kernel.Masters(e.Master)
 	if err != nil {
 		return false, err
