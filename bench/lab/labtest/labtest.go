@@ -149,6 +149,7 @@ func RoundTrip(ctx context.Context, t testing.TB, c *miniftp.Client, s *miniftp.
 	if !bytes.Equal(got, want) {
 		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), len(want))
 	}
+	s.Put(up, nil) // not what is there already
 	if err := c.Stor(ctx, w.Via, up, got); err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,8 @@ package labtest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -44,7 +44,7 @@ func FailUnlessMissing(t testing.TB, err error) {
 func RoundTripReal(ctx context.Context, t testing.TB, h *lab.Host, c realftp.Client, d *realftp.Daemon, w miniftp.Way) {
 	t.Helper()
 	const down = "down"
-	up := fmt.Sprintf("up-%s-%s-%s", c.Name, w.Family(), w.Via)
+	up := "up-" + rand.Text() // not a file that is there already
 	want := Content(fileSize)
 	if err := d.Put(down, want); err != nil {
 		t.Fatal(err)

@@ -44,8 +44,8 @@ type Passive struct {
 	Address Address
 	// Ports are the ports that a server may announce.
 	Ports PortRange
-	// TLSPorts are the ports admitted, with [AdmitEntry], for a client whose
-	// control connection went opaque. The zero range is none.
+	// TLSPorts are the ports admitted for a client whose control connection went
+	// opaque, where the daemon manages its table. The zero range is none.
 	TLSPorts PortRange
 }
 
