@@ -46,8 +46,8 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 		size     = flags.Int("size", 1<<30, "bytes of the one transfer of the load bulk")
 	)
 	flags.IntVar(&p.idle, "idle", 100_000, "control connections with which to measure the memory of ftpctd; 0 for none")
-	flags.IntVar(&p.rounds, "rounds", 11, fmt.Sprintf("how many times each variant is measured, and a transfer %d times as often", transfersARound))
-	flags.DurationVar(&p.timing.duration, "time", 400*time.Millisecond, "how long each measurement takes")
+	flags.IntVar(&p.rounds, "rounds", 21, fmt.Sprintf("how many times each variant is measured, and a transfer %d times as often", transfersARound))
+	flags.DurationVar(&p.timing.duration, "time", 300*time.Millisecond, "how long each measurement takes")
 	p.timing.drain = patience
 	flags.DurationVar(&p.timing.warmup, "warmup", 60*time.Millisecond, "and what goes before it")
 	flags.StringVar(&p.files.json, "json", "", "`FILE` for everything that was measured")
@@ -232,7 +232,7 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 
 // transfersARound is how many transfers are measured for each round of cycles: one
 // takes as long as it takes, and that differs more.
-const transfersARound = 4
+const transfersARound = 2
 
 // measure measures the loads in keys on all stands, in rounds.
 func (r *results) measure(ctx context.Context, stands []*stand, keys []key, rounds int, progress io.Writer) error {
