@@ -81,7 +81,7 @@ bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
 	$(BENCHSTAT) bench/baseline.txt bench/new.txt
 	rm bench/new.txt
 
-bench-e2e: root ## ftpctd beside nf_conntrack_ftp, end to end, into README.md: 6 minutes on an idle machine (as root)
+bench-e2e: root ## ftpctd beside nf_conntrack_ftp, end to end, into README.md: 8 minutes on an idle machine (as root)
 	$(GO) run ./bench/e2e -readme README.md -chart bench/e2e.svg
 
 # The machine's files are the guest's, but not its toolchain's caches: it gets
