@@ -250,9 +250,14 @@ func (e *Engine) data(p *nfq.Packet) []byte {
 	return b
 }
 
+// servesTLS reports whether data connections of sessions in TLS are admitted.
+func (e *Engine) servesTLS() bool {
+	return e.entry != nil && e.tlsPorts != (conntrack.PortRange{})
+}
+
 // opaque lets the data connections of sessions in TLS be queued.
 func (e *Engine) opaque(d *conntrack.Decision) {
-	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
+	if !e.servesTLS() {
 		return
 	}
 	// One packet may begin the session of hosts and end it, or end one and begin the
@@ -278,7 +283,7 @@ func (e *Engine) addOpaque(h conntrack.Hosts) {
 // Data connections that were expected are not in a table that was made again any
 // more: clients ask again. Packets are handled meanwhile.
 func (e *Engine) Refill() {
-	if e.entry == nil || e.tlsPorts == (conntrack.PortRange{}) {
+	if !e.servesTLS() {
 		return
 	}
 	for _, h := range e.opaqueHosts() {

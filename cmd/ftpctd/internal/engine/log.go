@@ -41,7 +41,7 @@ func (e *Engine) observe(ev conntrack.Event) {
 	case ev.Kind != conntrack.EventOpaque:
 	case ev.Reason == conntrack.Translated:
 		message = "control connection went into TLS: its data ports cannot be learned, and passive.tls_ports do not serve a connection behind NAT; give the server a passive port range, and open it"
-	case e.entry != nil && e.tlsPorts != (conntrack.PortRange{}):
+	case e.servesTLS():
 		message = "control connection went into TLS: its client may connect to the server's passive.tls_ports"
 	}
 	attrs := []slog.Attr{slog.Any("client", ev.Master.Src), slog.Any("server", ev.Master.Dst)}
