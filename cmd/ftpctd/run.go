@@ -214,23 +214,20 @@ func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	ownDeleted := false // all of them
+	isOwn := func(e ctnetlink.Listed) bool { return e.Helper == cfg.Helper.Name }
+	if slices.ContainsFunc(entries, isOwn) {
+		if err := kernel.DeleteExpectations(cfg.Helper.Name); err != nil {
+			return fmt.Errorf("stale expectation: %w", err)
+		}
+	}
 	for _, e := range entries {
-		var withdrawn bool
-		switch {
-		case e.Helper == cfg.Helper.Name:
-			if !ownDeleted {
-				err = kernel.DeleteExpectations(e.Helper)
-			}
-			ownDeleted = err == nil
-			withdrawn = ownDeleted
+		withdrawn := isOwn(e)
 		// Others may use the carrier. The port is that before NAT, which need not be a
 		// control port.
-		case e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port()):
-			withdrawn, err = withdrawCarried(kernel, e)
-		}
-		if err != nil {
-			return fmt.Errorf("stale expectation: %w", err)
+		if !withdrawn && e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
+			if withdrawn, err = withdrawCarried(kernel, e); err != nil {
+				return fmt.Errorf("stale expectation: %w", err)
+			}
 		}
 		if withdrawn {
 			log.Info("withdrew an expectation of an earlier run", "src", e.Tuple.Src.Addr(), "dst", e.Tuple.Dst)
