@@ -62,7 +62,7 @@ func (s *server) listen(h *lab.Host) (err error) {
 	if err := s.poller.add(s.stop, control, s.stop, unix.EPOLLIN); err != nil {
 		return err
 	}
-	for _, addr := range []netip.Addr{h.IPv4(), h.IPv6()} {
+	for _, addr := range h.Addrs() {
 		fd, _, err := s.poller.listen(netip.AddrPortFrom(addr, lab.ControlPort), controlListener, 0)
 		if err != nil {
 			return fmt.Errorf("listen at %v: %w", addr, err)

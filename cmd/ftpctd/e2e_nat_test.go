@@ -112,13 +112,20 @@ func TestNAT(t *testing.T) {
 	}
 }
 
+// clientBehindNAT makes a lab whose router gives the client its public address outside.
+func clientBehindNAT(t *testing.T) *lab.Lab {
+	t.Helper()
+	l := labtest.New(t, lab.Config{})
+	routePublic(t, l)
+	iptables(t, l.Router, masquerade)
+	return l
+}
+
 // TestActiveBehindNAT is a client that knows which address it has outside.
 func TestActiveBehindNAT(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
-	l := labtest.New(t, lab.Config{})
-	routePublic(t, l)
-	iptables(t, l.Router, masquerade)
+	l := clientBehindNAT(t)
 	labtest.Serve(t, l.Server, &miniftp.Server{})
 	fw := drop(t, l.Router, lab.Forward)
 	start(t, l.Router, "")
@@ -141,9 +148,7 @@ func TestActiveBehindNAT(t *testing.T) {
 func TestTLSPortsBehindNAT(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
-	l := labtest.New(t, lab.Config{})
-	routePublic(t, l)
-	iptables(t, l.Router, masquerade)
+	l := clientBehindNAT(t)
 	script{"AUTH": "234 go ahead"}.serve(ctx, t, l.Server)
 	passive := netip.AddrPortFrom(l.Server.IPv4(), 30000)
 	listener := labtest.Listen(ctx, t, l.Server, passive)
