@@ -82,16 +82,23 @@ func (c *client) run(l *lab.Lab, t timing, measure func() error) error {
 	if c.ready < n {
 		return fmt.Errorf("%d of %d clients have not logged in within %v", n-c.ready, n, patience)
 	}
-	for i := range c.sessions {
-		if err := c.begin(&c.sessions[i], time.Now()); err != nil {
+	begin := func() error {
+		for i := range c.sessions {
+			if err := c.begin(&c.sessions[i], time.Now()); err != nil {
+				return err
+			}
+		}
+		return c.until(t.warmup, never)
+	}
+	// Of a transfer the beginning counts as well: there is no other.
+	steps := []func() error{begin, measure}
+	if c.load.size > 0 {
+		steps = []func() error{measure, begin}
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
 			return err
 		}
-	}
-	if err := c.until(t.warmup, never); err != nil {
-		return err
-	}
-	if err := measure(); err != nil {
-		return err
 	}
 	c.latencies = c.latencies[:0]
 	if err := c.until(t.duration, enough); err != nil {
