@@ -31,6 +31,9 @@ type Expectation struct {
 	// connection has there. Its destination port stays. Otherwise NAT is left to the
 	// rules.
 	NAT bool
+	// Overflow tells that the client has had its share of the kernel's table of
+	// expectations.
+	Overflow bool
 	// Via is the line that announced it.
 	Via ftpparse.Via
 }

@@ -70,6 +70,7 @@ func (e *expectationTable) insert(c *conn, x Expectation, deadline time.Duration
 	}
 	c.newest = n
 	c.count++
+	c.source.expectations++
 	e.ring.prev.next = n
 	e.ring.prev = n
 	e.n++
@@ -97,6 +98,7 @@ func (e *expectationTable) remove(x *expectation) {
 		x.older.newer = x.newer
 	}
 	x.owner.count--
+	x.owner.source.expectations--
 	x.prev.next, x.next.prev = x.next, x.prev
 	e.n--
 	*x = expectation{next: e.free}
@@ -111,6 +113,22 @@ func (e *expectationTable) find(x *Expectation) *expectation {
 		}
 	}
 	return nil
+}
+
+// maxSame bounds the control connections that may expect the same tuple at a time.
+// Every one that is withdrawn is looked for among them.
+const maxSame = 8
+
+// crowded reports whether as many other control connections as may be expect the tuple
+// of x.
+func (e *expectationTable) crowded(x *Expectation) bool {
+	n := 0
+	for same := e.byTuple[dataKeyOf(x.Zone, x.Tuple)]; same != nil; same = same.twin {
+		if same.Master != x.Master {
+			n++
+		}
+	}
+	return n >= maxSame
 }
 
 // expect adds an expectation of c. One that c has already for the same tuple is
@@ -129,6 +147,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	if t.expected.n >= maxExpectations {
 		t.withdraw(t.expected.oldest(), Evicted)
 	}
+	x.Overflow = t.cfg.KernelShare > 0 && c.source.expectations >= t.cfg.KernelShare
 	n := t.expected.insert(c, x, t.clock+t.cfg.Timeout)
 	n.contested = n.twin != nil && !t.cfg.Shared
 	t.stats.Expected++

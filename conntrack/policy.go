@@ -16,6 +16,7 @@ const (
 	ForeignAddress Reason = "foreign-address"  // the line names another host than its sender (FTP bounce)
 	BelowMinPort   Reason = "below-min-port"   // a port under min_port
 	PortNotAllowed Reason = "port-not-allowed" // a port outside the configured range
+	ControlPort    Reason = "control-port"     // a control port: what comes there is no data connection
 	// ActiveBehindNAT refuses what cannot work: the line names the client by an
 	// address that the server does not know it by, and the lines of a control
 	// connection are not rewritten here. A client that names the address it has
@@ -25,17 +26,21 @@ const (
 
 // Reasons of the tracker and of the kernel.
 const (
-	NotAnFTPSession Reason = "not-ftp"    // the connection turned out to be no FTP session
-	Closed          Reason = "closed"     // the control connection ended
-	Expired         Reason = "expired"    // unused for the timeout; of a connection, nothing was seen on it for days
-	Superseded      Reason = "superseded" // newer expectations of the same control connection took its place
-	Evicted         Reason = "evicted"    // the table was full
-	Clash           Reason = "clash"      // another control connection expects the same endpoint
-	NoHelper        Reason = "no-helper"  // the control connection has no helper in the kernel
-	NoMaster        Reason = "no-master"  // the control connection is not in the kernel's table
-	TableFull       Reason = "table-full" // the kernel's expectation table is full
-	Kernel          Reason = "kernel"     // any other refusal of the kernel
-	Translated      Reason = "translated" // the control connection goes through NAT, and the data connection could not
+	NotAnFTPSession Reason = "not-ftp" // the connection turned out to be no FTP session
+	// NotSeenFromStart leaves a connection unread that nobody vouches for: its
+	// handshake was not seen, and conntrack did not have it when the daemon started.
+	NotSeenFromStart Reason = "not-seen-from-start"
+	ClientLimit      Reason = "client-limit" // the client has its share of the connections or of the expectations
+	Closed           Reason = "closed"       // the control connection ended
+	Expired          Reason = "expired"      // unused for the timeout; of a connection, nothing was seen on it for days
+	Superseded       Reason = "superseded"   // newer expectations of the same control connection took its place
+	Evicted          Reason = "evicted"      // the table was full
+	Clash            Reason = "clash"        // another control connection expects the same endpoint
+	NoHelper         Reason = "no-helper"    // the control connection has no helper in the kernel
+	NoMaster         Reason = "no-master"    // the control connection is not in the kernel's table
+	TableFull        Reason = "table-full"   // the kernel's expectation table is full
+	Kernel           Reason = "kernel"       // any other refusal of the kernel
+	Translated       Reason = "translated"   // the control connection goes through NAT, and the data connection could not
 )
 
 // AddressPolicy is what becomes of a passive reply that names another address

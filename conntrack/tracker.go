@@ -18,9 +18,12 @@ const (
 	// maxBuffered bounds the bytes held for incomplete lines and out-of-order
 	// segments of all control connections together.
 	maxBuffered = 64 << 20
-	// closedLinger is how long an ended connection stays in the table: as long
-	// as the kernel keeps it in TIME_WAIT. What still comes on it is not taken
-	// for a connection that is picked up in the middle.
+	// sourceShare is the part of the table's connections, and of all expectations,
+	// that one client may have: 1/sourceShare.
+	sourceShare = 4
+	// closedLinger is how long an ended connection stays in the table: as long as the
+	// kernel keeps it in TIME_WAIT. Stray packets then do not count as those of a
+	// connection whose beginning was not seen.
 	closedLinger = 2 * time.Minute
 	// idleLinger is how long a connection stays on which nothing is seen: as long as
 	// the kernel keeps one that is ESTABLISHED (tcp_timeouts of
@@ -35,15 +38,20 @@ type Config struct {
 	Ports []uint16
 	// Policy decides which announced endpoints may be expected.
 	Policy Policy
-	// Connections bounds the table. What has ended gives way first, then the least
-	// recently used connection on which one side has yet to speak, then the least
-	// recently used of the others.
+	// Connections bounds the table. What has ended gives way first, then what is not
+	// read, then the least recently used connection on which neither side has spoken,
+	// then one on which one side has yet to speak, then the least recently used of the
+	// others. A quarter of them is the share of one client: an IPv4 address or an IPv6
+	// network of 64 bits.
 	Connections int
 	// MaxExpected bounds the unused expectations of one control connection; the
 	// oldest gives way.
 	MaxExpected int
 	// Timeout is how long an unused expectation stands.
 	Timeout time.Duration
+	// KernelShare bounds the expectations that one client may have in the kernel's
+	// table; those beyond it are marked Overflow. 0 is no bound.
+	KernelShare int
 	// Shared tells that several control connections may expect the same tuple at a
 	// time, which the kernel's table does not take: none is Contested, and what
 	// stands for the tuple is withdrawn with the last of them.
@@ -51,12 +59,15 @@ type Config struct {
 	// SkipOpaque leaves a connection that went into TLS unread until its end: it
 	// is not noticed if it returns to clear text.
 	SkipOpaque bool
-	// Lookup asks conntrack for the control connection between ends, of the packet
-	// that the Tracker was given last. It is called for the first line that announces
-	// an endpoint or begins TLS, and again after the kernel has refused an expectation:
-	// NAT stays as it is for as long as conntrack has the connection. Nil or false takes the
-	// connection to be without NAT.
+	// Lookup asks conntrack for the connection between ends, of the packet that the
+	// Tracker was given last. It is called for each SYN/ACK that may open a control
+	// connection, for each connection of Older, and for the next line that announces an
+	// endpoint after the kernel has refused an expectation: NAT stays as it is for as
+	// long as conntrack has the connection. What it does not confirm is not read. With
+	// nil every handshake counts, and there is no NAT.
 	Lookup func(ends Tuple) (Connection, bool)
+	// Older are the connections that may be picked up in the middle; nil for none.
+	Older *Older
 	// Observe is called for each event, in the caller's goroutine; nil for none.
 	Observe func(Event)
 }
@@ -70,6 +81,7 @@ type Stats struct {
 	Withdrawn   uint64 // expectations withdrawn
 	Opaque      uint64 // sessions that went into TLS
 	NotFTP      uint64 // connections that were not FTP
+	Unseen      uint64 // connections whose beginning was not seen
 	Gaps        uint64 // bytes lost within a session
 	Evicted     uint64 // connections that gave way to newer ones
 	Connections int    // in the table now
@@ -86,9 +98,12 @@ type Tracker struct {
 	lru   [ranks]conn // rings: next is the most recently used, prev the least
 	free  *conn
 
-	expected expectationTable
-	opaque   map[Hosts]*conn // the newest of those that cannot be read for TLS
-	buffered int
+	expected   expectationTable
+	sources    map[sourceKey]*source
+	opaque     map[Hosts]*conn // the newest of those that cannot be read for TLS
+	holders    holder          // ring of the connections that hold buffers, the oldest last
+	freeHolder *holder
+	buffered   int // bytes that they hold
 
 	now      time.Time
 	start    time.Time     // the first now
@@ -99,7 +114,11 @@ type Tracker struct {
 
 // New makes a Tracker.
 func New(cfg Config) *Tracker {
-	t := &Tracker{cfg: cfg, conns: make(map[connKey]*conn), opaque: make(map[Hosts]*conn)}
+	t := &Tracker{
+		cfg: cfg, conns: make(map[connKey]*conn), opaque: make(map[Hosts]*conn),
+		sources: make(map[sourceKey]*source),
+	}
+	t.holders.next, t.holders.prev = &t.holders, &t.holders
 	for r := range t.lru {
 		t.lru[r].next, t.lru[r].prev = &t.lru[r], &t.lru[r]
 	}
@@ -151,21 +170,23 @@ type conn struct {
 	key        connKey
 	state      connState
 	rank       rank
-	synSeq     uint32
 	count      int           // of expectations
 	isn        [2]uint32     // initial sequence numbers, to know a repeated SYN/ACK
 	seen       time.Duration // when the last packet came, by Tracker.clock
 	next, prev *conn
 	newest     *expectation // of this connection, linked by age
 	nat        *Connection  // what conntrack makes of the connection, nil if it translates nothing
-	opaque     *conn        // the next opaque connection between the same hosts
+	source     *source      // of the client, once the connection counts against its share
+	holder     *holder      // nil while the session holds no buffers
+	// The opaque connections between the same hosts, from the newest on.
+	older, newer *conn
 }
 
 type connState uint16
 
 const (
-	synSeen   connState = 1 << iota // the client's SYN was seen, synSeq is set
-	handshake                       // isn is set
+	handshake connState = 1 << iota // isn is set
+	synData                         // the client's SYN had payload, which went unread
 	clientFIN
 	serverFIN
 	closed
@@ -178,16 +199,25 @@ const (
 
 // rank is the order in which connections make room for others, as conntrack
 // drops what is not ASSURED first: packets with forged addresses may fill the
-// table, but empty it of no session. A session that had to go is picked up in
-// the middle next time, and who could bring that about would choose where.
+// table, but empty it of no session.
 type rank uint8
 
 const (
 	ended     rank = iota
+	unread         // for good; in the table so that it is said once
+	silent         // nobody has spoken since the handshake
 	unassured      // one side has yet to speak
 	assured
 	ranks
 )
+
+// linger is how long a connection of rank r stays on which nothing is seen.
+func (r rank) linger() time.Duration {
+	if r == ended {
+		return closedLinger
+	}
+	return idleLinger
+}
 
 // Packet takes the next packet of a control connection. now must not go back.
 func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
@@ -197,17 +227,12 @@ func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
 	switch {
 	case p.Flags&RST != 0:
 		t.reset(c, p, dir)
-	case p.Flags&SYN != 0:
-		// The client asks, the server answers. The other way round either would
-		// choose where in the other's stream reading begins.
-		switch {
-		case p.Flags&ACK == 0 && dir == ftpparse.DirOriginal:
-			t.syn(c, key, p)
-		case p.Flags&ACK != 0 && dir == ftpparse.DirReply:
-			t.synAck(c, key, p)
-		}
-	default:
+	case p.Flags&SYN == 0:
 		t.segment(c, key, p, dir)
+	case p.Flags&ACK == 0:
+		t.syn(c, key, p, dir)
+	case dir == ftpparse.DirReply:
+		t.synAck(c, key, p)
 	}
 	return &t.decision
 }
@@ -249,55 +274,113 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 	return ftpparse.DirOriginal, nil, original
 }
 
-// syn notes a client's SYN. It opens nothing yet: a table that SYNs alone can
-// fill is one that a flood empties of real sessions. A SYN on a known
-// connection may be forged, too, and counts only once the server has answered.
-func (t *Tracker) syn(c *conn, key connKey, p *Packet) {
-	if c == nil {
-		if len(p.Payload) == 0 {
-			return
-		}
-		// TCP Fast Open. What the client says before the server has greeted is
-		// not read, but its sequence numbers show that it was said.
-		c = t.insert(key, ended)
-		c.state |= closed
+// syn notes a SYN with payload (TCP Fast Open). What a client says before the server
+// has answered is not read, and the server may acknowledge any part of it: it would
+// choose where in the client's stream reading begins. Other SYNs open nothing: a table
+// that SYNs alone can fill is one that a flood empties of real sessions.
+func (t *Tracker) syn(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
+	if c == nil && len(p.Payload) > 0 && dir == ftpparse.DirOriginal {
+		t.insert(key, silent).state |= closed | synData
 	}
-	c.state |= synSeen
-	c.synSeq = p.Seq
 }
 
-// synAck opens the connection: now both initial sequence numbers are known. On
-// a connection that is known, open, ended or picked up, it counts only as the
-// answer to a SYN: a server that sends one by itself would begin anew, at a place
-// of its choice, what was found to be no FTP.
+// synAck opens the connection, if conntrack has it from its handshake on: it saw the
+// client's SYN and takes p for the answer. A SYN/ACK that comes later is one that the
+// server sends by itself, to begin anew at a place of its choice what was found to be
+// no FTP.
 func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	client, server := p.Ack, p.Seq+1
-	if c != nil {
-		if c.state&synSeen == 0 {
-			return
-		}
-		client = c.synSeq + 1
-		if c.state&(handshake|closed) == handshake && c.isn == [2]uint32{client, server} {
-			return // repeated
-		}
+	if c != nil && c.state&(handshake|closed) == handshake && c.isn == [2]uint32{client, server} {
+		return // repeated
+	}
+	nat, ok := t.opening(key)
+	if !ok {
+		return
+	}
+	t.cfg.Older.take(&key)
+	switch {
+	case c == nil:
+		c = t.insert(key, silent)
+	case c.state&synData != 0:
+		t.giveUp(c, NotSeenFromStart)
+		return
+	default:
 		if c.state&closed == 0 {
 			t.close(c, Closed)
 		}
-		t.touch(c, unassured)
-	} else {
-		c = t.insert(key, unassured)
+		t.release(c)
+		t.touch(c, silent)
 	}
-	c.state, c.nat = handshake, nil
+	if other := t.conns[key.turned()]; other != nil { // where both ports are control ports
+		t.forget(other, Closed)
+	}
+	c.state, c.nat = handshake|lookedUp, nat
 	c.isn = [2]uint32{client, server}
 	c.session.Start(client, server)
 	t.decision.Anew = true
+	t.open(c, "")
+}
+
+func (t *Tracker) open(c *conn, why Reason) {
 	t.stats.Sessions++
-	t.observe(Event{Kind: EventOpen, Master: key.master()})
+	t.observe(Event{Kind: EventOpen, Master: c.key.master(), Reason: why})
+}
+
+// opening asks conntrack whether key is a control connection of which the client's SYN
+// and the server's answer were seen, and nothing else yet.
+func (t *Tracker) opening(key connKey) (nat *Connection, ok bool) {
+	if t.cfg.Lookup == nil {
+		return nil, true
+	}
+	ends := key.master()
+	found, ok := t.cfg.Lookup(ends)
+	if !ok || !found.isControl(ends) || found.State != StateSynRecv {
+		return nil, false
+	}
+	return found.translation(key.zone), true
+}
+
+// pickUp adds a connection that was there before the Tracker, once. What nobody
+// vouches for is not read: who sends it chose where its reader begins.
+func (t *Tracker) pickUp(key connKey) *conn {
+	id, ok := t.cfg.Older.take(&key)
+	var nat *Connection
+	if ok && t.cfg.Lookup != nil {
+		ends := key.master()
+		var found Connection
+		found, ok = t.cfg.Lookup(ends)
+		ok = ok && found.isControl(ends) && found.Assured && found.ID == id
+		nat = found.translation(key.zone)
+	}
+	if !ok {
+		c := t.insert(key, unread)
+		t.giveUp(c, NotSeenFromStart)
+		return c
+	}
+	c := t.insert(key, unassured)
+	c.state, c.nat = lookedUp, nat
+	t.open(c, ftpparse.PickedUp)
+	return c
+}
+
+// giveUp leaves c unread for good.
+func (t *Tracker) giveUp(c *conn, why Reason) {
+	t.withdrawAll(c, why)
+	t.clearOpaque(c)
+	t.dropBuffers(c)
+	t.release(c)
+	t.touch(c, unread)
+	c.state &^= closed | synData
+	t.skip(c)
+	if why == NotSeenFromStart {
+		t.stats.Unseen++
+	}
+	t.observe(Event{Kind: EventNotFTP, Master: c.key.master(), Reason: why})
 }
 
 // reset takes a RST that is in its place. One that is only close to it does not
 // end the connection for its receiver (RFC 5961 section 3.2), and must not end it
-// here: what was forgotten would be picked up where its sender likes. Behind a FIN
+// here: the session would go unread. Behind a FIN
 // the place of the FIN will do, as it does for Linux (tcp_reset_check of
 // net/ipv4/tcp_input.c): a host that has closed answers so to what was sent before
 // its FIN had come. Of what is skipped the place is not known, and no payload comes
@@ -320,9 +403,7 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 		if len(p.Payload) == 0 {
 			return
 		}
-		c = t.insert(key, unassured)
-		t.stats.Sessions++
-		t.observe(Event{Kind: EventOpen, Master: key.master()})
+		c = t.pickUp(key)
 	} else {
 		t.touch(c, c.rank)
 	}
@@ -332,10 +413,15 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 	if len(p.Payload) > 0 {
 		t.spoke(c, dir)
 	}
+	fin := p.Flags&FIN != 0
 	if c.state&skipped == 0 {
 		t.read(c, p, dir)
+		if c.state&skipped == 0 {
+			// A FIN out of its place ends nothing: its receiver drops it as well.
+			fin = c.session.Finished(dir)
+		}
 	}
-	if p.Flags&FIN != 0 {
+	if fin {
 		if dir == ftpparse.DirOriginal {
 			c.state |= clientFIN
 		} else {
@@ -349,7 +435,6 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 
 // read gives a segment to the session of c.
 func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
-	held := c.session.Buffered()
 	if c.state&handshake != 0 && dir == ftpparse.DirOriginal && len(p.Payload) > 1 && int32(p.Seq-c.isn[0]) < 0 {
 		// The SYN/ACK lied about where the client begins (conntrack lets it pass
 		// with nf_conntrack_tcp_be_liberal), to have what comes first go unread. One
@@ -362,16 +447,13 @@ func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
 		Dir: dir, Seq: p.Seq, Ack: p.Ack, HasAck: p.Flags&ACK != 0,
 		FIN: p.Flags&FIN != 0, Payload: p.Payload,
 	})
-	t.buffered += c.session.Buffered() - held
+	t.countBuffers(c)
 	for i := range t.events {
 		t.event(c, &t.events[i])
 	}
 	for t.buffered > maxBuffered {
-		oldest := t.oldest(unassured, c)
-		if oldest == nil {
-			break
-		}
-		t.evict(oldest)
+		t.stats.Evicted++
+		t.giveUp(t.holders.prev.conn, Evicted)
 	}
 }
 
@@ -382,7 +464,14 @@ func (t *Tracker) spoke(c *conn, dir ftpparse.Direction) {
 	} else {
 		c.state |= serverSpoke
 	}
-	if c.rank == unassured && c.state&(clientSpoke|serverSpoke) == clientSpoke|serverSpoke {
+	switch both := c.state&(clientSpoke|serverSpoke) == clientSpoke|serverSpoke; {
+	case c.rank == silent && !both:
+		t.touch(c, unassured)
+	case (c.rank == silent || c.rank == unassured) && both:
+		if !t.charge(c) {
+			t.giveUp(c, ClientLimit)
+			return
+		}
 		t.touch(c, assured)
 	}
 }
@@ -391,13 +480,26 @@ func (t *Tracker) spoke(c *conn, dir ftpparse.Direction) {
 func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	switch e.Kind {
 	case ftpparse.Announced:
-		connection := t.connection(c)
+		connection, ok := t.connection(c)
 		tuple, why := t.cfg.Policy.Judge(&connection, e)
+		switch port := tuple.Dst.Port(); {
+		case why != "":
+		case port == connection.Original.Dst.Port(), slices.Contains(t.cfg.Ports, port):
+			why = ControlPort
+		case !ok:
+			why = NoMaster
+		case !t.hasRoom(c):
+			why = ClientLimit
+		}
 		if why != "" {
 			t.reject(Event{Master: c.key.master(), Via: e.Via, Tuple: tuple, Reason: why})
 			return
 		}
-		t.expect(c, connection.expectation(tuple, e.Via))
+		if x := connection.expectation(tuple, e.Via); t.expected.crowded(&x) {
+			t.reject(Event{Master: c.key.master(), Via: e.Via, Tuple: tuple, Reason: Clash})
+		} else {
+			t.expect(c, x)
+		}
 	case ftpparse.Rejected:
 		master := c.key.master()
 		t.reject(Event{Master: master, Via: e.Via, Tuple: asked(master, e), Reason: e.Reason})
@@ -412,7 +514,7 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	case ftpparse.Opaque:
 		t.stats.Opaque++
 		why := e.Reason
-		if connection := t.connection(c); connection.readdressed() {
+		if connection, ok := t.connection(c); !ok || connection.readdressed() {
 			why = Translated
 		} else {
 			t.setOpaque(c)
@@ -424,8 +526,7 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	case ftpparse.NotFTP:
 		t.stats.NotFTP++
 		t.withdrawAll(c, NotAnFTPSession)
-		t.skip(c)
-		t.observe(Event{Kind: EventNotFTP, Master: c.key.master(), Reason: e.Reason})
+		t.giveUp(c, e.Reason)
 	case ftpparse.Cleared:
 		t.clearOpaque(c)
 	case ftpparse.Gap:
@@ -439,25 +540,23 @@ func (t *Tracker) skip(c *conn) {
 	t.decision.Skip = true
 }
 
-// connection is c as conntrack has it. What conntrack has between other ends, or
-// the other way round because it picked the connection up in the middle, is of no
-// use: NAT does not apply to that.
-func (t *Tracker) connection(c *conn) Connection {
+// connection is c as conntrack has it. ok is false if conntrack has it no more, or has
+// another one, or has it the other way round because it picked the connection up in
+// the middle: nothing can be expected of that.
+func (t *Tracker) connection(c *conn) (_ Connection, ok bool) {
 	ends := c.key.master()
 	if c.state&lookedUp == 0 && t.cfg.Lookup != nil {
-		if found, ok := t.cfg.Lookup(ends); ok && found.Ends() == ends {
-			c.state |= lookedUp
-			c.nat = nil
-			if found != untranslated(c.key.zone, ends) {
-				nat := found // only this escapes to the heap
-				c.nat = &nat
-			}
+		found, ok := t.cfg.Lookup(ends)
+		if !ok || !found.isControl(ends) {
+			return untranslated(c.key.zone, ends), false
 		}
+		c.state |= lookedUp
+		c.nat = found.translation(c.key.zone)
 	}
 	if c.nat != nil {
-		return *c.nat
+		return *c.nat, true
 	}
-	return untranslated(c.key.zone, ends)
+	return untranslated(c.key.zone, ends), true
 }
 
 // asked is the tuple that a rejected line asked for, as far as it could be read.
@@ -487,7 +586,7 @@ func (t *Tracker) observe(e Event) {
 // insert adds a connection; another one makes room if there is none.
 func (t *Tracker) insert(key connKey, r rank) *conn {
 	if len(t.conns) >= t.cfg.Connections && len(t.conns) > 0 {
-		t.evict(t.oldest(ended, nil))
+		t.evict(t.oldest())
 	}
 	c := t.free
 	if c != nil {
@@ -501,14 +600,11 @@ func (t *Tracker) insert(key connKey, r rank) *conn {
 	return c
 }
 
-// oldest is the connection that has to make room, from a rank on and except for
-// one that is in use, or nil.
-func (t *Tracker) oldest(from rank, except *conn) *conn {
-	for r := from; r < ranks; r++ {
-		for c := t.lru[r].prev; c != &t.lru[r]; c = c.prev {
-			if c != except {
-				return c
-			}
+// oldest is the connection that has to make room.
+func (t *Tracker) oldest() *conn {
+	for r := range t.lru {
+		if c := t.lru[r].prev; c != &t.lru[r] {
+			return c
 		}
 	}
 	return nil
@@ -534,18 +630,14 @@ func (c *conn) unlink() {
 	c.prev.next, c.next.prev = c.next, c.prev
 }
 
-// close ends c. It stays in the table, so that stray packets do not make a new
-// connection of it, and what was no FTP stays as long as if it were open: the
-// last word on that is a new handshake's.
+// close ends c. It stays in the table for a while: see closedLinger.
 func (t *Tracker) close(c *conn, why Reason) {
 	t.withdrawAll(c, why)
 	t.clearOpaque(c)
-	t.buffered -= c.session.Buffered()
-	c.session.Release()
+	t.dropBuffers(c)
+	t.release(c)
 	c.state |= closed
-	if !c.session.NotFTP() {
-		t.touch(c, ended)
-	}
+	t.touch(c, ended)
 	t.observe(Event{Kind: EventClose, Master: c.key.master(), Reason: why})
 }
 
@@ -580,7 +672,9 @@ func (t *Tracker) setOpaque(c *conn) {
 	}
 	c.state |= opaque
 	h := c.hosts()
-	c.opaque = t.opaque[h]
+	if c.older = t.opaque[h]; c.older != nil {
+		c.older.newer = c
+	}
 	t.opaque[h] = c
 	t.decision.Opaque = append(t.decision.Opaque, h)
 }
@@ -591,19 +685,19 @@ func (t *Tracker) clearOpaque(c *conn) {
 		return
 	}
 	c.state &^= opaque
-	h := c.hosts()
-	if head := t.opaque[h]; head != c {
-		for head.opaque != c {
-			head = head.opaque
-		}
-		head.opaque = c.opaque
-	} else if c.opaque != nil {
-		t.opaque[h] = c.opaque
-	} else {
+	if c.older != nil {
+		c.older.newer = c.newer
+	}
+	switch h := c.hosts(); {
+	case c.newer != nil:
+		c.newer.older = c.older
+	case c.older != nil:
+		t.opaque[h] = c.older
+	default:
 		delete(t.opaque, h)
 		t.decision.Readable = append(t.decision.Readable, h)
 	}
-	c.opaque = nil
+	c.older, c.newer = nil, nil
 }
 
 // OpaqueHosts are the hosts between which there is a control connection that went
@@ -634,11 +728,7 @@ func (t *Tracker) Expire(now time.Time) *Decision {
 		t.withdraw(x, Expired)
 	}
 	for r := range t.lru {
-		linger := idleLinger
-		if rank(r) == ended {
-			linger = closedLinger
-		}
-		ring := &t.lru[r]
+		ring, linger := &t.lru[r], rank(r).linger()
 		for c := ring.prev; c != ring && t.clock-c.seen > linger; c = ring.prev {
 			t.forget(c, Expired)
 		}

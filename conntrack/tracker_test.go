@@ -1029,13 +1029,29 @@ func allConns(tr *Tracker) iter.Seq[*conn] {
 // checkBooks compares what the tables say with what is in them.
 func checkBooks(t *testing.T, tr *Tracker) {
 	t.Helper()
-	conns, buffered, expected := 0, 0, 0
+	conns, buffered, expected, holders := 0, 0, 0, 0
+	sources := make(map[*source]source)
 	for c := range allConns(tr) {
 		conns++
-		if (c.rank == ended) != (c.state&closed != 0 && !c.session.NotFTP()) {
+		if (c.rank == ended) != (c.state&(closed|synData) == closed) {
 			t.Fatalf("a connection in state %v has rank %v", c.state, c.rank)
 		}
-		buffered += c.session.Buffered()
+		if held := c.session.Buffered(); held != 0 || c.holder != nil {
+			if c.holder == nil || c.holder.conn != c || c.holder.bytes != held {
+				t.Fatalf("a connection that buffers %d bytes is listed as %+v", held, c.holder)
+			}
+			buffered += held
+			holders++
+		}
+		if s := c.source; s != nil {
+			if s.key != c.key.source() || tr.sources[s.key] != s {
+				t.Fatalf("a connection of %v counts as one of %v", c.key.master().Src, s.key)
+			}
+			want := sources[s]
+			want.connections++
+			want.expectations += c.count
+			sources[s] = want
+		}
 		n := 0
 		for x := c.newest; x != nil; x = x.older {
 			n++
@@ -1051,9 +1067,26 @@ func checkBooks(t *testing.T, tr *Tracker) {
 	if conns != len(tr.conns) || conns > tr.cfg.Connections {
 		t.Fatalf("%d connections in order, %d by tuple, at most %d", conns, len(tr.conns), tr.cfg.Connections)
 	}
+	for s, want := range sources {
+		if s.connections != want.connections || s.expectations != want.expectations {
+			t.Fatalf("a client has %d connections and %d expectations, counted %d and %d", want.connections, want.expectations, s.connections, s.expectations)
+		}
+		if most := max(tr.cfg.Connections/sourceShare, 1); s.connections > most {
+			t.Fatalf("a client has %d connections, at most %d", s.connections, most)
+		}
+	}
+	if len(sources) != len(tr.sources) {
+		t.Fatalf("%d clients, %d listed", len(sources), len(tr.sources))
+	}
+	for h := tr.holders.next; h != &tr.holders; h = h.next {
+		holders--
+	}
+	if holders != 0 {
+		t.Fatalf("%d more connections that buffer than are listed", holders)
+	}
 	opaques := 0
 	for h, c := range tr.opaque {
-		for ; c != nil; c = c.opaque {
+		for ; c != nil; c = c.older {
 			opaques++
 			if c.state&(opaque|closed) != opaque || c.hosts() != h {
 				t.Fatalf("a connection of %v in state %v is listed as opaque between %v", c.hosts(), c.state, h)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -106,6 +108,10 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	if admission.Mode == config.AdmitEntry {
 		admitter = entry
 	}
+	tracking, err := kernelTracking(kernel, cfg, admission, log)
+	if err != nil {
+		return err
+	}
 	// What a worker does takes microseconds, and all else next to nothing. With a
 	// processor more, the runtime would wake a thread of its own at each packet, to
 	// see whether there is anything for it to do.
@@ -117,7 +123,7 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 		}
 	}()
 	for i := range cfg.Queue.Count {
-		w, err := newWorker(cfg, cfg.Queue.Num+i, kernel, admitter, entry, log)
+		w, err := newWorker(cfg, tracking, cfg.Queue.Num+i, kernel, admitter, entry, log)
 		if err != nil {
 			return err
 		}
@@ -155,16 +161,48 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	return errors.Join(tasks.Wait(), err)
 }
 
+// kernelTracking is what the configuration and the kernel say of the tracker.
+func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Admission, log *slog.Logger) (conntrack.Config, error) {
+	tracking := trackerConfig(cfg)
+	connections, err := kernel.Servers(cfg.Ports)
+	if err != nil {
+		return conntrack.Config{}, err
+	}
+	tracking.Older = conntrack.NewOlder(connections, cfg.Ports, cfg.Limits.Connections)
+	if n, leftOut := tracking.Older.Len(); n > 0 {
+		log.Info("control connections are older than the daemon: they are read from where they are", "connections", n, "left out", leftOut)
+	}
+	if admission.Mode == config.AdmitExpect {
+		tracking.KernelShare = kernelShare(log)
+	}
+	return tracking, nil
+}
+
+// kernelShare is the part of the kernel's table of expectations that one client may
+// have.
+func kernelShare(log *slog.Logger) int {
+	const path = "/proc/sys/net/netfilter/nf_conntrack_expect_max"
+	b, err := os.ReadFile(path)
+	if err == nil {
+		var most int
+		if most, err = strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			return max(most/4, 1)
+		}
+	}
+	log.Warn("cannot tell how many expectations the kernel takes: one client may have all of them", "err", err)
+	return 0
+}
+
 // worker is a queue with its engine.
 type worker struct {
 	queue  *nfq.Queue
 	engine *engine.Engine
 }
 
-func newWorker(cfg config.Config, num uint16, kernel *ctnetlink.Conn, admitter conntrack.Admitter, entry *engine.Entry, log *slog.Logger) (*worker, error) {
+func newWorker(cfg config.Config, tracking conntrack.Config, num uint16, kernel *ctnetlink.Conn, admitter conntrack.Admitter, entry *engine.Entry, log *slog.Logger) (*worker, error) {
 	w := &worker{}
 	w.engine = engine.New(engine.Config{
-		Tracker: trackerConfig(cfg), Kernel: admitter, Entry: entry, Lookup: kernel.Connection,
+		Tracker: tracking, Kernel: admitter, Entry: entry, Lookup: kernel.Connection,
 		TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
 		Accept: func(id uint32) error { return w.queue.Accept(id) },
 		Send:   func(messages []byte) error { return w.queue.Send(messages) },

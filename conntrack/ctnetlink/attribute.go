@@ -33,6 +33,14 @@ func ParseConnection(b []byte, c *conntrack.Connection) error {
 		case ctaTupleReply:
 			err = t.parse(value)
 			c.Reply = t.Tuple
+		case ctaStatus:
+			var status uint32
+			err = parseUint32(value, &status)
+			c.Assured, c.Expected = status&ipsAssured != 0, status&ipsExpected != 0
+		case ctaID:
+			err = parseUint32(value, &c.ID)
+		case ctaProtoInfo:
+			err = parseState(value, &c.State)
 		}
 		return err
 	})
@@ -128,6 +136,32 @@ func parseUint16(b []byte, v *uint16) error {
 	}
 	*v = binary.BigEndian.Uint16(b)
 	return nil
+}
+
+func parseUint32(b []byte, v *uint32) error {
+	if len(b) != 4 {
+		return errAttribute
+	}
+	*v = binary.BigEndian.Uint32(b)
+	return nil
+}
+
+// parseState finds the state of a TCP connection in CTA_PROTOINFO.
+func parseState(b []byte, state *conntrack.TCPState) error {
+	return eachAttr(b, func(typ uint16, value []byte) error {
+		if typ != ctaProtoInfoTCP {
+			return nil
+		}
+		return eachAttr(value, func(typ uint16, value []byte) error {
+			if typ == ctaTCPState {
+				if len(value) != 1 {
+					return errAttribute
+				}
+				*state = conntrack.TCPState(value[0])
+			}
+			return nil
+		})
+	})
 }
 
 // eachAttr calls f for each attribute in b.

@@ -16,6 +16,8 @@ package ctnetlink
 import (
 	"encoding/binary"
 	"errors"
+	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -127,24 +129,45 @@ func (c *Conn) Connection(ends conntrack.Tuple) (conntrack.Connection, error) {
 // listed with this one: every zone may have one. It goes through the whole connection
 // table, in the kernel.
 func (c *Conn) Masters(master conntrack.Tuple) ([]conntrack.Connection, error) {
-	msgs, err := c.execute(appendFind(nil, master), 0)
+	found, err := c.dump(appendFind(nil, master))
 	if err != nil {
 		return nil, Explain(OpLookup, master, err)
 	}
-	var masters []conntrack.Connection
-	for _, m := range msgs {
-		if len(m.Data) < genmsgLen {
-			return nil, Explain(OpLookup, master, errShortMessage)
-		}
-		var found conntrack.Connection
-		if err := ParseConnection(m.Data[genmsgLen:], &found); err != nil {
-			return nil, Explain(OpLookup, master, err)
-		}
-		if found.Original == master {
-			masters = append(masters, found)
+	return slices.DeleteFunc(found, func(c conntrack.Connection) bool { return c.Original != master }), nil
+}
+
+// Servers returns the connections whose server has one of ports, in every zone. It goes
+// through the whole connection table, in the kernel, for each port and family.
+func (c *Conn) Servers(ports []uint16) ([]conntrack.Connection, error) {
+	var all []conntrack.Connection
+	for _, port := range ports {
+		for _, family := range [...]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			found, err := c.dump(appendFindServers(nil, family, port))
+			if err != nil {
+				return nil, Explain(OpLookup, conntrack.Tuple{}, err)
+			}
+			all = append(all, found...)
 		}
 	}
-	return masters, nil
+	return all, nil
+}
+
+// dump returns the connections in the answer to the request b.
+func (c *Conn) dump(b []byte) ([]conntrack.Connection, error) {
+	msgs, err := c.execute(b, 0)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]conntrack.Connection, len(msgs))
+	for i, m := range msgs {
+		if len(m.Data) < genmsgLen {
+			return nil, errShortMessage
+		}
+		if err := ParseConnection(m.Data[genmsgLen:], &found[i]); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 // CreateEntry makes an entry for the data connection data, ahead of its first

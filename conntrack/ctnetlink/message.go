@@ -37,9 +37,12 @@ const (
 const (
 	ctaTupleOrig   = 1
 	ctaTupleReply  = 2
+	ctaStatus      = 3
+	ctaProtoInfo   = 4
 	ctaHelp        = 5
 	ctaTimeout     = 7
 	ctaMark        = 8
+	ctaID          = 12
 	ctaTupleMaster = 14
 	ctaZone        = 18
 	ctaMarkMask    = 21
@@ -47,7 +50,16 @@ const (
 
 	ctaHelpName = 1
 
-	ctaFilterOrigFlags = 1
+	ctaProtoInfoTCP = 1
+	ctaTCPState     = 1
+
+	// Bits of CTA_STATUS (enum ip_conntrack_status of
+	// include/uapi/linux/netfilter/nf_conntrack_common.h).
+	ipsExpected = 1 << 0
+	ipsAssured  = 1 << 2
+
+	ctaFilterOrigFlags  = 1
+	ctaFilterReplyFlags = 2
 
 	ctaExpectMaster   = 1
 	ctaExpectTuple    = 2
@@ -258,7 +270,11 @@ func appendDeleteAll(b []byte, helper string) []byte {
 // the zone (CTA_FILTER_F_CTA_PROTO_NUM and so on of net/netfilter/nf_internals.h). Nor
 // the addresses: Linux 6.18 leaves out those of IPv6 that are equal
 // (ctnetlink_filter_match_tuple).
-const filterPorts = 1<<3 | 1<<4 | 1<<5
+const (
+	filterProtocol   = 1 << 3
+	filterSourcePort = 1 << 4
+	filterPorts      = filterProtocol | filterSourcePort | 1<<5
+)
 
 // appendFind appends an IPCTNL_MSG_CT_GET message that asks for the connections of
 // all zones whose original direction has the ports of t, in t's family.
@@ -266,12 +282,30 @@ func appendFind(b []byte, t conntrack.Tuple) []byte {
 	start := len(b)
 	b = appendHeader(b, msgConntrackGet, netlink.Request|netlink.Dump, 0, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
+	b = appendFilter(b, ctaFilterOrigFlags, filterPorts)
+	return endMessage(b, start)
+}
+
+// appendFindServers appends an IPCTNL_MSG_CT_GET message that asks for the connections
+// of all zones whose replies come from a port, in the family of any. The reply direction
+// names the server's own port, whatever NAT makes of it.
+func appendFindServers(b []byte, any netip.Addr, port uint16) []byte {
+	start := len(b)
+	t := conntrack.Tuple{Src: netip.AddrPortFrom(any, port), Dst: netip.AddrPortFrom(any, 0)}
+	b = appendHeader(b, msgConntrackGet, netlink.Request|netlink.Dump, 0, family(t))
+	b = appendTuple(b, ctaTupleReply, t)
+	b = appendFilter(b, ctaFilterReplyFlags, filterProtocol|filterSourcePort)
+	return endMessage(b, start)
+}
+
+// appendFilter appends the flags of what a dump compares in one direction.
+func appendFilter(b []byte, direction uint16, flags uint32) []byte {
 	filter := len(b)
 	b = appendAttr(b, unix.NLA_F_NESTED|ctaFilter, 0)
 	// Unlike others, in the order of the host.
-	b = binary.NativeEndian.AppendUint32(appendAttr(b, ctaFilterOrigFlags, 4), filterPorts)
+	b = binary.NativeEndian.AppendUint32(appendAttr(b, direction, 4), flags)
 	endNest(b, filter)
-	return endMessage(b, start)
+	return b
 }
 
 // appendDump appends an IPCTNL_MSG_EXP_GET message that asks for all

@@ -111,8 +111,8 @@ type Config struct {
 	// Send takes what is to be withdrawn while the queue is open.
 	Send Send
 	// Lookup finds the control connection between two ends where the queue's
-	// packets come without nfq.Packet.Conntrack. With nil, they are what conntrack
-	// has.
+	// packets come without nfq.Packet.Conntrack. With nil, whatever comes counts as
+	// what conntrack has.
 	Lookup func(ends conntrack.Tuple) (conntrack.Connection, error)
 	Log    *slog.Logger
 }
@@ -124,7 +124,10 @@ func New(cfg Config) *Engine {
 		skipMark: cfg.SkipMark, accept: cfg.Accept, send: cfg.Send, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
 		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
 	}
-	cfg.Tracker.Observe, cfg.Tracker.Lookup = e.observe, e.connection
+	cfg.Tracker.Observe = e.observe
+	if cfg.Lookup != nil {
+		cfg.Tracker.Lookup = e.connection
+	}
 	_, cfg.Tracker.Shared = cfg.Kernel.(*Entry) // its table has one element for all of them
 	e.tracker = conntrack.New(cfg.Tracker)
 	return e

@@ -1,0 +1,54 @@
+package conntrack
+
+import (
+	"slices"
+	"sync"
+)
+
+// Older are the control connections that conntrack had when the daemon started. They
+// may be picked up in the middle, each of them once. A nil *Older has none. It is safe
+// for concurrent use: the trackers of several queues share one.
+type Older struct {
+	mu  sync.Mutex
+	ids map[connKey]uint32 // Connection.ID
+	n   int
+	out int
+}
+
+// NewOlder makes an Older of those of list that are control connections to ports,
+// ASSURED and established, at most limit of them.
+func NewOlder(list []Connection, ports []uint16, limit int) *Older {
+	o := &Older{ids: make(map[connKey]uint32)}
+	for i := range list {
+		c := &list[i]
+		ends := c.Ends()
+		switch {
+		case !c.Assured, c.Expected, c.State != StateEstablished, !slices.Contains(ports, ends.Dst.Port()):
+		case len(o.ids) >= limit:
+			o.out++
+		default:
+			key := keyOf(ends.Src, ends.Dst)
+			key.zone = c.Zone
+			o.ids[key] = c.ID
+		}
+	}
+	o.n = len(o.ids)
+	return o
+}
+
+// Len returns how many connections NewOlder found, and how many it left out for its
+// limit.
+func (o *Older) Len() (n, leftOut int) { return o.n, o.out }
+
+// take returns the ID of a connection that was not taken before.
+func (o *Older) take(key *connKey) (id uint32, ok bool) {
+	if o == nil {
+		return 0, false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if id, ok = o.ids[*key]; ok {
+		delete(o.ids, *key)
+	}
+	return id, ok
+}

@@ -1,0 +1,115 @@
+package conntrack
+
+// source is what the table holds of one client. Connections count from when both
+// sides have spoken: addresses can be forged until then.
+type source struct {
+	key          sourceKey
+	connections  int
+	expectations int
+}
+
+// sourceKey is an IPv4 address, or the 64 bits of an IPv6 address that one host can
+// not choose.
+type sourceKey struct {
+	prefix uint64
+	family uint16
+}
+
+func (k *connKey) source() sourceKey {
+	key := sourceKey{family: k.family}
+	b := k.client[:8]
+	if k.family == 4 {
+		b = k.client[8:]
+	}
+	for _, octet := range b {
+		key.prefix = key.prefix<<8 | uint64(octet)
+	}
+	return key
+}
+
+// charge counts c against its client's share of the table. It reports false if that is
+// used up.
+func (t *Tracker) charge(c *conn) bool {
+	if c.source != nil {
+		return true
+	}
+	key := c.key.source()
+	s := t.sources[key]
+	if s == nil {
+		s = &source{key: key}
+		t.sources[key] = s
+	} else if s.connections >= max(t.cfg.Connections/sourceShare, 1) {
+		return false
+	}
+	s.connections++
+	c.source = s
+	return true
+}
+
+// release takes c, which has no expectations any more, out of its client's account.
+func (t *Tracker) release(c *conn) {
+	s := c.source
+	if s == nil {
+		return
+	}
+	c.source = nil
+	if s.connections--; s.connections == 0 {
+		delete(t.sources, s.key)
+	}
+}
+
+// hasRoom reports whether the client of c may have one more expectation: it may always
+// have one in place of another.
+func (t *Tracker) hasRoom(c *conn) bool {
+	return t.charge(c) && (c.count > 0 || c.source.expectations < maxExpectations/sourceShare)
+}
+
+// holder is a connection whose session holds buffers, in the order in which they began
+// to.
+type holder struct {
+	conn       *conn
+	bytes      int
+	next, prev *holder
+}
+
+// countBuffers takes note of what the session of c holds.
+func (t *Tracker) countBuffers(c *conn) {
+	n := c.session.Buffered()
+	h := c.holder
+	switch {
+	case n == 0 && h == nil:
+		return
+	case n == 0:
+		t.buffered -= h.bytes
+		h.prev.next, h.next.prev = h.next, h.prev
+		c.holder = nil
+		h.conn, h.next = nil, t.freeHolder
+		t.freeHolder = h
+		return
+	case h == nil:
+		if h = t.freeHolder; h != nil {
+			t.freeHolder = h.next
+		} else {
+			h = new(holder)
+		}
+		*h = holder{conn: c, next: t.holders.next, prev: &t.holders}
+		h.next.prev, t.holders.next = h, h
+		c.holder = h
+	}
+	t.buffered += n - h.bytes
+	h.bytes = n
+}
+
+// dropBuffers gives back what the session of c holds.
+func (t *Tracker) dropBuffers(c *conn) {
+	c.session.Release()
+	t.countBuffers(c)
+}
+
+// turned is the key of a connection whose client is this one's server.
+func (k *connKey) turned() connKey {
+	return connKey{
+		client: k.server, clientPort: k.serverPort, server: k.client, serverPort: k.clientPort,
+		family: k.family, zone: k.zone,
+	}
+}
