@@ -84,6 +84,9 @@ func (h *path) connection() (c conntrack.Connection, err error) {
 // to take everything.
 func (h *path) observe(conntrack.Event) { h.log.Enabled(context.Background(), slog.LevelDebug) }
 
+// Flush implements nfq.Handler.
+func (*path) Flush() {}
+
 // Refused implements nfq.Handler.
 func (h *path) Refused(uint32, error) {}
 

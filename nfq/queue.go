@@ -25,6 +25,9 @@ type Handler interface {
 	// Packet is given each packet that could be decoded. The packet waits in the
 	// kernel meanwhile. p and what it borrows are valid until Packet returns.
 	Packet(p *Packet) Verdict
+	// Flush is called when the packets at hand have been given to Packet, before
+	// their verdicts leave.
+	Flush()
 	// Refused is given the error with which the kernel answered the message
 	// numbered seq that was sent as Before: a syscall.Errno.
 	Refused(seq uint32, err error)
@@ -337,6 +340,7 @@ func (q *Queue) packetIn(id uint32, b, conntrack []byte) {
 // end is called by the receive loop when it has handed in all packets it had.
 // What is to be said about them leaves in one datagram.
 func (q *Queue) end() {
+	q.handler.Flush()
 	if len(q.batch) > 0 {
 		if err := q.send(q.batch); err != nil && !errors.Is(err, os.ErrClosed) {
 			q.log.Error("cannot send a verdict", "queue", q.num, "err", err)

@@ -43,6 +43,9 @@ func (h handler) Packet(p *Packet) Verdict {
 	return h.packet(p)
 }
 
+// Flush implements Handler.
+func (handler) Flush() {}
+
 func (h handler) Refused(seq uint32, err error) { h.refused <- refusal{seq, err} }
 
 // eachDriver runs a test for each of the drivers.

@@ -104,9 +104,9 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	if cfg.Firewall.Manage {
 		entry = &engine.Entry{Timeout: cfg.Helper.Timeout}
 	}
-	var admitter conntrack.Admitter = engine.Expect{Conn: kernel}
-	if admission.Mode == config.AdmitEntry {
-		admitter = entry
+	var admitter conntrack.Admitter // nil in the mode "entry"
+	if admission.Mode == config.AdmitExpect {
+		admitter = engine.Expect{Conn: kernel}
 	}
 	tracking, err := kernelTracking(kernel, cfg, admission, log)
 	if err != nil {

@@ -34,6 +34,9 @@ func (h stuckHandler) Packet(*nfq.Packet) nfq.Verdict {
 	return nfq.Verdict{}
 }
 
+// Flush implements nfq.Handler.
+func (stuckHandler) Flush() {}
+
 func (stuckHandler) Refused(uint32, error) {}
 
 // TestWatchdogOfStuckHandler makes sure that the watchdog is fed by what the

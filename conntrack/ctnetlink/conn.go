@@ -80,6 +80,24 @@ func (c *Conn) Delete(x *conntrack.Expectation) error {
 	return Explain(OpDelete, x.Tuple, err)
 }
 
+// DeleteOwn is Delete for an expectation of x.Master: it leaves one of another master
+// with the same tuple alone, as if there were none.
+func (c *Conn) DeleteOwn(x *conntrack.Expectation) error {
+	data, err := c.get(appendGetExpect(nil, x), msgExpectNew)
+	if err != nil {
+		return Explain(OpDelete, x.Tuple, err)
+	}
+	found, err := parseExpect(data)
+	if err != nil {
+		return Explain(OpDelete, x.Tuple, err)
+	}
+	if found.Master != x.Master {
+		return Explain(OpDelete, x.Tuple, unix.ENOENT)
+	}
+	_, err = c.execute(appendDeleteID(nil, x, found.ID), netlink.Acknowledge)
+	return Explain(OpDelete, x.Tuple, err)
+}
+
 // DeleteExpectations withdraws the expectations of all connections with a helper, in
 // every zone of the network namespace. It is no error if there are none.
 func (c *Conn) DeleteExpectations(helper string) error {
@@ -190,17 +208,24 @@ func (c *Conn) execute(b []byte, flags netlink.HeaderFlags) ([]netlink.Message, 
 	return c.nl.Execute(m)
 }
 
-// maxConntrack is more than the kernel gives to one connection's message: a page
-// at most (NLMSG_GOODSIZE).
-const maxConntrack = 8192
+// maxAnswer is more than the kernel gives to one message: a page at most
+// (NLMSG_GOODSIZE).
+const maxAnswer = 8192
 
 // lookup returns what follows the netlink header of the connection's message.
+func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
+	return c.get(appendLookup(nil, t), msgConntrackNew)
+}
+
+// get sends the request b for one object and returns what follows the netlink header of
+// the answer, a message of the type typ.
 //
 // The kernel marks that message NLM_F_MULTI, as if it were of a dump, but ends
-// it with no NLMSG_DONE (ctnetlink_fill_info), and so Execute would wait for
-// ever. The answer to a request without ACK is one datagram: it is read here.
-func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
-	m, err := request(appendLookup(nil, t), 0)
+// it with no NLMSG_DONE (ctnetlink_fill_info, ctnetlink_exp_fill_info), and so Execute
+// would wait for ever. The answer to a request without ACK is one datagram: it is read
+// here.
+func (c *Conn) get(b []byte, typ netlink.HeaderType) ([]byte, error) {
+	m, err := request(b, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +234,7 @@ func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
 	if _, err := c.nl.Send(m); err != nil {
 		return nil, err
 	}
-	b := make([]byte, maxConntrack)
+	b = make([]byte, maxAnswer)
 	var n int
 	var recvErr error
 	err = c.raw.Read(func(fd uintptr) bool {
@@ -224,7 +249,7 @@ func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
 		return nil, err
 	}
 	switch {
-	case answer.Header.Type == msgConntrackNew && len(answer.Data) >= genmsgLen:
+	case answer.Header.Type == typ && len(answer.Data) >= genmsgLen:
 		return answer.Data, nil
 	case answer.Header.Type == netlink.Error && len(answer.Data) >= 4:
 		return nil, unix.Errno(-int32(binary.NativeEndian.Uint32(answer.Data)))
@@ -232,7 +257,7 @@ func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
 	return nil, errAnswer
 }
 
-// errAnswer is for an answer that is neither a connection nor an error.
+// errAnswer is for an answer that is neither what was asked for nor an error.
 var errAnswer = errors.New("unexpected answer")
 
 // request parses a message that one of the append functions wrote, for a socket

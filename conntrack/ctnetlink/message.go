@@ -185,6 +185,24 @@ func AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	return endMessage(b, start)
 }
 
+// appendGetExpect appends an IPCTNL_MSG_EXP_GET message for the expectation with x's
+// tuple and zone.
+func appendGetExpect(b []byte, x *conntrack.Expectation) []byte {
+	start := len(b)
+	b = appendHeader(b, msgExpectGet, netlink.Request, 0, family(x.Tuple))
+	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
+	b = appendZone(b, ctaExpectZone, x.Zone)
+	return endMessage(b, start)
+}
+
+// appendDeleteID appends the message of AppendDelete for the expectation with an ID:
+// another one with the same tuple stays, and the kernel answers ENOENT.
+func appendDeleteID(b []byte, x *conntrack.Expectation, id uint32) []byte {
+	start := len(b)
+	b = AppendDelete(b, 0, x)
+	return endMessage(appendUint32(b, ctaExpectID, id), start)
+}
+
 // entryTimeout is what an entry has until the connection's first packet gives it
 // that of its state, in seconds: as long as the kernel waits for the answer to a
 // SYN (nf_conntrack_tcp_timeout_syn_sent).

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -24,9 +23,11 @@ const (
 	// control connection has not used yet; retryEvery is how often it is tried.
 	holdFor    = 200 * time.Millisecond
 	retryEvery = 5 * time.Millisecond
-	// maxHeld bounds the packets that are held at a time. The next one moves on,
-	// while its expectation is tried all the same.
-	maxHeld = 64
+	// maxWaiting bounds the expectations that wait for their place at a time, and
+	// maxWaitingOfClient those of one client. The packet of the next one moves on, and
+	// what the kernel then says is final.
+	maxWaiting         = 64
+	maxWaitingOfClient = 16
 	// opaqueFor is how long the data connections of a session in TLS are queued
 	// unless that is renewed, which happens every renewEvery. It ends what a daemon
 	// that was killed could not end.
@@ -46,25 +47,20 @@ const (
 	firstSeq // of expectations and entries
 )
 
-// Accept releases a held packet. It is nfq.Queue's.
-type Accept func(id uint32) error
-
-// Send sends messages that go with no packet. It is nfq.Queue's.
-type Send func(messages []byte) error
-
-// Engine handles the packets of one queue. Packet and Refused are called by that
+// Engine handles the packets of one queue. Packet, Flush and Refused are called by that
 // queue, one at a time; the rest is safe for concurrent use.
 type Engine struct {
-	mu      sync.Mutex // guards tracker
+	mu      sync.Mutex // guards tracker and waiting
 	tracker *conntrack.Tracker
+	waiting waiting
 
-	kernel   conntrack.Admitter
-	entry    *Entry // nil where no rules queue the first packets of data connections
+	kernel   conntrack.Admitter // nil in the mode "entry"
+	entry    *Entry             // nil where no rules queue the first packets of data connections
 	ports    []uint16
 	tlsPorts conntrack.PortRange
 	skipMark uint32
-	accept   Accept
-	send     Send
+	accept   func(id uint32) error
+	send     func(messages []byte) error
 	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
 	log      *slog.Logger
 
@@ -74,12 +70,12 @@ type Engine struct {
 	attrs  []byte // what conntrack knows of the connection of packet
 	seq    uint32
 	sent   [256]sent // the last messages that left with a verdict
+	batch  batch
 
 	expired []byte // what expire sends; buf is the queue's
 
-	held sync.WaitGroup
-	room chan struct{} // one token a held packet
-	stop chan struct{} // closed when nothing is to be held any more
+	tasks sync.WaitGroup
+	stop  chan struct{} // closed when nothing is to be held any more
 }
 
 // sent remembers what a refusal of the kernel is about: an expectation, or the
@@ -94,11 +90,13 @@ type sent struct {
 // Config sets an Engine up.
 type Config struct {
 	Tracker conntrack.Config
-	// Kernel is the admission mode.
+	// Kernel takes the expectations in the mode "expect". It is nil in the mode
+	// "entry".
 	Kernel conntrack.Admitter
-	// Entry serves control connections that the kernel has no helper for, and
-	// those that went into TLS. It is the same as Kernel in the mode "entry", and
-	// nil where the rules for it are wanting.
+	// Entry takes all of them in the mode "entry". In the mode "expect" it serves what
+	// the kernel refuses for want of a helper or of room, clients that have had their
+	// share of the kernel's table, and sessions in TLS; nil where the rules for it are
+	// wanting.
 	Entry *Entry
 	// TLSPorts are the server's ports that a client may connect to while its
 	// control connection cannot be read. It needs Entry.
@@ -106,10 +104,10 @@ type Config struct {
 	// SkipMark is the bit of the conntrack mark that has the rules queue no payload
 	// of a connection any more; 0 if there is none.
 	SkipMark uint32
-	// Accept releases a packet that is held.
-	Accept Accept
-	// Send takes what is to be withdrawn while the queue is open.
-	Send Send
+	// Accept releases a packet that is held. It is nfq.Queue's.
+	Accept func(id uint32) error
+	// Send sends messages that go with no packet. It is nfq.Queue's.
+	Send func(messages []byte) error
 	// Lookup finds the control connection between two ends where the queue's
 	// packets come without nfq.Packet.Conntrack. With nil, whatever comes counts as
 	// what conntrack has.
@@ -122,13 +120,13 @@ func New(cfg Config) *Engine {
 	e := &Engine{
 		kernel: cfg.Kernel, entry: cfg.Entry, ports: cfg.Tracker.Ports, tlsPorts: cfg.TLSPorts,
 		skipMark: cfg.SkipMark, accept: cfg.Accept, send: cfg.Send, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
-		room: make(chan struct{}, maxHeld), stop: make(chan struct{}),
+		stop: make(chan struct{}),
 	}
 	cfg.Tracker.Observe = e.observe
 	if cfg.Lookup != nil {
 		cfg.Tracker.Lookup = e.connection
 	}
-	_, cfg.Tracker.Shared = cfg.Kernel.(*Entry) // its table has one element for all of them
+	cfg.Tracker.Shared = cfg.Kernel == nil // the table has one element for all of them
 	e.tracker = conntrack.New(cfg.Tracker)
 	return e
 }
@@ -152,15 +150,7 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	e.opaque(d)
 	b := e.appendMark(e.buf[:0], d)
 	for i := range d.Withdraw {
-		x := &d.Withdraw[i]
-		if e.tracker.Contended(x) {
-			// The kernel finds what to delete by its tuple. By the time that the
-			// verdict leaves, the other one's may stand there.
-			e.delete(x)
-			continue
-		}
-		// A refused delete is one that came too late: there is nothing to do.
-		b = e.kernel.AppendDelete(b, nfq.SeqSilent, x)
+		b = e.appendWithdraw(b, &d.Withdraw[i])
 	}
 	e.buf = b
 	if d.Contested && e.hold(p.ID, d.Expect) {
@@ -168,11 +158,13 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	}
 	for i := range d.Expect {
 		x := &d.Expect[i]
-		var err error
-		if b, err = e.kernel.AppendExpect(b, e.seq, x); err != nil {
-			e.lockedRefused(x, err)
+		if e.viaEntry(x) {
+			if err := e.batch.expect(x, e.entry.Timeout); err != nil {
+				e.reject(x, err)
+			}
 			continue
 		}
+		b = e.kernel.AppendExpect(b, e.seq, x)
 		e.remember(sent{x: *x})
 		if d.Contested { // too many are held: it counts as taken unless the kernel says no
 			e.tracker.Admitted(x)
@@ -180,6 +172,46 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	}
 	e.buf = b
 	return nfq.Verdict{Before: b}
+}
+
+// viaEntry reports whether x is for an entry, and not for the kernel's table.
+func (e *Engine) viaEntry(x *conntrack.Expectation) bool {
+	return e.kernel == nil || x.Overflow && e.entry != nil
+}
+
+// appendWithdraw appends the message that takes x back, if it takes one.
+func (e *Engine) appendWithdraw(b []byte, x *conntrack.Expectation) []byte {
+	switch {
+	case e.viaEntry(x):
+		e.batch.withdraw(x)
+	case e.tracker.Contended(x):
+		// By the time that the verdict leaves, the other one's may stand there.
+		e.waiting.withdrawn = append(e.waiting.withdrawn, *x)
+		e.serve()
+	default:
+		// A refused delete is one that came too late: there is nothing to do.
+		b = e.kernel.AppendDelete(b, nfq.SeqSilent, x)
+	}
+	return b
+}
+
+// Flush implements nfq.Handler: what the packets at hand have announced or withdrawn
+// goes into the table in one transaction.
+func (e *Engine) Flush() {
+	if len(e.batch.changes) == 0 {
+		return
+	}
+	if err := e.batch.apply(e.entry.Table); err != nil {
+		e.mu.Lock()
+		for i := range e.batch.expected {
+			e.reject(&e.batch.expected[i], err)
+		}
+		e.mu.Unlock()
+		if len(e.batch.expected) < len(e.batch.changes) {
+			e.log.Warn("cannot change the table of data connections", "err", err)
+		}
+	}
+	e.batch.reset()
 }
 
 // remember notes what the message with the sequence number e.seq is about, and
@@ -267,19 +299,19 @@ func (e *Engine) opaque(d *conntrack.Decision) {
 	// next: what it came to counts.
 	for _, hosts := range [...][]conntrack.Hosts{d.Readable, d.Opaque} {
 		for _, h := range hosts {
-			if e.tracker.IsOpaque(h) {
-				e.addOpaque(h)
-			} else if err := e.entry.Table.RemoveOpaque(h.Client, h.Server); err != nil {
-				e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
-			}
+			e.batch.add(e.hosts(h))
 		}
 	}
 }
 
-func (e *Engine) addOpaque(h conntrack.Hosts) {
-	if err := e.entry.Table.AddOpaque(h.Client, h.Server, opaqueFor); err != nil {
-		e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+// hosts is the change that queues the data connections between h if there is a session
+// in TLS, and no more if there is none.
+func (e *Engine) hosts(h conntrack.Hosts) firewall.Change {
+	c := firewall.Change{Src: h.Client, Dst: h.Server}
+	if e.tracker.IsOpaque(h) {
+		c.Timeout = opaqueFor
 	}
+	return c
 }
 
 // Refill puts the sessions in TLS into the table, where their time begins anew.
@@ -305,66 +337,12 @@ func (e *Engine) opaqueHosts() []conntrack.Hosts {
 func (e *Engine) renew(h conntrack.Hosts) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.tracker.IsOpaque(h) {
-		e.addOpaque(h)
+	if !e.tracker.IsOpaque(h) {
+		return
 	}
-}
-
-// hold keeps a packet back until the kernel has taken its expectations, one of
-// which another control connection may hold the place of. It reports false if
-// too many are held already.
-func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
-	select {
-	case e.room <- struct{}{}:
-	default:
-		return false
+	if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil {
+		e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
 	}
-	expect = slices.Clone(expect)
-	e.held.Go(func() {
-		defer func() { <-e.room }()
-		for i := range expect {
-			e.insist(&expect[i])
-		}
-		// A queue that closed has let it go already.
-		if err := e.accept(id); err != nil && !errors.Is(err, os.ErrClosed) {
-			e.log.Error("cannot release a held packet", "err", err)
-		}
-	})
-	return true
-}
-
-// insist inserts an expectation as soon as nobody else holds its place, for as
-// long as a packet may be held.
-func (e *Engine) insist(x *conntrack.Expectation) {
-	deadline := time.Now().Add(holdFor)
-	for !e.try(x, time.Now().After(deadline)) {
-		select {
-		case <-time.After(retryEvery):
-		case <-e.stop:
-			deadline = time.Time{}
-		}
-	}
-}
-
-// try tries to insert an expectation that may clash, and reports whether that is
-// settled, which it is after the last time. What the kernel has taken and what
-// the tracker knows of it change together: a withdrawal in between would take the
-// new expectation for the one before it, which was used.
-func (e *Engine) try(x *conntrack.Expectation, last bool) (settled bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	err := e.kernel.Expect(x)
-	switch {
-	case err == nil:
-		if !e.tracker.Admitted(x) {
-			e.delete(x)
-		}
-	case reasonOf(err) == conntrack.Clash && !last:
-		return false
-	default:
-		e.lockedRefused(x, err)
-	}
-	return true
 }
 
 // Refused implements nfq.Handler: the kernel did not take a message that left
@@ -389,48 +367,43 @@ func (e *Engine) Refused(seq uint32, err error) {
 		}
 		return
 	}
-	if reasonOf(err) != conntrack.Clash {
-		e.refused(&s.x, err)
-		return
-	}
-	// Somebody else's expectation, which the tracker does not know of. The
-	// packet is gone, but the data connection may still take a while to come.
-	select {
-	case e.room <- struct{}{}:
-		e.held.Go(func() {
-			defer func() { <-e.room }()
-			e.insist(&s.x)
-		})
-	default:
-		e.refused(&s.x, err)
-	}
-}
-
-// refused takes note that the kernel did not take an expectation. One whose
-// control connection has no helper is served through an entry.
-func (e *Engine) refused(x *conntrack.Expectation, err error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.lockedRefused(x, err)
+	switch {
+	case reasonOf(err) == conntrack.Clash && e.wait(&s.x, nil):
+		// Somebody else's expectation, which the tracker does not know of. The packet
+		// is gone, but the data connection may still take a while to come.
+	case e.fallback(&s.x, err):
+		err = e.batch.expect(&s.x, e.entry.Timeout)
+		if err != nil {
+			e.reject(&s.x, err)
+		}
+	default:
+		e.reject(&s.x, err)
+	}
+	e.mu.Unlock()
+	e.Flush()
 }
 
-func (e *Engine) lockedRefused(x *conntrack.Expectation, err error) {
-	// The packets that an entry would be made for come in the default zone.
-	if reasonOf(err) == conntrack.NoHelper && e.entry != nil && x.Zone == 0 {
-		if err = e.entry.Expect(x); err == nil {
-			return
-		}
-	}
+// fallback reports whether x, which the kernel refused, is to be served through an
+// entry. The packets that an entry would be made for come in the default zone.
+func (e *Engine) fallback(x *conntrack.Expectation, err error) bool {
+	reason := reasonOf(err)
+	return e.entry != nil && x.Zone == 0 && (reason == conntrack.NoHelper || reason == conntrack.TableFull)
+}
+
+// reject takes note, under mu, that x is not expected.
+func (e *Engine) reject(x *conntrack.Expectation, err error) {
 	e.log.Warn("the kernel refused an expectation",
 		"reason", reasonOf(err), "client", x.Master.Src, "server", x.Master.Dst,
-		"via", x.Via, "err", e.kernel.Explain(x, err))
+		"via", x.Via, "err", e.explain(x, err))
 	e.tracker.Refused(time.Now(), x, reasonOf(err))
 }
 
-func (e *Engine) delete(x *conntrack.Expectation) {
-	if err := e.kernel.Delete(x); err != nil && !errors.Is(err, unix.ENOENT) {
-		e.log.Warn("cannot withdraw an expectation", "err", err)
+func (e *Engine) explain(x *conntrack.Expectation, err error) error {
+	if e.kernel == nil {
+		return err
 	}
+	return e.kernel.Explain(x, err)
 }
 
 // reasonOf names the kernel's refusal of an expectation. What conntrack answers has
@@ -477,27 +450,41 @@ func (e *Engine) Run(ctx context.Context) error {
 // expire withdraws what nobody has used in time, and what stood for sessions in TLS
 // that are forgotten. It does not wait for the kernel's answers about the former:
 // packets wait meanwhile, because what is withdrawn may be announced again as soon
-// as they are handled.
+// as they are handled. What stands in the table for entries runs out by itself.
 func (e *Engine) expire() {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	d := e.tracker.Expire(time.Now())
-	e.opaque(d)
-	rest := d.Withdraw
-	for len(rest) > 0 {
-		b, n := e.expired[:0], 0
-		for n < len(rest) && len(b) < maxDatagram {
-			b = e.kernel.AppendDelete(b, nfq.SeqSilent, &rest[n])
-			n++
-		}
-		e.expired = b
-		if len(b) > 0 && e.send(b) != nil {
-			// The tracker has forgotten them, and Close will not withdraw them.
-			for i := range rest[:n] {
-				e.delete(&rest[i])
+	if e.servesTLS() {
+		for _, h := range d.Readable {
+			if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil {
+				e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
 			}
 		}
-		rest = rest[n:]
+	}
+	var unsent []conntrack.Expectation
+	b, from := e.expired[:0], 0
+	for i := range d.Withdraw {
+		x := &d.Withdraw[i]
+		switch {
+		case e.viaEntry(x):
+		case e.tracker.Contended(x):
+			e.waiting.withdrawn = append(e.waiting.withdrawn, *x)
+			e.serve()
+		default:
+			b = e.kernel.AppendDelete(b, nfq.SeqSilent, x)
+		}
+		if len(b) >= maxDatagram || i == len(d.Withdraw)-1 && len(b) > 0 {
+			if e.send(b) != nil {
+				unsent = append(unsent, d.Withdraw[from:i+1]...)
+			}
+			b, from = b[:0], i+1
+		}
+	}
+	e.expired = b
+	e.mu.Unlock()
+	// The tracker has forgotten them, and Close will not withdraw them.
+	for i := range unsent {
+		e.withdraw(&unsent[i])
 	}
 }
 
@@ -505,11 +492,12 @@ func (e *Engine) expire() {
 // come any more.
 func (e *Engine) Close() {
 	close(e.stop)
-	e.held.Wait()
+	e.tasks.Wait()
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, x := range e.tracker.Close(time.Now()).Withdraw {
-		e.delete(&x)
+	withdraw := slices.Clone(e.tracker.Close(time.Now()).Withdraw)
+	e.mu.Unlock()
+	for i := range withdraw {
+		e.withdraw(&withdraw[i])
 	}
 }
 

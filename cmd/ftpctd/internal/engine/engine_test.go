@@ -35,8 +35,8 @@ type fakeKernel struct {
 	tries  int
 }
 
-func (k *fakeKernel) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) ([]byte, error) {
-	return fmt.Appendf(b, "expect#%d %s;", seq, x.Tuple.Dst), nil
+func (k *fakeKernel) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
+	return fmt.Appendf(b, "expect#%d %s;", seq, x.Tuple.Dst)
 }
 
 func (k *fakeKernel) AppendDelete(b []byte, _ uint32, x *conntrack.Expectation) []byte {
@@ -124,6 +124,7 @@ func TestConnectionOfPacket(t *testing.T) {
 		return conntrack.Connection{
 			Original: conntrack.Tuple{Src: client, Dst: outside},
 			Reply:    conntrack.Tuple{Src: server, Dst: client},
+			State:    conntrack.StateSynRecv,
 		}, nil
 	}
 	attrs := conntrackOf(conntrack.Tuple{Src: client, Dst: server}, 7)
@@ -138,19 +139,24 @@ func TestConnectionOfPacket(t *testing.T) {
 	}{
 		{"neither", nil, nil, "198.51.100.20:5000", 0, 0},
 		{"lookup", nil, lookup, "203.0.113.1:5000", 0, 1},
-		{"lookup fails", nil, func(conntrack.Tuple) (conntrack.Connection, error) {
+		{"lookup fails: the connection is not read", nil, func(conntrack.Tuple) (conntrack.Connection, error) {
 			return conntrack.Connection{}, unix.ENOENT
-		}, "198.51.100.20:5000", 0, 0},
+		}, "", 0, 0},
 		{"with the packet", attrs, lookup, "198.51.100.20:5000", 7, 0},
-		{"with the packet, unreadable", attrs[:9], nil, "198.51.100.20:5000", 0, 0},
+		{"with the packet, unreadable", attrs[:9], lookup, "", 0, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			asked = 0
 			b := newBench()
-			b.lookup = tt.lookup
+			b.cfg.Lookup = tt.lookup
+			b.Engine = New(b.cfg)
 			b.attrs = tt.attrs
-			if got, want := string(b.announce(client.String()).Before), "expect#3 "+tt.want+";"; got != want {
+			want := ""
+			if tt.want != "" {
+				want = "expect#3 " + tt.want + ";"
+			}
+			if got := string(b.announce(client.String()).Before); got != want {
 				t.Errorf("verdict %q, want %q", got, want)
 			}
 			if zone := b.sent[firstSeq].x.Zone; zone != tt.zone {
@@ -165,11 +171,16 @@ func TestConnectionOfPacket(t *testing.T) {
 }
 
 // conntrackOf is what conntrack tells with a packet of the connection between ends
-// in a zone: CTA_TUPLE_ORIG and CTA_TUPLE_REPLY, which the message of an entry
-// begins with behind the headers, and CTA_ZONE.
+// in a zone, at its handshake: CTA_TUPLE_ORIG and CTA_TUPLE_REPLY, which the message of
+// an entry begins with behind the headers, CTA_PROTOINFO and CTA_ZONE.
 func conntrackOf(ends conntrack.Tuple, zone uint16) []byte {
-	const headers, tuples, ctaZone = 20, 2 * 52, 18
+	const headers, tuples, ctaProtoInfo, ctaProtoInfoTCP, ctaTCPState, ctaZone = 20, 2 * 52, 4, 1, 1, 18
 	attrs := ctnetlink.AppendEntry(nil, 0, ends, ends)[headers:][:tuples]
+	for _, nested := range [...]struct{ length, typ uint16 }{{16, ctaProtoInfo}, {12, ctaProtoInfoTCP}, {5, ctaTCPState}} {
+		attrs = binary.NativeEndian.AppendUint16(attrs, nested.length)
+		attrs = binary.NativeEndian.AppendUint16(attrs, nested.typ)
+	}
+	attrs = append(attrs, byte(conntrack.StateSynRecv), 0, 0, 0)
 	attrs = binary.NativeEndian.AppendUint16(attrs, 6)
 	attrs = binary.NativeEndian.AppendUint16(attrs, ctaZone)
 	return append(binary.BigEndian.AppendUint16(attrs, zone), 0, 0)
@@ -198,6 +209,7 @@ func TestSkip(t *testing.T) {
 	lookup := func(conntrack.Tuple) (conntrack.Connection, error) {
 		return conntrack.Connection{
 			Original: conntrack.Tuple{Src: client, Dst: outside}, Reply: conntrack.Tuple{Src: server, Dst: client},
+			State: conntrack.StateSynRecv,
 		}, nil
 	}
 	type message struct {
@@ -260,15 +272,19 @@ func TestSkip(t *testing.T) {
 func TestEntryWithoutNAT(t *testing.T) {
 	outside := netip.MustParseAddrPort("203.0.113.1:21")
 	clientBehind := func(ends conntrack.Tuple) conntrack.Connection {
-		return conntrack.Connection{Original: ends, Reply: conntrack.Tuple{Src: ends.Dst, Dst: outside}}
+		return conntrack.Connection{
+			Original: ends, Reply: conntrack.Tuple{Src: ends.Dst, Dst: outside}, State: conntrack.StateSynRecv,
+		}
 	}
 	serverBehind := func(ends conntrack.Tuple) conntrack.Connection {
 		return conntrack.Connection{
 			Original: conntrack.Tuple{Src: ends.Src, Dst: outside}, Reply: conntrack.Tuple{Src: ends.Dst, Dst: ends.Src},
+			State: conntrack.StateSynRecv,
 		}
 	}
 	client := netip.MustParseAddrPort("192.0.2.10:40000")
 	play := func(b *bench, c, s string) {
+		b.open(client)
 		b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte(c)})
 		b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: 1, Ack: 1 + uint32(len(c)), Flags: nfq.ACK, Payload: []byte(s)})
 	}
@@ -290,11 +306,12 @@ func TestEntryWithoutNAT(t *testing.T) {
 			cfg := b.cfg
 			cfg.Tracker.Policy.PassiveAddress = conntrack.AddressReply
 			cfg.Entry = &Entry{Table: table}
-			cfg.Kernel = cfg.Entry
+			cfg.Kernel = nil
 			cfg.TLSPorts = conntrack.PortRange{Min: 30000, Max: 30999}
 			cfg.Lookup = func(ends conntrack.Tuple) (conntrack.Connection, error) { return tt.kernel(ends), nil }
 			b.Engine = New(cfg)
 			play(b, tt.c, tt.s)
+			b.Flush()
 			if !strings.Contains(b.log.String(), "reason=translated") {
 				t.Errorf("log lacks the reason:\n%s", &b.log)
 			}
@@ -317,7 +334,7 @@ func TestEntry(t *testing.T) {
 		b := newBench()
 		cfg := b.cfg
 		cfg.Entry = &Entry{Table: &fakeTable{}}
-		cfg.Kernel = cfg.Entry
+		cfg.Kernel = nil
 		cfg.TLSPorts = conntrack.PortRange{Min: 30000, Max: 30999}
 		b.Engine = New(cfg)
 		return b
@@ -355,6 +372,7 @@ func TestEntry(t *testing.T) {
 	t.Run("TLS", func(t *testing.T) {
 		b := open()
 		defer b.Close()
+		b.open(control.Src)
 		b.Packet(&nfq.Packet{Src: control.Src, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
 		b.Packet(&nfq.Packet{Src: server, Dst: control.Src, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte("234 go\r\n")})
 		inside, outside := data, data
@@ -378,10 +396,19 @@ func TestEntry(t *testing.T) {
 	})
 }
 
-// announce has a client, whose connection is picked up in the middle, announce
-// port 5000 of its server.
+// open opens a control connection, on which the server greets. Both sides go on with
+// the sequence number 1.
+func (b *bench) open(c netip.AddrPort) {
+	greeting := "220 r\r\n"
+	seq := 1 - uint32(len(greeting))
+	b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: seq - 1, Ack: 1, Flags: nfq.SYN | nfq.ACK, Conntrack: b.attrs})
+	b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: seq, Ack: 1, Flags: nfq.ACK, Payload: []byte(greeting), Conntrack: b.attrs})
+}
+
+// announce lets a client on a new connection announce port 5000 of its server.
 func (b *bench) announce(client string) nfq.Verdict {
 	c := netip.MustParseAddrPort(client)
+	b.open(c)
 	b.id++
 	b.Packet(&nfq.Packet{ID: b.id, Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\n"), Conntrack: b.attrs})
 	b.id++
@@ -433,7 +460,7 @@ func TestContestedPacketIsHeld(t *testing.T) {
 				if v := b.announce("192.0.2.10:40001"); !v.Hold || len(v.Before) != 0 {
 					t.Errorf("%+v, want it held", v)
 				}
-				b.held.Wait()
+				b.tasks.Wait()
 				if got := time.Since(began); got != tt.held {
 					t.Errorf("held for %v, want %v", got, tt.held)
 				}
@@ -452,26 +479,39 @@ func TestContestedPacketIsHeld(t *testing.T) {
 	}
 }
 
-// TestTooManyHeld has a contested expectation leave at once, and what it has
-// replaced in the kernel left alone.
-func TestTooManyHeld(t *testing.T) {
-	b := newBench()
-	for range maxHeld {
-		b.room <- struct{}{}
-	}
-	b.announce("192.0.2.10:40000")
-	v := b.announce("192.0.2.10:40001")
-	if got, want := string(v.Before), "expect#4 198.51.100.20:5000;"; got != want || v.Hold {
-		t.Errorf("verdict %q, hold %v, want %q at once", got, v.Hold, want)
-	}
-	end := func(client string) string {
-		return string(b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: nfq.RST, Seq: 29}).Before)
-	}
-	if got := end("192.0.2.10:40000"); got != "" {
-		t.Errorf("the end of the first sends %q: the place is the second's", got)
-	}
-	if got, want := end("192.0.2.10:40001"), "delete 198.51.100.20:5000;"; got != want {
-		t.Errorf("the end of the second sends %q, want %q", got, want)
+// TestTooManyWait lets a contested expectation leave at once where as many wait as may,
+// and leaves what it has replaced in the kernel alone.
+func TestTooManyWait(t *testing.T) {
+	other := netip.MustParseAddrPort("192.0.2.99:1")
+	for _, tt := range []struct {
+		name   string
+		client netip.AddrPort
+		n      int
+	}{
+		{"of all clients", other, maxWaiting},
+		{"of one client", netip.MustParseAddrPort("192.0.2.10:1"), maxWaitingOfClient},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench()
+			b.waiting.served = true // nobody is, in this test
+			for range tt.n {
+				b.waiting.list = append(b.waiting.list, &waiter{x: conntrack.Expectation{Master: conntrack.Tuple{Src: tt.client}}})
+			}
+			b.announce("192.0.2.10:40000")
+			v := b.announce("192.0.2.10:40001")
+			if got, want := string(v.Before), "expect#4 198.51.100.20:5000;"; got != want || v.Hold {
+				t.Errorf("verdict %q, hold %v, want %q at once", got, v.Hold, want)
+			}
+			end := func(client string) string {
+				return string(b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: nfq.RST, Seq: 29}).Before)
+			}
+			if got := end("192.0.2.10:40000"); got != "" {
+				t.Errorf("the end of the first sends %q: the place is the second's", got)
+			}
+			if got, want := end("192.0.2.10:40001"), "delete 198.51.100.20:5000;"; got != want {
+				t.Errorf("the end of the second sends %q, want %q", got, want)
+			}
+		})
 	}
 }
 
@@ -504,7 +544,7 @@ func TestWithdrawnWhileHeld(t *testing.T) {
 		b.announce("192.0.2.10:40000")
 		b.announce("192.0.2.10:40001")
 		b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40001"), Flags: nfq.RST, Seq: 29})
-		b.held.Wait()
+		b.tasks.Wait()
 		if diff := cmp.Diff([]string{"expect 198.51.100.20:5000", "delete 198.51.100.20:5000"}, b.kernel.calls); diff != "" {
 			t.Errorf("calls (-want +got):\n%s", diff)
 		}
@@ -524,7 +564,7 @@ func TestWithdrawnWhileContended(t *testing.T) {
 		if len(v.Before) != 0 {
 			t.Errorf("%q leaves with the verdict: the second's may stand there by then", v.Before)
 		}
-		b.held.Wait()
+		b.tasks.Wait()
 		b.Close()
 		want := []string{
 			"delete 198.51.100.20:5000", // the first's
@@ -556,7 +596,7 @@ func TestRefused(t *testing.T) {
 				b := newBench()
 				b.announce("192.0.2.10:40000")
 				b.Refused(firstSeq, tt.err)
-				b.held.Wait()
+				b.tasks.Wait()
 				if got := b.kernel.tries > 0; got != tt.retried {
 					t.Errorf("tried again %v, want %v", got, tt.retried)
 				}
@@ -574,9 +614,10 @@ func TestRefused(t *testing.T) {
 		b := newBench()
 		defer b.Close()
 		b.cfg.Entry = &Entry{Table: &fakeTable{err: &firewall.Error{Op: "add to", Err: unix.ENOENT}}}
-		b.cfg.Kernel = b.cfg.Entry
+		b.cfg.Kernel = nil
 		b.Engine = New(b.cfg)
 		b.announce("192.0.2.10:40000")
+		b.Flush()
 		if log := b.log.String(); !strings.Contains(log, "reason=kernel") || !strings.Contains(log, "add to table inet ftpctd") {
 			t.Errorf("log %s", log)
 		}
@@ -690,18 +731,19 @@ type fakeTable struct {
 	err   error
 }
 
-func (f *fakeTable) AddExpected(src, dst netip.Addr, port uint16, _ time.Duration) error {
-	f.added = append(f.added, src.String()+" > "+netip.AddrPortFrom(dst, port).String())
+func (f *fakeTable) Apply(changes []firewall.Change) error {
+	for _, c := range changes {
+		if c.Timeout == 0 {
+			continue
+		}
+		to := c.Dst.String()
+		if c.Port != 0 {
+			to = netip.AddrPortFrom(c.Dst, c.Port).String()
+		}
+		f.added = append(f.added, c.Src.String()+" > "+to)
+	}
 	return f.err
 }
-
-func (f *fakeTable) AddOpaque(client, server netip.Addr, _ time.Duration) error {
-	f.added = append(f.added, client.String()+" > "+server.String())
-	return f.err
-}
-
-func (*fakeTable) RemoveExpected(_, _ netip.Addr, _ uint16) error { return nil }
-func (*fakeTable) RemoveOpaque(_, _ netip.Addr) error             { return nil }
 
 // TestRefill holds that a table that was made again has the sessions in TLS.
 func TestRefill(t *testing.T) {
@@ -721,10 +763,12 @@ func TestRefill(t *testing.T) {
 			b.tlsPorts, b.entry = tt.ports, &Entry{Table: lost}
 			for i, client := range []string{"192.0.2.10:40000", "192.0.2.10:40001", "192.0.2.11:40000"} {
 				c := netip.MustParseAddrPort(client)
+				b.open(c)
 				b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
 				if answer := "234 go\r\n"; i < 2 { // the last one has no answer
 					b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte(answer)})
 				}
+				b.Flush()
 			}
 			// Each of the two sessions begins the time anew.
 			if diff := cmp.Diff(append(tt.want, tt.want...), lost.added); diff != "" {
@@ -745,13 +789,13 @@ type timedTable struct {
 	until time.Time
 }
 
-func (f *timedTable) AddOpaque(_, _ netip.Addr, timeout time.Duration) error {
-	f.until = time.Now().Add(timeout)
-	return nil
-}
-
-func (f *timedTable) RemoveOpaque(_, _ netip.Addr) error {
-	f.until = time.Time{}
+func (f *timedTable) Apply(changes []firewall.Change) error {
+	for _, c := range changes {
+		f.until = time.Time{}
+		if c.Timeout != 0 {
+			f.until = time.Now().Add(c.Timeout)
+		}
+	}
 	return nil
 }
 
@@ -763,8 +807,10 @@ func TestOpaqueStands(t *testing.T) {
 		table := &timedTable{}
 		b.entry, b.tlsPorts = &Entry{Table: table}, conntrack.PortRange{Min: 30000, Max: 30999}
 		client := netip.MustParseAddrPort("192.0.2.10:40000")
+		b.open(client)
 		b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
 		b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte("234 go\r\n")})
+		b.Flush()
 		ctx, cancel := context.WithTimeout(t.Context(), 3*opaqueFor)
 		defer cancel()
 		if err := b.Run(ctx); err != nil {

@@ -2,44 +2,27 @@ package engine
 
 import (
 	"errors"
-	"net/netip"
 	"time"
 
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 )
 
 // Table has the first packet of data connections queued before conntrack sees
 // it. It is firewall.Table.
 type Table interface {
-	AddExpected(src, dst netip.Addr, port uint16, timeout time.Duration) error
-	RemoveExpected(src, dst netip.Addr, port uint16) error
-	AddOpaque(client, server netip.Addr, timeout time.Duration) error
-	RemoveOpaque(client, server netip.Addr) error
+	// Apply carries out changes in their order.
+	Apply(changes []firewall.Change) error
 }
 
-// Entry is the Admitter of the admission mode "entry", which needs no helper:
-// the tracker keeps the expectations, the table has the first packets of their
-// data connections queued, and such a packet gets its conntrack entry, with the
-// control connection as its master, before conntrack sees it. Conntrack then
-// calls it RELATED.
+// Entry is the admission mode "entry", which needs no helper: the tracker keeps the
+// expectations, the table has the first packets of their data connections queued, and
+// such a packet gets its conntrack entry, with the control connection as its master,
+// before conntrack sees it. Conntrack then calls it RELATED.
 type Entry struct {
 	Table Table
 	// Timeout is how long a data connection may take to come.
 	Timeout time.Duration
-}
-
-// AppendExpect implements conntrack.Admitter. It appends nothing: the table
-// takes its elements in transactions of its own, and has taken this one when
-// AppendExpect returns.
-func (e *Entry) AppendExpect(b []byte, _ uint32, x *conntrack.Expectation) ([]byte, error) {
-	return b, e.Expect(x)
-}
-
-// AppendDelete implements conntrack.Admitter.
-func (e *Entry) AppendDelete(b []byte, _ uint32, x *conntrack.Expectation) []byte {
-	// A first packet that is queued all the same meets no expectation.
-	_ = e.Delete(x)
-	return b
 }
 
 // errNAT refuses what would lead elsewhere, or come from elsewhere: an entry that
@@ -47,18 +30,46 @@ func (e *Entry) AppendDelete(b []byte, _ uint32, x *conntrack.Expectation) []byt
 // router's own.
 var errNAT = errors.New("the control connection goes through NAT, which an entry cannot follow: a helper is needed")
 
-// Expect implements conntrack.Admitter.
-func (e *Entry) Expect(x *conntrack.Expectation) error {
+// batch collects what the packets at hand change in the table, so that it takes one
+// transaction and not one for each line.
+type batch struct {
+	changes  []firewall.Change
+	expected []conntrack.Expectation // what changes add
+}
+
+// expect adds x. It fails where an entry cannot be made.
+func (b *batch) expect(x *conntrack.Expectation, timeout time.Duration) error {
 	if x.Readdressed {
 		return errNAT
 	}
-	return e.Table.AddExpected(x.Tuple.Src.Addr(), x.Tuple.Dst.Addr(), x.Tuple.Dst.Port(), e.Timeout)
+	b.add(changeOf(x, timeout))
+	b.expected = append(b.expected, *x)
+	return nil
 }
 
-// Delete implements conntrack.Admitter.
-func (e *Entry) Delete(x *conntrack.Expectation) error {
-	return e.Table.RemoveExpected(x.Tuple.Src.Addr(), x.Tuple.Dst.Addr(), x.Tuple.Dst.Port())
+// withdraw takes x back. A first packet that is queued all the same meets no
+// expectation.
+func (b *batch) withdraw(x *conntrack.Expectation) { b.add(changeOf(x, 0)) }
+
+// changeOf is the change that adds x, or removes it if timeout is 0.
+func changeOf(x *conntrack.Expectation, timeout time.Duration) firewall.Change {
+	return firewall.Change{
+		Src: x.Tuple.Src.Addr(), Dst: x.Tuple.Dst.Addr(), Port: x.Tuple.Dst.Port(), Timeout: timeout,
+	}
 }
 
-// Explain implements conntrack.Admitter.
-func (e *Entry) Explain(_ *conntrack.Expectation, err error) error { return err }
+// add adds a change. Of several for the same packets the last one counts: who
+// announces and withdraws in one breath costs others nothing.
+func (b *batch) add(c firewall.Change) {
+	for i := range b.changes {
+		if b.changes[i].Same(c) {
+			b.changes[i] = c
+			return
+		}
+	}
+	b.changes = append(b.changes, c)
+}
+
+func (b *batch) apply(t Table) error { return t.Apply(b.changes) }
+
+func (b *batch) reset() { b.changes, b.expected = b.changes[:0], b.expected[:0] }

@@ -12,14 +12,17 @@ type Expect struct {
 }
 
 // AppendExpect implements conntrack.Admitter.
-func (Expect) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) ([]byte, error) {
-	return ctnetlink.AppendExpect(b, seq, x), nil
+func (Expect) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
+	return ctnetlink.AppendExpect(b, seq, x)
 }
 
 // AppendDelete implements conntrack.Admitter.
 func (Expect) AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	return ctnetlink.AppendDelete(b, seq, x)
 }
+
+// Delete implements conntrack.Admitter.
+func (k Expect) Delete(x *conntrack.Expectation) error { return k.DeleteOwn(x) }
 
 // Explain implements conntrack.Admitter.
 func (Expect) Explain(x *conntrack.Expectation, err error) error {

@@ -10,19 +10,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// element is an element of one of the sets: of an expected set if it has a port,
-// else of an opaque one.
-type element struct {
-	src, dst netip.Addr
-	port     uint16
-	hasPort  bool
+// Change adds an element to one of the sets of data connections, or removes it. It has
+// the first packet of connections from Src to Port of Dst queued before conntrack sees
+// it, or to any of Config.TLSPorts where Port is 0. The addresses must be of one family;
+// an IPv4-mapped IPv6 address is IPv4.
+type Change struct {
+	Src, Dst netip.Addr
+	Port     uint16
+	// Timeout is for how long; what is there already begins its time anew. 0 removes
+	// the element. It is no error if there is none.
+	Timeout time.Duration
+}
+
+// Same reports whether c and other change the same element.
+func (c Change) Same(other Change) bool {
+	return c.Port == other.Port && c.Src == other.Src && c.Dst == other.Dst
 }
 
 var errFamilies = errors.New("addresses are not of one family")
 
 // elements adds elements to the sets and deletes them.
 //
-// A packet is held meanwhile, and so this does by hand what package nftables
+// Packets wait meanwhile, and so this does by hand what package nftables
 // does in many times the time: one buffer, one sendmsg, no waiting. The kernel
 // carries a batch out within the sendmsg (nfnetlink_rcv_batch of
 // net/netfilter/nfnetlink.c) and puts its errors, if any, into the socket's
@@ -39,12 +48,17 @@ func openElements() (*elements, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &elements{fd: fd, out: make([]byte, 0, maxBatch), in: make([]byte, maxBatch)}, nil
+	return &elements{fd: fd, in: make([]byte, maxAnswer)}, nil
 }
 
-// maxBatch is more than the largest batch is long, and more than what the kernel
-// answers to it: the header of an error and the message that it is about.
-const maxBatch = 512
+const (
+	// maxAnswer is more than what the kernel answers to a change: the header of an
+	// error and the message that it is about.
+	maxAnswer = 512
+	// maxChanges bounds the changes of one transaction, to about 32 KiB: well below
+	// what the send buffer of any system takes.
+	maxChanges = 128
+)
 
 func (s *elements) close() {
 	s.mu.Lock()
@@ -55,38 +69,44 @@ func (s *elements) close() {
 	}
 }
 
-// add adds x for as long as timeout, or begins its time anew.
-func (s *elements) add(x element, timeout time.Duration) error {
-	return newElementError(opAdd, s.change(x, timeout, unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_NEWSETELEM))
-}
-
-// remove deletes x, if it is there.
-func (s *elements) remove(x element) error {
-	err := s.change(x, 0, unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF) {
-		return nil // it went with the table
-	}
-	return newElementError(opDelete, err)
-}
-
-// change sends a batch of messages about x.
+// apply carries out changes in their order, up to maxChanges in a transaction.
 //
-// A batch that fails costs as much as a thousand that do not: the kernel waits
+// A transaction that fails costs as much as a thousand that do not: the kernel waits
 // for a grace period of RCU when it undoes one (__nf_tables_abort of
-// net/netfilter/nf_tables_api.c). So none may fail: x is added before it is
+// net/netfilter/nf_tables_api.c). So none may fail: an element is added before it is
 // deleted, which is no error if it is there, and deleted before it is added,
 // because Linux before 6.12 cannot change the time of an element.
-func (s *elements) change(x element, timeout time.Duration, msgs ...uint16) error {
-	if !x.oneFamily() {
-		return errFamilies
-	}
+func (s *elements) apply(changes []Change) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := appendBatch(s.out[:0], unix.NFNL_MSG_BATCH_BEGIN)
-	for _, msg := range msgs {
-		b = appendElement(b, msg, x, timeout)
+	for len(changes) > 0 {
+		n := min(len(changes), maxChanges)
+		removes := true
+		b := appendBatch(s.out[:0], unix.NFNL_MSG_BATCH_BEGIN)
+		for i := range changes[:n] {
+			c := &changes[i]
+			if !c.oneFamily() {
+				return newElementError(opAdd, errFamilies)
+			}
+			b = appendElement(b, unix.NFT_MSG_NEWSETELEM, c)
+			b = appendElement(b, unix.NFT_MSG_DELSETELEM, c)
+			if c.Timeout > 0 {
+				b = appendElement(b, unix.NFT_MSG_NEWSETELEM, c)
+				removes = false
+			}
+		}
+		s.out = appendBatch(b, unix.NFNL_MSG_BATCH_END)
+		err := s.send(s.out)
+		switch {
+		case err == nil:
+		case !removes:
+			return newElementError(opAdd, err)
+		case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBADF): // else it went with the table
+			return newElementError(opDelete, err)
+		}
+		changes = changes[n:]
 	}
-	return s.send(appendBatch(b, unix.NFNL_MSG_BATCH_END))
+	return nil
 }
 
 // send sends the batch b and returns the kernel's first error.
@@ -138,7 +158,7 @@ func appendBatch(b []byte, typ uint16) []byte {
 
 // appendElement appends an NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM message for
 // one element.
-func appendElement(b []byte, msg uint16, x element, timeout time.Duration) []byte {
+func appendElement(b []byte, msg uint16, c *Change) []byte {
 	flags := uint16(unix.NLM_F_REQUEST)
 	if msg == unix.NFT_MSG_NEWSETELEM {
 		flags |= unix.NLM_F_CREATE
@@ -146,7 +166,7 @@ func appendElement(b []byte, msg uint16, x element, timeout time.Duration) []byt
 	start := len(b)
 	b = appendHeader(b, unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags, unix.NFPROTO_INET, 0)
 	b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
-	b = appendString(b, unix.NFTA_SET_ELEM_LIST_SET, x.set())
+	b = appendString(b, unix.NFTA_SET_ELEM_LIST_SET, c.set())
 	list := len(b)
 	b = appendAttr(b, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, 0)
 	elem := len(b)
@@ -154,12 +174,12 @@ func appendElement(b []byte, msg uint16, x element, timeout time.Duration) []byt
 	key := len(b)
 	b = appendAttr(b, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_KEY, 0)
 	value := len(b)
-	b = x.appendKey(appendAttr(b, unix.NFTA_DATA_VALUE, 0))
+	b = c.appendKey(appendAttr(b, unix.NFTA_DATA_VALUE, 0))
 	endAttr(b, value)
 	endAttr(b, key)
 	if msg == unix.NFT_MSG_NEWSETELEM {
 		// Milliseconds. 0 would be for ever.
-		ms := max(timeout.Milliseconds(), 1)
+		ms := max(c.Timeout.Milliseconds(), 1)
 		b = binary.BigEndian.AppendUint64(appendAttr(b, unix.NFTA_SET_ELEM_TIMEOUT, 8), uint64(ms))
 	}
 	endAttr(b, elem)
@@ -167,33 +187,33 @@ func appendElement(b []byte, msg uint16, x element, timeout time.Duration) []byt
 	return endMessage(b, start)
 }
 
-func (x element) oneFamily() bool {
-	return x.src.IsValid() && x.src.Unmap().BitLen() == x.dst.Unmap().BitLen()
+func (c *Change) oneFamily() bool {
+	return c.Src.IsValid() && c.Src.Unmap().BitLen() == c.Dst.Unmap().BitLen()
 }
 
 // set returns the name of the element's set.
-func (x element) set() string {
+func (c *Change) set() string {
 	f := &ipv6
-	if x.src.Unmap().Is4() {
+	if c.Src.Unmap().Is4() {
 		f = &ipv4
 	}
-	if x.hasPort {
+	if c.Port != 0 {
 		return f.expected
 	}
 	return f.opaque
 }
 
 // appendKey appends what the set's lookup is given, every part padded to 4 bytes.
-func (x element) appendKey(b []byte) []byte {
-	if x.src.Unmap().Is4() {
-		src, dst := x.src.Unmap().As4(), x.dst.Unmap().As4()
+func (c *Change) appendKey(b []byte) []byte {
+	if c.Src.Unmap().Is4() {
+		src, dst := c.Src.Unmap().As4(), c.Dst.Unmap().As4()
 		b = append(append(b, src[:]...), dst[:]...)
 	} else {
-		src, dst := x.src.As16(), x.dst.As16()
+		src, dst := c.Src.As16(), c.Dst.As16()
 		b = append(append(b, src[:]...), dst[:]...)
 	}
-	if x.hasPort {
-		b = append(binary.BigEndian.AppendUint16(b, x.port), 0, 0)
+	if c.Port != 0 {
+		b = append(binary.BigEndian.AppendUint16(b, c.Port), 0, 0)
 	}
 	return b
 }

@@ -72,25 +72,29 @@ func TestElementMessages(t *testing.T) {
 		t.Skip("the golden messages are of a little-endian host")
 	}
 	tests := []struct {
-		name    string
-		msg     uint16
-		x       element
-		timeout time.Duration
-		want    string
+		name   string
+		msg    uint16
+		change Change
+		want   string
 	}{
-		{"add expected, IPv4", unix.NFT_MSG_NEWSETELEM, element{addr("192.0.2.1"), addr("203.0.113.1"), 31240, true}, 30 * time.Second, addExpected4},
-		{"add expected, IPv4 spelled as IPv6", unix.NFT_MSG_NEWSETELEM, element{addr("::ffff:192.0.2.1"), addr("::ffff:203.0.113.1"), 31240, true}, 30 * time.Second, addExpected4},
-		{"delete expected, IPv6", unix.NFT_MSG_DELSETELEM, element{addr("fd00::2"), addr("fd00::1"), 31240, true}, 0, deleteExpected6},
-		{"add opaque, IPv4, no time", unix.NFT_MSG_NEWSETELEM, element{src: addr("192.0.2.1"), dst: addr("203.0.113.1")}, 0, addOpaque4},
+		{"add expected, IPv4", unix.NFT_MSG_NEWSETELEM, Change{Src: addr("192.0.2.1"), Dst: addr("203.0.113.1"), Port: 31240, Timeout: 30 * time.Second}, addExpected4},
+		{"add expected, IPv4 spelled as IPv6", unix.NFT_MSG_NEWSETELEM, Change{Src: addr("::ffff:192.0.2.1"), Dst: addr("::ffff:203.0.113.1"), Port: 31240, Timeout: 30 * time.Second}, addExpected4},
+		{"delete expected, IPv6", unix.NFT_MSG_DELSETELEM, Change{Src: addr("fd00::2"), Dst: addr("fd00::1"), Port: 31240}, deleteExpected6},
+		{"add opaque, IPv4, no time", unix.NFT_MSG_NEWSETELEM, Change{Src: addr("192.0.2.1"), Dst: addr("203.0.113.1")}, addOpaque4},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := appendElement(nil, tt.msg, tt.x, tt.timeout)
+			got := appendElement(nil, tt.msg, &tt.change)
 			if diff := cmp.Diff(hex.Dump(labtest.ParseHex(t, tt.want)), hex.Dump(got)); diff != "" {
 				t.Errorf("message (-want +got):\n%s", diff)
 			}
 		})
 	}
+}
+
+// change makes one change.
+func change(t *Table, src, dst netip.Addr, port uint16, timeout time.Duration) error {
+	return t.Apply([]Change{{Src: src, Dst: dst, Port: port, Timeout: timeout}})
 }
 
 // timeouts returns the elements of a set, keys in hexadecimal, with what is left
@@ -134,12 +138,12 @@ func TestElements(t *testing.T) {
 			labtest.EnterNetns(t)
 			table := install(t, carried)
 			src, dst := addr(tt.src), addr(tt.dst)
-			add := func(timeout time.Duration) error { return table.AddExpected(src, dst, tt.port, timeout) }
-			remove := func() error { return table.RemoveExpected(src, dst, tt.port) }
-			if tt.port == 0 {
-				add = func(timeout time.Duration) error { return table.AddOpaque(src, dst, timeout) }
-				remove = func() error { return table.RemoveOpaque(src, dst) }
+			changes := make([]Change, 1)
+			add := func(timeout time.Duration) error {
+				changes[0] = Change{Src: src, Dst: dst, Port: tt.port, Timeout: timeout}
+				return table.Apply(changes)
 			}
+			remove := func() error { return add(0) }
 			do := func(what string, err error) {
 				t.Helper()
 				if err != nil {
@@ -217,7 +221,7 @@ func TestElementFamilies(t *testing.T) {
 		{"IPv6 to IPv4", addr("fd00::1"), addr("192.0.2.1")},
 		{"none", netip.Addr{}, netip.Addr{}},
 	} {
-		for _, err := range []error{table.AddExpected(tt.src, tt.dst, 1, time.Minute), table.RemoveOpaque(tt.src, tt.dst)} {
+		for _, err := range []error{change(table, tt.src, tt.dst, 1, time.Minute), change(table, tt.src, tt.dst, 0, 0)} {
 			if _, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, errFamilies) {
 				t.Errorf("%s: error %v, want an *Error of errFamilies", tt.name, err)
 			}
@@ -233,10 +237,10 @@ func TestElementsConcurrently(t *testing.T) {
 	for i := range 4 {
 		wg.Go(func() {
 			for range 100 {
-				if err := table.AddExpected(addr("192.0.2.1"), addr("203.0.113.1"), uint16(i%2), time.Minute); err != nil {
+				if err := change(table, addr("192.0.2.1"), addr("203.0.113.1"), uint16(i%2), time.Minute); err != nil {
 					t.Error(err)
 				}
-				if err := table.RemoveExpected(addr("192.0.2.1"), addr("203.0.113.1"), uint16(i%2)); err != nil {
+				if err := change(table, addr("192.0.2.1"), addr("203.0.113.1"), uint16(i%2), 0); err != nil {
 					t.Error(err)
 				}
 			}
@@ -290,20 +294,20 @@ func TestDataQueued(t *testing.T) {
 			}
 			client, server := addr(tt.client), addr(tt.server)
 			try(tt.client, below, false)
-			do(table.AddExpected(client, server, portOf(below), time.Minute))
+			do(change(table, client, server, portOf(below), time.Minute))
 			try(tt.client, below, true)
 			try(tt.other, below, false)
 			try(tt.client, within, false)
 			try(tt.client, above, false)
-			do(table.RemoveExpected(client, server, portOf(below)))
+			do(change(table, client, server, portOf(below), 0))
 			try(tt.client, below, false)
 
-			do(table.AddOpaque(client, server, time.Minute))
+			do(change(table, client, server, 0, time.Minute))
 			try(tt.client, below, false)
 			try(tt.client, within, true)
 			try(tt.client, above, false)
 			try(tt.other, within, false)
-			do(table.RemoveOpaque(client, server))
+			do(change(table, client, server, 0, 0))
 			try(tt.client, within, false)
 
 			stop()
@@ -359,7 +363,7 @@ func TestEntry(t *testing.T) {
 			if n := related(); n != 0 {
 				t.Fatalf("%d RELATED packets before anything is expected, want none", n)
 			}
-			if err := table.AddExpected(master.Src.Addr(), master.Dst.Addr(), portOf(data), time.Minute); err != nil {
+			if err := change(table, master.Src.Addr(), master.Dst.Addr(), portOf(data), time.Minute); err != nil {
 				t.Fatal(err)
 			}
 			c, s := labtest.DialNetns(t, tt.host, data)
@@ -399,20 +403,20 @@ func BenchmarkElement(b *testing.B) {
 	b.Run("add and remove", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			do(table.AddExpected(src, dst, 31240, time.Minute))
-			do(table.RemoveExpected(src, dst, 31240))
+			do(change(table, src, dst, 31240, time.Minute))
+			do(change(table, src, dst, 31240, 0))
 		}
 	})
 	b.Run("remove what is not there", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			do(table.RemoveExpected(src, dst, 31241))
+			do(change(table, src, dst, 31241, 0))
 		}
 	})
 	b.Run("add anew", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			do(table.AddExpected(src, dst, 31241, time.Minute))
+			do(change(table, src, dst, 31241, time.Minute))
 		}
 	})
 }

@@ -7,9 +7,7 @@ package firewall
 
 import (
 	"errors"
-	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -104,34 +102,10 @@ func wanting(cfg Config, queue expr.Any) string {
 // without the former.
 func (t *Table) Mode() string { return t.mode }
 
-// AddExpected has the first packet of connections from src to port of dst queued
-// before conntrack sees it, for as long as timeout. What is there already begins
-// its time anew. The addresses must be of one family; an IPv4-mapped IPv6 address
-// is IPv4.
-//
-// This and the three methods below take effect before they return, and do not wait
-// for anything but the kernel's own work.
-func (t *Table) AddExpected(src, dst netip.Addr, port uint16, timeout time.Duration) error {
-	return t.elements.add(element{src: src, dst: dst, port: port, hasPort: true}, timeout)
-}
-
-// RemoveExpected takes back what AddExpected has added. It is no error if its
-// time ran out, or if the table is gone.
-func (t *Table) RemoveExpected(src, dst netip.Addr, port uint16) error {
-	return t.elements.remove(element{src: src, dst: dst, port: port, hasPort: true})
-}
-
-// AddOpaque is AddExpected for connections from src to any of Config.TLSPorts of
-// dst.
-func (t *Table) AddOpaque(src, dst netip.Addr, timeout time.Duration) error {
-	return t.elements.add(element{src: src, dst: dst}, timeout)
-}
-
-// RemoveOpaque takes back what AddOpaque has added. It is no error if its time
-// ran out, or if the table is gone.
-func (t *Table) RemoveOpaque(src, dst netip.Addr) error {
-	return t.elements.remove(element{src: src, dst: dst})
-}
+// Apply changes the sets of data connections, in the order of changes. It takes effect
+// before it returns, and does not wait for anything but the kernel's own work. After an
+// error some of the changes may not have been made.
+func (t *Table) Apply(changes []Change) error { return t.elements.apply(changes) }
 
 // Restore makes the table again if somebody has removed it, and reports whether
 // that was so. What was added to it is lost then. After Remove it does nothing.

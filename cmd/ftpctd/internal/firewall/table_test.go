@@ -70,6 +70,9 @@ func (r *recorder) Packet(p *nfq.Packet) nfq.Verdict {
 	return nfq.Verdict{Before: r.before(p)}
 }
 
+// Flush implements nfq.Handler.
+func (*recorder) Flush() {}
+
 func (r *recorder) Refused(_ uint32, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -569,7 +572,7 @@ func TestRestore(t *testing.T) {
 		if diff := cmp.Diff(wantRules, rules(t)); diff != "" {
 			t.Errorf("its rules (-want +got):\n%s", diff)
 		}
-		if err := table.AddExpected(src, dst, 1024, time.Minute); err != nil {
+		if err := change(table, src, dst, 1024, time.Minute); err != nil {
 			t.Error(err)
 		}
 		restore(false)
