@@ -1,11 +1,17 @@
 package conntrack
 
+import "time"
+
 // source is what the table holds of one client. Connections count from when both
 // sides have spoken: addresses can be forged until then.
 type source struct {
 	key          sourceKey
 	connections  int
 	expectations int
+	// What it may announce beside an unused expectation, until when that was
+	// reckoned.
+	churn   int
+	churned time.Duration
 }
 
 // sourceKey is an IPv4 address, or the 64 bits of an IPv6 address that one host can
@@ -58,10 +64,40 @@ func (t *Tracker) release(c *conn) {
 	}
 }
 
-// hasRoom reports whether the client of c may have one more expectation: it may always
-// have one in place of another.
+// Where a data connection is known to have used its expectation, a client that announces
+// one endpoint after the other beside an unused one wants none of them. It may do so
+// churnRate times a second, and churnBurst times at once: each costs those who wait for
+// the same queue a change of the firewall's table.
+const (
+	churnRate  = 64
+	churnBurst = 64
+)
+
+// hasRoom reports whether the client of c may have one more expectation. It may always
+// have one in place of another, if it does not do so all the time.
 func (t *Tracker) hasRoom(c *conn) bool {
-	return t.charge(c) && (c.count > 0 || c.source.expectations < maxExpectations/sourceShare)
+	if !t.charge(c) {
+		return false
+	}
+	if c.count == 0 {
+		return c.source.expectations < maxExpectations/sourceShare
+	}
+	return !t.cfg.Shared || c.source.spend(t.clock)
+}
+
+// spend takes one of what s may announce beside an unused expectation. It reports false
+// if nothing is left.
+func (s *source) spend(now time.Duration) bool {
+	const interval = time.Second / churnRate
+	if n := int((now - s.churned) / interval); n > 0 {
+		s.churn = max(s.churn-n, 0)
+		s.churned = now
+	}
+	if s.churn >= churnBurst {
+		return false
+	}
+	s.churn++
+	return true
 }
 
 // holder is a connection whose session holds buffers, in the order in which they began
