@@ -451,10 +451,14 @@ func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
 	for i := range t.events {
 		t.event(c, &t.events[i])
 	}
+	skip := t.decision.Skip
 	for t.buffered > maxBuffered {
 		t.stats.Evicted++
-		t.giveUp(t.holders.prev.conn, Evicted)
+		holder := t.holders.prev.conn
+		t.giveUp(holder, Evicted)
+		skip = skip || holder == c
 	}
+	t.decision.Skip = skip // which is about c, not about who gave way to it
 }
 
 // spoke notes that payload came from one side.
