@@ -276,12 +276,18 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 
 // syn notes a SYN with payload (TCP Fast Open). What a client says before the server
 // has answered is not read, and the server may acknowledge any part of it: it would
-// choose where in the client's stream reading begins. Other SYNs open nothing: a table
+// choose where in the client's stream reading begins. That holds for what has ended
+// between the same ends, too. Other SYNs open nothing: a table
 // that SYNs alone can fill is one that a flood empties of real sessions.
 func (t *Tracker) syn(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
-	if c == nil && len(p.Payload) > 0 && dir == ftpparse.DirOriginal {
-		t.insert(key, silent).state |= closed | synData
+	if len(p.Payload) == 0 || dir != ftpparse.DirOriginal {
+		return
 	}
+	if c == nil {
+		c = t.insert(key, silent)
+		c.state |= closed
+	}
+	c.state |= synData
 }
 
 // synAck opens the connection, if conntrack has it from its handshake on: it saw the
