@@ -250,8 +250,8 @@ func (t *Tracker) begin(now time.Time) {
 }
 
 // lookup finds the connection of p and the direction p travels in. Where both
-// ports are control ports, the connection that is known decides, then the
-// handshake.
+// ports are control ports, the handshake decides, which conntrack has to confirm; of
+// other packets the connection that is known, of which there is only one.
 func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 	toServer := slices.Contains(t.cfg.Ports, p.Dst.Port())
 	toClient := slices.Contains(t.cfg.Ports, p.Src.Port())
@@ -265,13 +265,16 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 	if !toServer {
 		return ftpparse.DirReply, t.conns[reply], reply
 	}
-	if c := t.conns[original]; c != nil {
-		return ftpparse.DirOriginal, c, original
+	switch p.Flags & (SYN | ACK) {
+	case SYN:
+		return ftpparse.DirOriginal, t.conns[original], original
+	case SYN | ACK:
+		return ftpparse.DirReply, t.conns[reply], reply
 	}
-	if c := t.conns[reply]; c != nil || p.Flags&(SYN|ACK) == SYN|ACK {
+	if c := t.conns[reply]; c != nil && t.conns[original] == nil {
 		return ftpparse.DirReply, c, reply
 	}
-	return ftpparse.DirOriginal, nil, original
+	return ftpparse.DirOriginal, t.conns[original], original
 }
 
 // syn notes a SYN with payload (TCP Fast Open). What a client says before the server
