@@ -224,6 +224,12 @@ func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
 	t.stats.Packets++
 	t.begin(now)
 	dir, c, key := t.lookup(p)
+	if c == nil && p.Flags&(SYN|FIN|RST) != 0 {
+		// An older connection ends, or its ends begin another one, which may well get
+		// its ID: that is made of the tuples and of the entry's place in memory
+		// (nf_ct_get_id of net/netfilter/nf_conntrack_core.c).
+		t.cfg.Older.take(&key)
+	}
 	switch {
 	case p.Flags&RST != 0:
 		t.reset(c, p, dir)
