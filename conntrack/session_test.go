@@ -38,6 +38,7 @@ type wire struct {
 	zone           uint16
 	cseq, sseq     uint32
 	now            time.Time
+	state          TCPState // where conntrack is
 }
 
 func newWire(t *Tracker) *wire {
@@ -53,6 +54,7 @@ func (w *wire) handshake() {
 
 func (w *wire) send(src, dst netip.AddrPort, seq, ack uint32, flags Flags, data string) Decision {
 	w.now = w.now.Add(time.Millisecond)
+	w.track(src, flags)
 	return *w.t.Packet(w.now, &Packet{Src: src, Dst: dst, Zone: w.zone, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(data)})
 }
 

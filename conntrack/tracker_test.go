@@ -216,6 +216,7 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 			w.cseq, w.sseq = 5, 6
+			w.state = StateNone // conntrack has seen it end
 			w.login()
 			w.s(answer) // not the answer to the PASV of before
 			w.c(pasv)
@@ -247,25 +248,26 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
-		{"a SYN/ACK that nobody asked for, on a connection that was picked up", func(w *wire) {
-			w.c("XXXX ")
-			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
-			w.s("220 r\r\n230 ok\r\n")
-			w.c("PORT 192,0,2,10,154,208\r\n")
-		}, nil},
-		{"a SYN/ACK that would have the client begin behind its first line", func(w *wire) {
+		{"a second SYN/ACK would have the client begin behind its first line", func(w *wire) {
 			const post = "POST / HTTP/1.1\r\n"
-			w.send(w.client, w.server, w.cseq, 0, SYN, "")
-			w.cseq++
-			w.send(w.server, w.client, w.sseq, w.cseq+uint32(len(post)), SYN|ACK, "")
-			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
-			w.sseq++
+			w.handshake()
+			w.send(w.server, w.client, w.sseq-1, w.cseq+uint32(len(post)), SYN|ACK, "")
 			w.s("220 r\r\n")
 			w.c(post)
 			w.c("USER a\r\n")
 			w.s("230 ok\r\n")
 			w.c("PORT 192,0,2,10,154,208\r\n")
-		}, []string{"not-ftp no-greeting"}},
+		}, []string{"close closed", "open", "not-ftp no-greeting"}},
+		{"a second SYN/ACK would have the client begin ahead of its first line", func(w *wire) {
+			w.handshake()
+			w.send(w.server, w.client, w.sseq-1, w.cseq-100, SYN|ACK, "")
+			w.s("220 r\r\n")
+			w.c("POST / HTTP/1.1\r\nHost: a\r\n\r\n")
+			w.s("230 ok\r\n")
+			w.c("USER a\r\n")
+			w.s("230 ok\r\n")
+			w.c("PORT 192,0,2,10,154,208\r\n")
+		}, []string{"close closed", "open", "not-ftp no-greeting"}},
 		{"a keep-alive before the client has spoken", func(w *wire) {
 			w.handshake()
 			w.s("220 r\r\n")
@@ -279,24 +281,6 @@ func TestConnectionLife(t *testing.T) {
 			w.s("220 r\r\n")
 			w.c("USER a\r\n")
 		}, nil},
-		{"data in the SYN, not taken", func(w *wire) {
-			w.send(w.client, w.server, w.cseq, 0, SYN, "USER a\r\n")
-			w.cseq++
-			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
-			w.sseq++
-			w.s("220 r\r\n")
-			w.c("USER a\r\n")
-		}, nil},
-		{"data in the SYN, taken: the client spoke first", func(w *wire) {
-			w.send(w.client, w.server, w.cseq, 0, SYN, "POST / HTTP/1.1\r\n")
-			w.cseq += 18
-			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
-			w.sseq++
-			w.s("220 r\r\n")
-			w.c("USER a\r\n")
-			w.s("230 ok\r\n")
-			w.c("PORT 192,0,2,10,154,208\r\n")
-		}, []string{"not-ftp no-greeting"}},
 		{"no FTP: what was expected is withdrawn with the connection's claim", func(w *wire) {
 			w.handshake()
 			w.s("220 r\r\n")
@@ -315,7 +299,14 @@ func TestConnectionLife(t *testing.T) {
 			w.c("USER a\r\n")
 			w.s("230 ok\r\n")
 			w.c("PORT 192,0,2,10,154,208\r\n")
-		}, []string{"not-ftp not-a-verb", "close closed"}},
+		}, []string{"not-ftp not-a-verb", "close closed", "not-ftp not-seen-from-start"}},
+		{"a FIN out of its place does not end", func(w *wire) {
+			w.login()
+			w.send(w.client, w.server, w.cseq+100, w.sseq, FIN|ACK, "")
+			w.send(w.server, w.client, w.sseq-4, w.cseq, FIN|ACK, "")
+			w.c(pasv)
+			w.s(answer)
+		}, []string{expect}},
 		{"unused for the timeout", func(w *wire) {
 			w.login()
 			w.c(pasv)
@@ -347,8 +338,11 @@ func TestConnectionLife(t *testing.T) {
 			var l log
 			cfg := testConfig()
 			cfg.Observe = l.observe
-			tr := New(cfg)
-			tt.play(newWire(tr))
+			w := newWire(nil)
+			cfg.Lookup = w.lookup
+			w.t = New(cfg)
+			tr := w.t
+			tt.play(w)
 			if diff := cmp.Diff(append([]string{"open"}, tt.want...), l.take()); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
 			}
@@ -643,26 +637,33 @@ func TestSkip(t *testing.T) {
 
 // TestAnew tells the packets that begin a connection from those that look like it.
 func TestAnew(t *testing.T) {
-	w := newWire(New(testConfig()))
+	w := newWire(nil)
+	cfg := testConfig()
+	cfg.Lookup = w.lookup
+	w.t = New(cfg)
+	syn := func() bool { return w.send(w.client, w.server, w.cseq, 0, SYN, "").Anew }
 	synAck := func() bool { return w.send(w.server, w.client, w.sseq, w.cseq+1, SYN|ACK, "").Anew }
+	if syn() {
+		t.Error("a SYN alone begins a connection")
+	}
 	if !synAck() {
-		t.Error("the first handshake is none")
+		t.Error("the first handshake does not begin a connection")
 	}
 	if w.s("220 r\r\n").Anew {
 		t.Error("a greeting begins a connection")
 	}
+	w.send(w.client, w.server, w.cseq+1, w.sseq+1, ACK, "")
 	w.sseq++
 	if synAck() {
 		t.Error("a SYN/ACK that nobody asked for begins a connection")
 	}
+	w.send(w.client, w.server, w.cseq+1, 0, RST, "")
 	w.cseq, w.sseq = 5, 6
-	if w.send(w.client, w.server, w.cseq, 0, SYN, "").Anew {
-		t.Error("a SYN alone begins a connection")
-	}
+	syn()
 	if !synAck() {
-		t.Error("the second handshake is none")
+		t.Error("the second handshake does not begin a connection")
 	}
-	w.send(w.client, w.server, w.cseq, 0, SYN, "")
+	syn()
 	if synAck() {
 		t.Error("a SYN/ACK sent again begins a connection")
 	}
@@ -704,7 +705,7 @@ func TestLimits(t *testing.T) {
 		wires := make([]*wire, 3)
 		for i := range wires {
 			wires[i] = newWire(tr)
-			wires[i].client = netip.AddrPortFrom(testClient.Addr(), uint16(50000+i))
+			wires[i].client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), 50000)
 		}
 		wires[0].login()
 		wires[0].c("PORT 192,0,2,10,10,1\r\n")
@@ -767,6 +768,7 @@ func TestLimits(t *testing.T) {
 		for i := range 40000 { // 40,000 incomplete lines of 4 KiB would be 160 MB
 			w.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 4000)
 			w.cseq, w.sseq = 1, 1
+			w.handshake()
 			w.c(strings.Repeat("x", 3000))
 		}
 		if tr.buffered > maxBuffered || tr.Stats().Evicted == 0 {
@@ -825,12 +827,6 @@ func TestIdleConnections(t *testing.T) {
 			w.s("220 r\r\n")
 			w.c("GET / HTTP/1.1\r\n")
 		}, nil, []string{"close expired"}},
-		{"no FTP, ended", func(w *wire) {
-			w.handshake()
-			w.s("220 r\r\n")
-			w.c("GET / HTTP/1.1\r\n")
-			w.send(w.server, w.client, w.sseq, 0, RST, "")
-		}, nil, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -1033,7 +1029,7 @@ func checkBooks(t *testing.T, tr *Tracker) {
 	sources := make(map[*source]source)
 	for c := range allConns(tr) {
 		conns++
-		if (c.rank == ended) != (c.state&(closed|synData) == closed) {
+		if c.state&closed != 0 && c.rank != ended && c.state&synData == 0 || c.rank == ended && c.state&closed == 0 {
 			t.Fatalf("a connection in state %v has rank %v", c.state, c.rank)
 		}
 		if held := c.session.Buffered(); held != 0 || c.holder != nil {

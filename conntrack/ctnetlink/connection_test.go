@@ -24,7 +24,6 @@ import (
 // and the timeout of the connection t.
 func status(t *testing.T, c *Conn, of conntrack.Tuple) (bits uint32, timeout time.Duration) {
 	t.Helper()
-	const ctaStatus = 3
 	for ad := lookedUp(t, c, of); ad.Next(); {
 		switch ad.Type() {
 		case ctaStatus:
@@ -69,12 +68,8 @@ func lookedUp(t *testing.T, c *Conn, of conntrack.Tuple) *netlink.AttributeDecod
 	return ad
 }
 
-// Bits of a connection's status.
-const (
-	ipsExpected  = 1 << 0
-	ipsSeenReply = 1 << 1
-	ipsAssured   = 1 << 2
-)
+// ipsSeenReply is a bit of a connection's status.
+const ipsSeenReply = 1 << 1
 
 // freePort returns a port of host that nobody uses, to connect from.
 func freePort(t *testing.T, host string) netip.AddrPort {
@@ -230,6 +225,9 @@ func TestEntryOutlivesDrop(t *testing.T) {
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is6() {
+		return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+	}
 	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
 }
 

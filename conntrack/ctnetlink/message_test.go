@@ -292,6 +292,34 @@ b8000000 0001 0106 0b000000 00000000 # nlmsghdr: 184 bytes, CT_NEW, REQUEST|EXCL
 0c00 1980                            # CTA_FILTER
   0800 0100 38000000                 #   CTA_FILTER_ORIG_FLAGS, in the host's order`
 
+	// Those to the server's port 21, in any zone.
+	findServers4 = `
+54000000 0101 0103 00000000 00000000 # nlmsghdr: 84 bytes, CT_GET, REQUEST|DUMP
+02 00 0000                           # nfgenmsg: AF_INET
+3400 0280                            # CTA_TUPLE_REPLY
+  1400 0180
+    0800 0100 00000000
+    0800 0200 00000000
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 0015 0000              #     21
+    0600 0300 0000 0000
+0c00 1980                            # CTA_FILTER
+  0800 0200 18000000                 #   CTA_FILTER_REPLY_FLAGS: protocol and source port, in the host's order`
+	findServers6 = `
+6c000000 0101 0103 00000000 00000000 # nlmsghdr: 108 bytes, CT_GET, REQUEST|DUMP
+0a 00 0000                           # nfgenmsg: AF_INET6
+4c00 0280                            # CTA_TUPLE_REPLY
+  2c00 0180
+    1400 0300 00000000000000000000000000000000
+    1400 0400 00000000000000000000000000000000
+  1c00 0280
+    0500 0100 06 000000
+    0600 0200 0849 0000              #     2121
+    0600 0300 0000 0000
+0c00 1980
+  0800 0200 18000000`
+
 	deletePassive6 = `
 60000000 0202 0100 0a000000 00000000 # nlmsghdr: 96 bytes, EXP_DELETE, REQUEST, seq 10, port 0
 0a 00 0000
@@ -369,6 +397,8 @@ func TestPrivateMessages(t *testing.T) {
 		{"list helpers", appendHelperDump(nil), labtest.ParseHex(t, dumpHelpers)},
 		{"delete a helper's expectations", appendDeleteAll(nil, "ftpctd"), labtest.ParseHex(t, deleteAll)},
 		{"find connections", appendFind(nil, active4().Master), labtest.ParseHex(t, findActive4)},
+		{"find connections to a port, IPv4", appendFindServers(nil, netip.IPv4Unspecified(), 21), labtest.ParseHex(t, findServers4)},
+		{"find connections to a port, IPv6", appendFindServers(nil, netip.IPv6Unspecified(), 2121), labtest.ParseHex(t, findServers6)},
 		{"delete connection", AppendDeleteConnection(nil, 0, active4().Master), labtest.ParseHex(t, deleteConnection4)},
 		{"probe", appendProbe(nil, "sane", data, passive6().Master), probe},
 	}
