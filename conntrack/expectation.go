@@ -31,8 +31,8 @@ type Expectation struct {
 	// connection has there. Its destination port stays. Otherwise NAT is left to the
 	// rules.
 	NAT bool
-	// Overflow tells that the client has had its share of the kernel's table of
-	// expectations.
+	// Overflow reports that the client has had its share of the kernel's table of
+	// expectations: this one must not go there.
 	Overflow bool
 	// Via is the line that announced it.
 	Via ftpparse.Via

@@ -149,7 +149,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	}
 	x.Overflow = t.cfg.KernelShare > 0 && c.source.expectations >= t.cfg.KernelShare
 	n := t.expected.insert(c, x, t.clock+t.cfg.Timeout)
-	n.contested = n.twin != nil && !t.cfg.Shared
+	n.contested = n.twin != nil && !t.cfg.Shared && !x.Overflow
 	t.stats.Expected++
 	t.decision.Expect = append(t.decision.Expect, x)
 	t.decision.Contested = t.decision.Contested || n.contested

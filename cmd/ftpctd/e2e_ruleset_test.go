@@ -58,10 +58,13 @@ func TestRulesRemoved(t *testing.T) {
 			// What was not seen is passed over once both ends have gone on.
 			alive(ctx, t, older)
 			related := read(t, fw.Related)
-			for _, c := range []*miniftp.Client{older, between, labtest.Connect(ctx, t, l.Client, l.Server.IPv4())} {
+			for _, c := range []*miniftp.Client{older, labtest.Connect(ctx, t, l.Client, l.Server.IPv4())} {
 				labtest.RoundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 				related += 2
 			}
+			// Nobody saw how this one began.
+			blocked(ctx, t, between, ftpparse.R227, "file")
+			d.logged(t, "reason=not-seen-from-start")
 			if got := read(t, fw.Related); got != related {
 				t.Errorf("%d related packets, want %d", got, related)
 			}

@@ -113,6 +113,50 @@ func TestKernel(t *testing.T) {
 	}
 }
 
+// TestDeleteOwn lets two control connections expect the same tuple one after the other:
+// neither takes the other's away.
+func TestDeleteOwn(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			labtest.EnterNetns(t)
+			assignSane(t)
+			c := openConn(t)
+			control := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "21"))
+			expectation := func() *conntrack.Expectation {
+				master := tuple(dial(t, control))
+				return &conntrack.Expectation{Master: master, Tuple: conntrack.Tuple{
+					Src: netip.AddrPortFrom(master.Src.Addr(), 0), Dst: netip.AddrPortFrom(master.Dst.Addr(), 31240),
+				}}
+			}
+			mine, other := expectation(), expectation()
+			wantErrno(t, c.DeleteOwn(mine), unix.ENOENT)
+			if err := c.Expect(other); err != nil {
+				t.Fatal(err)
+			}
+			wantErrno(t, c.DeleteOwn(mine), unix.ENOENT)
+			wantErrno(t, c.Expect(mine), unix.EEXIST)
+			if err := c.DeleteOwn(other); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Expect(mine); err != nil {
+				t.Fatal(err)
+			}
+			entries, err := c.Expectations()
+			if err != nil || len(entries) != 1 {
+				t.Fatalf("expectations %v, error %v, want mine", entries, err)
+			}
+			// One that took the place in between has another ID.
+			_, err = c.execute(appendDeleteID(nil, mine, entries[0].ID+1), netlink.Acknowledge)
+			if !errors.Is(err, unix.ENOENT) {
+				t.Errorf("error %v for another ID, want ENOENT", err)
+			}
+			if err := c.DeleteOwn(mine); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestZones has a control connection in each of two zones, both between the same
 // ends, and finds what they expect, whose zones the kernel does not tell.
 func TestZones(t *testing.T) {

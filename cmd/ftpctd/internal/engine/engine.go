@@ -159,7 +159,7 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 	for i := range d.Expect {
 		x := &d.Expect[i]
 		if e.viaEntry(x) {
-			if err := e.batch.expect(x, e.entry.Timeout); err != nil {
+			if err := e.expectEntry(x); err != nil {
 				e.reject(x, err)
 			}
 			continue
@@ -175,8 +175,17 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 }
 
 // viaEntry reports whether x is for an entry, and not for the kernel's table.
-func (e *Engine) viaEntry(x *conntrack.Expectation) bool {
-	return e.kernel == nil || x.Overflow && e.entry != nil
+func (e *Engine) viaEntry(x *conntrack.Expectation) bool { return e.kernel == nil || x.Overflow }
+
+// errShare refuses a client that fills the kernel's table.
+var errShare = errors.New("the client has had its share of the kernel's table of expectations, and entries need firewall.manage = true")
+
+// expectEntry adds x to what goes into the table with this batch.
+func (e *Engine) expectEntry(x *conntrack.Expectation) error {
+	if e.entry == nil {
+		return errShare
+	}
+	return e.batch.expect(x, e.entry.Timeout)
 }
 
 // appendWithdraw appends the message that takes x back, if it takes one.
@@ -373,8 +382,7 @@ func (e *Engine) Refused(seq uint32, err error) {
 		// Somebody else's expectation, which the tracker does not know of. The packet
 		// is gone, but the data connection may still take a while to come.
 	case e.fallback(&s.x, err):
-		err = e.batch.expect(&s.x, e.entry.Timeout)
-		if err != nil {
+		if err := e.expectEntry(&s.x); err != nil {
 			e.reject(&s.x, err)
 		}
 	default:
@@ -423,6 +431,8 @@ func reasonOf(err error) conntrack.Reason {
 		return conntrack.TableFull
 	case errors.Is(err, errNAT):
 		return conntrack.Translated
+	case errors.Is(err, errShare):
+		return conntrack.ClientLimit
 	default:
 		return conntrack.Kernel
 	}

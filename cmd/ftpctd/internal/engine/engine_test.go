@@ -745,6 +745,104 @@ func (f *fakeTable) Apply(changes []firewall.Change) error {
 	return f.err
 }
 
+// TestTableOnceForABatch collects what several packets announce and withdraw: the last
+// change of an element counts, and there is nothing left for the next batch.
+func TestTableOnceForABatch(t *testing.T) {
+	b := newBench()
+	defer b.Close()
+	table := &transactions{}
+	b.cfg.Entry, b.cfg.Kernel = &Entry{Table: table, Timeout: time.Minute}, nil
+	b.Engine = New(b.cfg)
+	end := func(client string) {
+		b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: nfq.RST, Seq: 29})
+	}
+	b.announce("192.0.2.10:40000")
+	b.announce("192.0.2.11:40000")
+	end("192.0.2.11:40000")
+	b.Flush()
+	b.Flush()
+	b.announce("192.0.2.11:40001")
+	b.Flush()
+	want := []string{
+		"add 192.0.2.10 > 198.51.100.20:5000, remove 192.0.2.11 > 198.51.100.20:5000",
+		"add 192.0.2.11 > 198.51.100.20:5000",
+	}
+	if diff := cmp.Diff(want, table.seen); diff != "" {
+		t.Errorf("transactions (-want +got):\n%s", diff)
+	}
+}
+
+// transactions notes the changes of each transaction.
+type transactions struct{ seen []string }
+
+// Apply implements Table.
+func (f *transactions) Apply(changes []firewall.Change) error {
+	var words []string
+	for _, c := range changes {
+		what := "add "
+		if c.Timeout == 0 {
+			what = "remove "
+		}
+		words = append(words, what+c.Src.String()+" > "+netip.AddrPortFrom(c.Dst, c.Port).String())
+	}
+	f.seen = append(f.seen, strings.Join(words, ", "))
+	return nil
+}
+
+// TestFallback serves through an entry what the kernel has no helper or no room for, and
+// a client that has had its share of the kernel's table.
+func TestFallback(t *testing.T) {
+	const added = "192.0.2.10 > 198.51.100.20:5000"
+	for _, tt := range []struct {
+		name   string
+		err    error // the kernel's answer
+		noRule bool  // there are no rules for entries
+		added  []string
+		log    string
+	}{
+		{name: "no helper", err: unix.EOPNOTSUPP, added: []string{added}},
+		{name: "table full", err: unix.EMFILE, added: []string{added}},
+		{name: "master gone", err: unix.ENOENT, log: "reason=no-master"},
+		{name: "table full, no rules for entries", err: unix.EMFILE, noRule: true, log: "reason=table-full"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench()
+			defer b.Close()
+			table := &fakeTable{}
+			if !tt.noRule {
+				b.cfg.Entry = &Entry{Table: table, Timeout: time.Minute}
+			}
+			b.Engine = New(b.cfg)
+			b.announce("192.0.2.10:40000")
+			b.Refused(firstSeq, tt.err)
+			if diff := cmp.Diff(tt.added, table.added); diff != "" {
+				t.Errorf("table (-want +got):\n%s", diff)
+			}
+			if log := b.log.String(); !strings.Contains(log, tt.log) || tt.log == "" && log != "" {
+				t.Errorf("log lacks %q:\n%s", tt.log, log)
+			}
+		})
+	}
+	t.Run("a client's share is used up", func(t *testing.T) {
+		b := newBench()
+		defer b.Close()
+		table := &fakeTable{}
+		b.cfg.Entry = &Entry{Table: table, Timeout: time.Minute}
+		b.cfg.Tracker.KernelShare = 1
+		b.Engine = New(b.cfg)
+		if v := b.announce("192.0.2.10:40000"); len(v.Before) == 0 {
+			t.Error("nothing for the kernel's table")
+		}
+		if v := b.announce("192.0.2.10:40001"); len(v.Before) != 0 || v.Hold {
+			t.Errorf("%+v, want nothing for the kernel's table", v)
+		}
+		b.Flush()
+		if diff := cmp.Diff([]string{added}, table.added); diff != "" {
+			t.Errorf("table (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // TestRefill holds that a table that was made again has the sessions in TLS.
 func TestRefill(t *testing.T) {
 	const pair = "192.0.2.10 > 198.51.100.20"
