@@ -45,6 +45,26 @@ const (
 	flagsSYN  = 0b10111 // the same and ACK: of these a connection's first packet has SYN alone
 )
 
+// How many packets a second of connections without a reply are queued, in all, and
+// how many at once. A flood of SYNs from forged sources wakes the daemon no more
+// often than that.
+const (
+	unrepliedRate  = 1000
+	unrepliedBurst = 1000
+)
+
+// Of conntrack: enum ip_conntrack_status and enum ip_conntrack_dir.
+const (
+	statusExpected  = 1 << 0 // an expectation or an entry with a master made the connection
+	statusSeenReply = 1 << 1
+
+	dirOriginal = 0
+	dirReply    = 1
+)
+
+// loopback is the index of lo in every network namespace (LOOPBACK_IFINDEX).
+const loopback = 1
+
 // The registers of nftables hold what an expression compares. A concatenation
 // begins in register, which is four of 4 bytes each, the first of them register32.
 const (
@@ -60,37 +80,51 @@ type ruleset struct {
 	queue expr.Any
 }
 
-// addRuleset adds the whole table, in nft's words:
+// addRuleset adds the whole table, in nft's words, with the helper "sane",
+// SkipMark 0x100 and TLSPorts 30000-30999:
 //
 //	table inet ftpctd {
+//		counter fast-open { }
+//		counter spoofed { }
+//		counter sane-request { }
 //		ct helper carrier4 { type "sane" protocol tcp; l3proto ip; }
 //		ct helper carrier6 { type "sane" protocol tcp; l3proto ip6; }
+//		chain assign {
+//			ct state new ct helper set "carrier4" ct helper set "carrier6"
+//			@ih,64,8 >= 0 return
+//			@ih,0,32 7 @ih,56,8 >= 0 counter name "sane-request" drop
+//		}
 //		chain assign-input {
 //			type filter hook input priority 200;
-//			th dport 21 meta l4proto tcp ct state new ct helper set "carrier4" ct helper set "carrier6"
+//			th dport 21 meta l4proto tcp jump assign
 //		}
 //		chain assign-postrouting { type filter hook postrouting priority 200; … }
-//		chain control {
+//		chain control-arriving {
+//			ct status expected return
 //			ct state invalid,untracked return
-//			@ih,0,8 >= 0 ct mark & 0x100 == 0 queue num 21 bypass
-//			tcp flags & (fin|syn|rst) != 0 queue num 21 bypass
+//			tcp flags & (fin|syn|rst|ack) == syn @ih,0,8 >= 0 ct direction original counter name "fast-open" drop
+//			ct status ! seen-reply limit rate over 1000/second burst 1000 packets return
+//			iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" return
+//			@ih,0,8 >= 0 ct state established ct mark & 0x100 == 0 queue flags bypass to 21
+//			tcp flags & (fin|syn|rst) != 0 queue flags bypass to 21
 //		}
+//		chain control { … the same without the rule with "spoofed" }
 //		chain queue-input {
 //			type filter hook input priority -50;
-//			th dport 21 meta l4proto tcp jump control
-//			th sport 21 meta l4proto tcp jump control
+//			th dport 21 meta l4proto tcp ct direction original jump control-arriving
+//			th sport 21 meta l4proto tcp ct direction reply jump control-arriving
 //		}
 //		chain queue-forward { type filter hook forward priority -50; … }
-//		chain queue-output { type filter hook output priority -50; … }
+//		chain queue-output { type filter hook output priority -50; … jump control }
 //		set expected4 { type ipv4_addr . ipv4_addr . inet_service; flags timeout; }
 //		set expected6 { type ipv6_addr . ipv6_addr . inet_service; flags timeout; }
 //		set opaque4 { type ipv4_addr . ipv4_addr; flags timeout; }
 //		set opaque6 { type ipv6_addr . ipv6_addr; flags timeout; }
 //		chain data {
-//			meta nfproto ipv4 ip saddr . ip daddr . tcp dport @expected4 queue num 21 bypass
-//			meta nfproto ipv6 ip6 saddr . ip6 daddr . tcp dport @expected6 queue num 21 bypass
-//			meta nfproto ipv4 ip saddr . ip daddr @opaque4 tcp dport 30000-30999 queue num 21 bypass
-//			meta nfproto ipv6 ip6 saddr . ip6 daddr @opaque6 tcp dport 30000-30999 queue num 21 bypass
+//			meta nfproto ipv4 ip saddr . ip daddr . tcp dport @expected4 queue flags bypass to 21
+//			meta nfproto ipv6 ip6 saddr . ip6 daddr . tcp dport @expected6 queue flags bypass to 21
+//			meta nfproto ipv4 ip saddr . ip daddr @opaque4 tcp dport 30000-30999 queue flags bypass to 21
+//			meta nfproto ipv6 ip6 saddr . ip6 daddr @opaque6 tcp dport 30000-30999 queue flags bypass to 21
 //		}
 //		chain data-prerouting {
 //			type filter hook prerouting priority -300;
@@ -106,30 +140,124 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
 		return err
 	}
 	if cfg.Helper != "" {
-		r.addCarriers(cfg.Helper)
-		for _, chain := range []*nftables.Chain{
-			r.base("assign-input", nftables.ChainHookInput, priorityAssign),
-			r.base("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
-		} {
-			r.add(chain, r.port(offsetDport), ctState(expr.CtStateBitNEW), assign())
-		}
+		r.addAssignment(cfg.Helper)
 	}
-
-	control := nft.AddChain(&nftables.Chain{Table: r.table, Name: "control"})
-	r.add(control, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
-	r.add(control, payload(), unmarked(cfg.SkipMark), []expr.Any{queue})
-	r.add(control, flags(flagsEnds, expr.CmpOpNeq, 0), []expr.Any{queue})
-
-	jump := jumpTo(control)
-	for _, chain := range []*nftables.Chain{
-		r.base("queue-input", nftables.ChainHookInput, priorityQueue),
-		r.base("queue-forward", nftables.ChainHookForward, priorityQueue),
-		r.base("queue-output", nftables.ChainHookOutput, priorityQueue),
-	} {
-		r.add(chain, r.port(offsetDport), jump)
-		r.add(chain, r.port(offsetSport), jump)
-	}
+	r.addControl(cfg)
 	return r.addData(cfg.TLSPorts)
+}
+
+// addAssignment adds what gives new control connections their helper.
+func (r ruleset) addAssignment(helper string) {
+	r.addCarriers(helper)
+	chain := r.chain("assign")
+	r.add(chain, ctState(expr.CtStateBitNEW), assign())
+	if helper == carrierSANE {
+		r.dropSANERequests(chain)
+	}
+	for _, base := range []*nftables.Chain{
+		r.base("assign-input", nftables.ChainHookInput, priorityAssign),
+		r.base("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
+	} {
+		r.add(base, r.port(offsetDport), jumpTo(chain))
+	}
+}
+
+// carrierSANE is the helper of the kernel that has a way to be set off.
+const carrierSANE = "sane"
+
+// dropSANERequests keeps from the kernel's helper the one thing that it reads: a
+// packet to the server with exactly 8 bytes, of which the first 4 are the number 7
+// (SANE_NET_START; help in net/netfilter/nf_conntrack_sane.c). After it the helper
+// would open the port that it finds in the server's next packet, whatever port
+// that is. No FTP command begins with a NUL.
+//
+// The rules are the last before the helper, behind the queue: a packet that the
+// network driver has put together from several (GRO) comes back from a queue in
+// its pieces, and each of them is read by the helper for itself.
+func (r ruleset) dropSANERequests(chain *nftables.Chain) {
+	const request = 8
+	r.addCounter(counterSANERequest)
+	r.add(chain, payloadByte(request), verdict(expr.VerdictReturn))
+	r.add(chain, payloadIs([]byte{0, 0, 0, 7}), payloadByte(request-1), r.count(counterSANERequest), verdict(expr.VerdictDrop))
+}
+
+// addControl adds what queues the packets of control connections.
+func (r ruleset) addControl(cfg Config) {
+	r.addCounter(counterFastOpen)
+	local := r.addControlChain("control", cfg, nil)
+	arriving := local
+	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
+		r.addCounter(counterSpoofed)
+		arriving = r.addControlChain("control-arriving", cfg, spoofed)
+	}
+	for _, base := range []struct {
+		chain   *nftables.Chain
+		control *nftables.Chain
+	}{
+		{r.base("queue-input", nftables.ChainHookInput, priorityQueue), arriving},
+		{r.base("queue-forward", nftables.ChainHookForward, priorityQueue), arriving},
+		{r.base("queue-output", nftables.ChainHookOutput, priorityQueue), local},
+	} {
+		// Who opened the connection is its client. A server that answers a client
+		// with a control port as its own is none of FTP.
+		r.add(base.chain, r.port(offsetDport), direction(dirOriginal), jumpTo(base.control))
+		r.add(base.chain, r.port(offsetSport), direction(dirReply), jumpTo(base.control))
+	}
+}
+
+// addControlChain adds a chain that queues a packet to or from a control port, if
+// it matters and conntrack vouches for it. What spoofed matches is left out; nil is
+// nothing.
+func (r ruleset) addControlChain(name string, cfg Config, spoofed []expr.Any) *nftables.Chain {
+	chain := r.chain(name)
+	// What was expected is a data connection, whatever its ports are.
+	r.add(chain, ctStatus(statusExpected, expr.CmpOpNeq), verdict(expr.VerdictReturn))
+	r.add(chain, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), verdict(expr.VerdictReturn))
+	// TCP Fast Open: nobody but the server knows how much of what a SYN carries it
+	// has taken, so that there is no saying where its stream begins. The client sends
+	// the SYN again without data (RFC 7413 section 4.2.2).
+	r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), payloadByte(0), direction(dirOriginal), r.count(counterFastOpen), verdict(expr.VerdictDrop))
+	r.add(chain, ctStatus(statusSeenReply, expr.CmpOpEq), []expr.Any{
+		&expr.Limit{Type: expr.LimitTypePkts, Rate: unrepliedRate, Unit: expr.LimitTimeSecond, Burst: unrepliedBurst, Over: true},
+	}, verdict(expr.VerdictReturn))
+	if spoofed != nil {
+		r.add(chain, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
+	}
+	r.add(chain, payloadByte(0), ctState(expr.CtStateBitESTABLISHED), unmarked(cfg.SkipMark), []expr.Any{r.queue})
+	r.add(chain, flags(flagsEnds, expr.CmpOpNeq, 0), []expr.Any{r.queue})
+	return chain
+}
+
+// spoofed matches packets whose source address is not believed, and is nil where
+// all are. It works where packets arrive, in input and forward.
+func (a AntiSpoof) spoofed() []expr.Any {
+	var lookup []expr.Any
+	switch a {
+	case AntiSpoofStrict:
+		// The way back, without the packet's mark and with it: of the two directions
+		// of a connection that is routed by mark each has one of them.
+		lookup = slices.Concat(noWayBack(false), noWayBack(true))
+	case AntiSpoofLoose:
+		lookup = []expr.Any{
+			&expr.Fib{Register: register, FlagSADDR: true, ResultADDRTYPE: true},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_UNICAST)},
+		}
+	case AntiSpoofOff:
+		return nil
+	}
+	return slices.Concat([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIF, Register: register},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: binaryutil.NativeEndian.PutUint32(loopback)},
+	}, lookup)
+}
+
+// noWayBack matches packets whose source is not reached through the link that they
+// came from.
+func noWayBack(mark bool) []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: register, FlagSADDR: true, FlagMARK: mark, FlagIIF: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: make([]byte, 4)},
+	}
 }
 
 // addPorts sets r.ports. Every packet of the host is compared several times, and
@@ -150,7 +278,7 @@ func (r *ruleset) addPorts(ports []uint16) error {
 
 // addData adds what queues the first packets of data connections.
 func (r ruleset) addData(tlsPorts conntrack.PortRange) error {
-	data := r.nft.AddChain(&nftables.Chain{Table: r.table, Name: "data"})
+	data := r.chain("data")
 	for _, f := range families {
 		if err := r.addSet(f.expected, f.addr, f.addr, nftables.TypeInetService); err != nil {
 			return err
@@ -236,12 +364,21 @@ func dportIn(r conntrack.PortRange) []expr.Any {
 	)
 }
 
+func verdict(kind expr.VerdictKind) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: kind}}
+}
+
 func jumpTo(chain *nftables.Chain) []expr.Any {
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name}}
 }
 
 func newTable(name string) *nftables.Table {
 	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+}
+
+// chain adds a chain that others jump to.
+func (r ruleset) chain(name string) *nftables.Chain {
+	return r.nft.AddChain(&nftables.Chain{Table: r.table, Name: name})
 }
 
 // base adds a chain at a hook. Its policy is to accept.
@@ -286,18 +423,40 @@ func masked(mask []byte, op expr.CmpOp, value []byte) []expr.Any {
 	}
 }
 
-// payload matches packets that have at least one byte behind the TCP header:
-// where there is none, loading it ends the rule.
-func payload() []expr.Any {
+// payloadByte matches packets that have byte i behind the TCP header, the first one
+// being 0: where there is none, loading it ends the rule.
+func payloadByte(i uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: register, Base: unix.NFT_PAYLOAD_INNER_HEADER, Offset: 0, Len: 1},
+		&expr.Payload{DestRegister: register, Base: unix.NFT_PAYLOAD_INNER_HEADER, Offset: i, Len: 1},
 		&expr.Cmp{Op: expr.CmpOpGte, Register: register, Data: []byte{0}},
+	}
+}
+
+// payloadIs matches packets whose payload begins with b.
+func payloadIs(b []byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: register, Base: unix.NFT_PAYLOAD_INNER_HEADER, Offset: 0, Len: uint32(len(b))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: b},
 	}
 }
 
 // ctState matches packets in one of the states.
 func ctState(states uint32) []expr.Any {
 	return ct(expr.CtKeySTATE, states, expr.CmpOpNeq)
+}
+
+// ctStatus compares those bits of the connection's status that are in mask with 0.
+func ctStatus(mask uint32, op expr.CmpOp) []expr.Any {
+	return ct(expr.CtKeySTATUS, mask, op)
+}
+
+// direction matches packets that go the same way as the connection's first one, or
+// the other way.
+func direction(dir byte) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{dir}},
+	}
 }
 
 // unmarked matches packets whose connection has no bit of mask in its mark.
@@ -371,12 +530,31 @@ func features(cfg Config, queue expr.Any) []feature {
 		},
 		{
 			"the kernel's nftables cannot tell whether a packet has payload: Linux 5.16 or later is needed",
-			func(r ruleset, chain *nftables.Chain) { r.add(chain, payload()) },
+			func(r ruleset, chain *nftables.Chain) { r.add(chain, payloadByte(0)) },
 		},
 		{
 			"the kernel's nftables cannot queue packets: load the module nft_queue (CONFIG_NFT_QUEUE), or nft_compat and xt_NFQUEUE (CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_TARGET_NFQUEUE)",
 			func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) },
 		},
+		{
+			"the kernel's nftables cannot refer to counters and helpers: load the module nft_objref (CONFIG_NFT_OBJREF)",
+			func(r ruleset, chain *nftables.Chain) {
+				r.addCounter(counterFastOpen)
+				r.add(chain, r.count(counterFastOpen))
+			},
+		},
+		{
+			"the kernel's nftables cannot limit a rate: load the module nft_limit (CONFIG_NFT_LIMIT)",
+			func(r ruleset, chain *nftables.Chain) {
+				r.add(chain, []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: 1, Unit: expr.LimitTimeSecond, Over: true}})
+			},
+		},
+	}
+	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
+		list = append(list, feature{
+			`the kernel's nftables cannot look up the way back to a source address: load the module nft_fib_inet (CONFIG_NFT_FIB_INET, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6), or set firewall.anti_spoof = "off" if nobody can forge addresses here`,
+			func(r ruleset, chain *nftables.Chain) { r.add(chain, spoofed) },
+		})
 	}
 	if cfg.SkipMark != 0 {
 		list = append(list, feature{
@@ -384,19 +562,13 @@ func features(cfg Config, queue expr.Any) []feature {
 			func(r ruleset, chain *nftables.Chain) { r.add(chain, unmarked(cfg.SkipMark)) },
 		})
 	}
-	if cfg.Helper == "" {
-		return list
+	if cfg.Helper != "" {
+		list = append(list, feature{
+			fmt.Sprintf("the kernel has no conntrack helper %q for TCP: load its module (nf_conntrack_%[1]s, CONFIG_NF_CONNTRACK_…)", cfg.Helper),
+			func(r ruleset, _ *nftables.Chain) { r.addCarriers(cfg.Helper) },
+		})
 	}
-	return append(list, feature{
-		fmt.Sprintf("the kernel has no conntrack helper %q for TCP: load its module (nf_conntrack_%[1]s, CONFIG_NF_CONNTRACK_…) or set helper.carrier to one that it has", cfg.Helper),
-		func(r ruleset, _ *nftables.Chain) { r.addCarriers(cfg.Helper) },
-	}, feature{
-		"the kernel's nftables cannot assign a helper: load the module nft_objref (CONFIG_NFT_OBJREF)",
-		func(r ruleset, chain *nftables.Chain) {
-			r.addCarriers(cfg.Helper)
-			r.add(chain, assign())
-		},
-	})
+	return list
 }
 
 // probe reports whether the kernel has f. It adds a table that uses it and

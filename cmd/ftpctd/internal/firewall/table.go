@@ -32,7 +32,27 @@ type Config struct {
 	SkipMark uint32
 	// QueueNum is the first queue, QueueCount how many there are, at least 1.
 	QueueNum, QueueCount uint16
+	// AntiSpoof decides whose source address is believed.
+	AntiSpoof AntiSpoof
 }
+
+// AntiSpoof decides whose source address is believed. A packet whose source is not
+// believed is not queued, but counted ([Counters]), and goes on its way unread. The
+// host's own packets, and those of its loopback link, are believed.
+type AntiSpoof uint8
+
+const (
+	// AntiSpoofStrict believes a source that the host's routes reach through the
+	// link that the packet came from, as reverse-path filtering does (RFC 3704
+	// section 2.2), IPv4 and IPv6 alike. A route that the packet's mark selects is as
+	// good as one without.
+	AntiSpoofStrict AntiSpoof = iota
+	// AntiSpoofLoose believes all but addresses that no other host can have: those
+	// of the host itself, broadcast and multicast; and in IPv6 those without a route.
+	AntiSpoofLoose
+	// AntiSpoofOff believes all.
+	AntiSpoofOff
+)
 
 // Table is the installed table. Its methods are safe for concurrent use.
 type Table struct {
@@ -41,8 +61,11 @@ type Table struct {
 	mode     string
 	elements *elements
 
-	mu  sync.Mutex     // guards nft
+	mu  sync.Mutex     // guards what follows
 	nft *nftables.Conn // stays in the namespace that the table was installed in; nil after Remove
+	// The kernel's counters begin at 0 with each table: this is what those before had
+	// counted when they were read last, and what this one had.
+	before, last Counters
 }
 
 // Install makes the table, in place of one that a killed daemon left, in one
@@ -122,7 +145,11 @@ func (t *Table) Restore() (bool, error) {
 	case !errors.Is(err, unix.ENOENT):
 		return false, newError(opList, "", err)
 	}
-	return true, t.load()
+	if err := t.load(); err != nil {
+		return true, err
+	}
+	t.before, t.last = t.before.plus(t.last), Counters{}
+	return true, nil
 }
 
 // Remove removes the table from the namespace that it was installed in. It is no

@@ -374,9 +374,10 @@ func TestNobodyReads(t *testing.T) {
 
 // described is what the kernel says of the table.
 type described struct {
-	Chains []string
-	Ports  []uint16
-	Helper string
+	Chains   []string
+	Ports    []uint16
+	Helper   string
+	Counters []string
 }
 
 func describe(t *testing.T) described {
@@ -407,8 +408,14 @@ func describe(t *testing.T) described {
 		t.Fatal(err)
 	}
 	for _, o := range objects {
-		d.Helper = strings.TrimRight(o.(*nftables.NamedObj).Obj.(*expr.CtHelper).Name, "\x00")
+		switch o := o.(*nftables.NamedObj); obj := o.Obj.(type) {
+		case *expr.CtHelper:
+			d.Helper = strings.TrimRight(obj.Name, "\x00")
+		case *expr.Counter:
+			d.Counters = append(d.Counters, o.Name)
+		}
 	}
+	slices.Sort(d.Counters)
 	return d
 }
 
@@ -485,6 +492,7 @@ func TestLifecycle(t *testing.T) {
 	labtest.EnterNetns(t)
 	queueChains := []string{
 		"control",
+		"control-arriving",
 		"data",
 		"data-output hook 3 priority -300",
 		"data-prerouting hook 0 priority -300",
@@ -502,11 +510,13 @@ func TestLifecycle(t *testing.T) {
 	install(t, carried) // as by a daemon that was killed
 	want := described{
 		Chains: append([]string{
+			"assign",
 			"assign-input hook 1 priority 200",
 			"assign-postrouting hook 4 priority 200",
 		}, queueChains...),
-		Ports:  []uint16{21, 2121},
-		Helper: "sane",
+		Ports:    []uint16{21, 2121},
+		Helper:   "sane",
+		Counters: []string{"fast-open", "sane-request", "spoofed"},
 	}
 	if diff := cmp.Diff(want, describe(t)); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
@@ -525,7 +535,7 @@ func TestLifecycle(t *testing.T) {
 	plain := carried
 	plain.Ports, plain.Helper = []uint16{990}, ""
 	table := install(t, plain)
-	if diff := cmp.Diff(described{Chains: queueChains, Ports: []uint16{990}}, describe(t)); diff != "" {
+	if diff := cmp.Diff(described{Chains: queueChains, Ports: []uint16{990}, Counters: []string{"fast-open", "spoofed"}}, describe(t)); diff != "" {
 		t.Errorf("table in place of the first (-want +got):\n%s", diff)
 	}
 
