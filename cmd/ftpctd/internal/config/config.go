@@ -81,7 +81,7 @@ type Queue struct {
 type Helper struct {
 	// Name is registered with the kernel where that can be done.
 	Name string
-	// Carrier is assigned where it cannot.
+	// Carrier is assigned where it cannot: [CarrierSANE].
 	Carrier string
 	// MaxExpected is how many expectations a control connection may have.
 	MaxExpected uint32
@@ -93,6 +93,8 @@ type Helper struct {
 type Firewall struct {
 	// Manage lets the daemon make and remove its own nftables table.
 	Manage bool
+	// AntiSpoof decides whose source address is believed.
+	AntiSpoof AntiSpoof
 }
 
 // Limits bounds what the daemon remembers.
@@ -143,6 +145,26 @@ const (
 	AddressStrict Address = "strict"
 	// AddressReply trusts the reply, which transfers between two servers need.
 	AddressReply Address = "reply"
+)
+
+// CarrierSANE is the one helper of the kernel that may be the carrier: it reads
+// nothing but a request that the daemon's rules keep from it. The others read what
+// their connections carry, and open ports by themselves.
+const CarrierSANE = "sane"
+
+// AntiSpoof decides whose source address is believed. Packets whose source is not
+// believed are counted and go on unread.
+type AntiSpoof string
+
+// Whose source address is believed.
+const (
+	// AntiSpoofStrict believes a source whose way back is the link that the packet
+	// came from.
+	AntiSpoofStrict AntiSpoof = "strict"
+	// AntiSpoofLoose believes all but addresses that no other host can have.
+	AntiSpoofLoose AntiSpoof = "loose"
+	// AntiSpoofOff believes all.
+	AntiSpoofOff AntiSpoof = "off"
 )
 
 // Driver is an implementation of the packet queue.
@@ -197,8 +219,8 @@ func Default() Config {
 		Passive:      Passive{Address: AddressPeer, Ports: PortRange{1024, 65535}},
 		Active:       Active{Enabled: true, Ports: PortRange{1024, 65535}},
 		Queue:        Queue{Num: 21, Count: 1, Length: 4096, Driver: DriverNetlink, BusyPoll: 200 * time.Microsecond},
-		Helper:       Helper{Name: "ftpctd", Carrier: "sane", MaxExpected: 8, Timeout: 30 * time.Second},
-		Firewall:     Firewall{Manage: true},
+		Helper:       Helper{Name: "ftpctd", Carrier: CarrierSANE, MaxExpected: 8, Timeout: 300 * time.Second},
+		Firewall:     Firewall{Manage: true, AntiSpoof: AntiSpoofStrict},
 		Limits:       Limits{Connections: 65536},
 		Log:          Log{Level: slog.LevelInfo, Format: LogText},
 		Control:      Control{Socket: "/run/ftpctd/ftpctd.sock"},

@@ -60,7 +60,8 @@ func TestReferenceFileHasEveryKey(t *testing.T) {
 // fieldNames returns the names of a struct's fields as keys of the file.
 func fieldNames(typ reflect.Type, prefix string) (names []string) {
 	words := strings.NewReplacer("SkipTLS", "skip_tls", "TLSPorts", "tls_ports", "MinPort", "min_port",
-		"RequireLogin", "require_login", "SkipMark", "skip_mark", "BusyPoll", "busy_poll", "MaxExpected", "max_expected")
+		"RequireLogin", "require_login", "SkipMark", "skip_mark", "BusyPoll", "busy_poll", "MaxExpected", "max_expected",
+		"AntiSpoof", "anti_spoof")
 	for f := range typ.Fields() {
 		name := prefix + strings.ToLower(words.Replace(f.Name))
 		if f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[config.PortRange]() {
@@ -109,11 +110,12 @@ skip_mark = 0x80000000
 skip_tls = true
 [helper]
 name = "ftp-2121"
-carrier = "Q.931"
+carrier = "sane"
 max_expected = 255
 timeout = "1h"
 [firewall]
 manage = false
+anti_spoof = "loose"
 [limits]
 connections = 1
 [log]
@@ -131,12 +133,12 @@ socket = "/tmp/s"
 				Passive:  config.Passive{Address: config.AddressStrict, Ports: config.PortRange{Min: 30000, Max: 30999}, TLSPorts: config.PortRange{Min: 40000, Max: 40000}},
 				Active:   config.Active{Ports: config.PortRange{Min: 50000, Max: 65535}},
 				Queue:    config.Queue{Num: 65472, Count: 64, Length: 1, Driver: config.DriverGoNFQueue, SkipMark: 1 << 31, SkipTLS: true},
-				Helper:   config.Helper{Name: "ftp-2121", Carrier: "Q.931", MaxExpected: 255, Timeout: time.Hour},
+				Helper:   config.Helper{Name: "ftp-2121", Carrier: config.CarrierSANE, MaxExpected: 255, Timeout: time.Hour},
 				Limits:   config.Limits{Connections: 1},
 				Log:      config.Log{Level: slog.LevelDebug, Format: config.LogJSON},
 				Metrics:  config.Metrics{Listen: "[::1]:9621"},
 				Control:  config.Control{Socket: "/tmp/s"},
-				Firewall: config.Firewall{},
+				Firewall: config.Firewall{AntiSpoof: config.AntiSpoofLoose},
 			},
 		},
 		{
@@ -193,7 +195,7 @@ func TestParseProblems(t *testing.T) {
 		portRange  = `two ports from 1 to 65535 and a hyphen, such as "30000-30999", or one port`
 		helperName = "1 to 15 letters, digits, '-', '_' or '.'"
 		listen     = `an address and a port, such as "127.0.0.1:9621" or "[::1]:9621", or ""`
-		timeout    = `whole seconds from "1s" to "1h", such as "30s"`
+		timeout    = `whole seconds from "1s" to "1h", such as "300s"`
 		bit        = "0, or a single bit such as 0x100, up to 0x80000000"
 		topLevel   = "ports, admit, min_port, require_login, passive, active, queue, helper, firewall, limits, log, metrics, control"
 	)
@@ -251,8 +253,11 @@ func TestParseProblems(t *testing.T) {
 
 		{"helper.name empty", "[helper]\nname = \"\"", []string{"f:2:1: helper.name: is empty; allowed: " + helperName}},
 		{"helper.name long", "[helper]\nname = \"ftp-of-the-house\"", []string{`f:2:1: helper.name: "ftp-of-the-house" is 16 bytes long; allowed: ` + helperName}},
-		{"helper.carrier blank", "[helper]\ncarrier = \"sa ne\"", []string{`f:2:1: helper.carrier: "sa ne" has a character that is not allowed; allowed: ` + helperName}},
-		{"helper.carrier a list", "[helper]\ncarrier = []", []string{`f:2:1: helper.carrier: is a list; allowed: ` + helperName}},
+		{"helper.carrier of the kernel", "[helper]\ncarrier = \"irc\"", []string{`f:2:1: helper.carrier: "irc" would read the connections itself, and might open ports for what it takes for its own protocol; allowed: sane`}},
+		{"helper.carrier empty", "[helper]\ncarrier = \"\"", []string{"f:2:1: helper.carrier: is empty; allowed: sane"}},
+		{"helper.carrier a list", "[helper]\ncarrier = []", []string{"f:2:1: helper.carrier: is a list; allowed: sane"}},
+		{"firewall.anti_spoof", "[firewall]\nanti_spoof = \"yes\"", []string{`f:2:1: firewall.anti_spoof: "yes" is unknown; allowed: strict, loose, off`}},
+		{"firewall.anti_spoof a boolean", "[firewall]\nanti_spoof = false", []string{"f:2:1: firewall.anti_spoof: is a boolean; allowed: strict, loose, off"}},
 		{"helper.max_expected", "[helper]\nmax_expected = 256", []string{"f:2:1: helper.max_expected: 256 is out of range; allowed: 1 to 255"}},
 		{"queue.busy_poll", "[queue]\nbusy_poll = \"11ms\"", []string{`f:2:1: queue.busy_poll: "11ms" is out of range; allowed: a duration from "0s" to "10ms", such as "200us"`}},
 		{"queue.busy_poll negative", "[queue]\nbusy_poll = \"-1us\"", []string{`f:2:1: queue.busy_poll: "-1us" is out of range; allowed: a duration from "0s" to "10ms", such as "200us"`}},

@@ -55,12 +55,15 @@ func keys() []key {
 		{"queue.skip_tls", func(c *Config, v any) *fault { return setBool(&c.Queue.SkipTLS, v) }},
 
 		{"helper.name", func(c *Config, v any) *fault { return setHelper(&c.Helper.Name, v) }},
-		{"helper.carrier", func(c *Config, v any) *fault { return setHelper(&c.Helper.Carrier, v) }},
+		{"helper.carrier", func(c *Config, v any) *fault { return setCarrier(&c.Helper.Carrier, v) }},
 		// NF_CT_EXPECT_MAX_CNT of nf_conntrack_expect.h.
 		{"helper.max_expected", func(c *Config, v any) *fault { return setInt(&c.Helper.MaxExpected, v, 1, 255) }},
 		{"helper.timeout", func(c *Config, v any) *fault { return setTimeout(&c.Helper.Timeout, v) }},
 
 		{"firewall.manage", func(c *Config, v any) *fault { return setBool(&c.Firewall.Manage, v) }},
+		{"firewall.anti_spoof", func(c *Config, v any) *fault {
+			return setEnum(&c.Firewall.AntiSpoof, v, AntiSpoofStrict, AntiSpoofLoose, AntiSpoofOff)
+		}},
 
 		{"limits.connections", func(c *Config, v any) *fault { return setInt(&c.Limits.Connections, v, 1, 1<<24) }},
 
@@ -123,7 +126,7 @@ const (
 	bitForm     = "0, or a single bit such as 0x100, up to 0x80000000"
 	helperForm  = "1 to 15 letters, digits, '-', '_' or '.'"
 	busyForm    = `a duration from "0s" to "10ms", such as "200us"`
-	timeoutForm = `whole seconds from "1s" to "1h", such as "30s"`
+	timeoutForm = `whole seconds from "1s" to "1h", such as "300s"`
 	levelForm   = "debug, info, warn, error"
 	listenForm  = `an address and a port, such as "127.0.0.1:9621" or "[::1]:9621"`
 	socketForm  = "an absolute path of at most 107 bytes"
@@ -302,6 +305,22 @@ func setHelper(dst *string, v any) *fault {
 		return &fault{fmt.Sprintf("%q is %d bytes long", s, len(s)), helperForm}
 	case strings.ContainsFunc(s, func(r rune) bool { return !plain(r) && r != '.' }):
 		return &fault{strconv.Quote(s) + " has a character that is not allowed", helperForm}
+	}
+	*dst = s
+	return nil
+}
+
+// setCarrier takes the one helper that is safe.
+func setCarrier(dst *string, v any) *fault {
+	const allowed = CarrierSANE
+	s, ok := v.(string)
+	switch {
+	case !ok:
+		return wrongType(v, allowed)
+	case s == "":
+		return &fault{"is empty", allowed}
+	case s != CarrierSANE:
+		return &fault{strconv.Quote(s) + " would read the connections itself, and might open ports for what it takes for its own protocol", allowed}
 	}
 	*dst = s
 	return nil

@@ -42,6 +42,7 @@ func fixed() []fixedKey {
 		{"helper.max_expected", func(c *Config) any { return c.Helper.MaxExpected }},
 		{"helper.timeout", func(c *Config) any { return c.Helper.Timeout }},
 		{"firewall.manage", func(c *Config) any { return c.Firewall.Manage }},
+		{"firewall.anti_spoof", func(c *Config) any { return c.Firewall.AntiSpoof }},
 		{"limits.connections", func(c *Config) any { return c.Limits.Connections }},
 		{"log.format", func(c *Config) any { return c.Log.Format }},
 		{"metrics.listen", func(c *Config) any { return c.Metrics.Listen }},
