@@ -37,6 +37,7 @@ type supervisor struct {
 	stuck   bool     // the last test failed
 	rules   *ruleset // nil if others manage them
 	bare    bool     // the rules could not be made again
+	away    keptAway
 }
 
 // newSupervisor makes the supervisor of a daemon with the configuration cfg,
@@ -84,7 +85,8 @@ func (s *supervisor) run(ctx context.Context, workers []*worker, rules *ruleset)
 	}
 }
 
-// look makes the rules again if somebody has removed them.
+// look makes the rules again if somebody has removed them, and says what they keep
+// away.
 func (s *supervisor) look() {
 	if s.rules == nil {
 		return
@@ -102,6 +104,9 @@ func (s *supervisor) look() {
 		}
 	}
 	s.bare = err != nil
+	if counters, err := s.rules.table.Counters(); err == nil {
+		s.away.say(s.log, counters, time.Now(), s.cfg.Firewall)
+	}
 }
 
 // test feeds the watchdog if the daemon works: the receive loop of each queue
