@@ -14,6 +14,7 @@ import (
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/doctor"
 	"ftpctd/cmd/ftpctd/internal/engine"
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/nfq"
 )
 
@@ -23,13 +24,14 @@ func patient(err error) doctor.Host {
 		Files:        fstest.MapFS{},
 		Release:      "6.1.0",
 		Queue:        func() error { return err },
-		Rules:        func() (string, error) { return "nft queue", err },
+		Rules:        func(bool) (string, error) { return "nft queue", err },
 		Conntrack:    func() error { return err },
 		OwnHelper:    func() error { return err },
 		Carrier:      func(string) error { return err },
 		Choose:       func(config.Config) (engine.Admission, error) { return engine.Admission{}, err },
 		RoundTrip:    func(context.Context, engine.Admission) ([]string, error) { return []string{"IPv4"}, err },
 		Owner:        func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
+		KeptAway:     func() (firewall.Counters, error) { return firewall.Counters{}, err },
 		Tables:       func() ([]doctor.Table, error) { return nil, err },
 		Expectations: func() (int, error) { return 0, err },
 	}

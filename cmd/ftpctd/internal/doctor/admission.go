@@ -30,7 +30,7 @@ func checkCarrier(h Host, cfg config.Config) Result {
 		if h.OwnHelper() == nil {
 			return Result{Status: OK, Found: fmt.Sprintf("the kernel has no helper %q, nor is it needed", name)}
 		}
-		return Result{Warn, err.Error(), fmt.Sprintf("modprobe nf_conntrack_%s, or set helper.carrier to another helper of the kernel", name)}
+		return Result{Warn, err.Error(), "modprobe nf_conntrack_" + name}
 	}
 	return Result{Status: OK, Found: fmt.Sprintf("connections can be given the kernel's helper %q", name)}
 }

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/engine"
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
 )
@@ -27,6 +29,8 @@ CONFIG_NETFILTER_NETLINK_QUEUE=m
 CONFIG_NF_TABLES=m
 CONFIG_NF_TABLES_INET=y
 CONFIG_NFT_CT=m
+CONFIG_NFT_LIMIT=m
+CONFIG_NFT_FIB_INET=m
 CONFIG_NFT_QUEUE=m
 CONFIG_NFT_COMPAT=m
 CONFIG_NETFILTER_XT_TARGET_NFQUEUE=m
@@ -55,7 +59,7 @@ func healthy() Host {
 		},
 		Release:   "6.1.0",
 		Queue:     func() error { return nil },
-		Rules:     func() (string, error) { return "nft queue", nil },
+		Rules:     func(bool) (string, error) { return "nft queue", nil },
 		Conntrack: func() error { return nil },
 		OwnHelper: func() error { return nil },
 		Carrier:   func(string) error { return nil },
@@ -66,6 +70,7 @@ func healthy() Host {
 			return []string{"IPv4", "IPv6"}, nil
 		},
 		Owner:        func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
+		KeptAway:     func() (firewall.Counters, error) { return firewall.Counters{}, nil },
 		Tables:       func() ([]Table, error) { return nil, nil },
 		Expectations: func() (int, error) { return 2, nil },
 	}
@@ -110,6 +115,14 @@ func choosesNothing(h Host) Host {
 	return h
 }
 
+// keptAway returns what makes a host's rules count c.
+func keptAway(c firewall.Counters, err error) func(Host) Host {
+	return func(h Host) Host {
+		h.KeptAway = func() (firewall.Counters, error) { return c, err }
+		return h
+	}
+}
+
 var errNothing = errors.New("no such thing")
 
 func zipped(t *testing.T, text string) string {
@@ -136,7 +149,7 @@ func TestHealthyHost(t *testing.T) {
 	}
 	want := []string{
 		"capabilities", "kernel-config", "kernel-modules", "packet-queue", "queue-rule", "ctnetlink",
-		"own-helper", "carrier-helper", "admission", "round-trip", "queue-owner", "kernel-ftp-helper",
+		"own-helper", "carrier-helper", "admission", "round-trip", "queue-owner", "kept-away", "kernel-ftp-helper",
 		"related-rule", "expectation-table", "connection-table", "ftps",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -172,11 +185,17 @@ func TestCheck(t *testing.T) {
 			config := strings.ReplaceAll(kernelConfig, "CONFIG_NFT_QUEUE=m\n", "")
 			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(config, "CONFIG_NFT_COMPAT=m\n", "")))
 		}, "", Fail, "lacks CONFIG_NFT_QUEUE", "kernel"},
+		{"the kernel cannot look up the way back", "kernel-config", func(h Host) Host {
+			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(kernelConfig, "CONFIG_NFT_FIB_INET=m\n", "")))
+		}, "", Fail, "lacks CONFIG_NFT_FIB_INET", `firewall.anti_spoof = "off"`},
+		{"the kernel cannot look up the way back, nor need it", "kernel-config", func(h Host) Host {
+			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(kernelConfig, "CONFIG_NFT_FIB_INET=m\n", "")))
+		}, "[firewall]\nanti_spoof = \"off\"", OK, "not needed: CONFIG_NFT_FIB_INET", ""},
 		{"a broken configuration of the kernel", "kernel-config", func(h Host) Host { return h.with("proc/config.gz", "x") }, "", Warn, "can be read", ""},
 
 		{"modules not loaded", "kernel-modules", func(h Host) Host {
 			return h.with("proc/modules", "nf_conntrack 1 0 - Live 0x0\nnf_tables 1 0 - Live 0x0\n")
-		}, "", Warn, "nfnetlink_queue", "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_queue nfnetlink_cthelper"},
+		}, "", Warn, "nfnetlink_queue", "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_limit nft_fib_inet nft_queue nfnetlink_cthelper"},
 		{"not loaded, nor of use beside what is", "kernel-modules", func(h Host) Host {
 			return h.with("proc/modules", without(h, "nft_compat", "xt_NFQUEUE", "nf_conntrack_sane"))
 		}, "", OK, "of use are loaded", ""},
@@ -191,13 +210,17 @@ func TestCheck(t *testing.T) {
 
 		{"no queue", "packet-queue", func(h Host) Host { h.Queue = func() error { return errNothing }; return h }, "", Fail, "no such thing", "modprobe nfnetlink_queue"},
 		{"no rule", "queue-rule", func(h Host) Host {
-			h.Rules = func() (string, error) { return "", errNothing }
+			h.Rules = func(bool) (string, error) { return "", errNothing }
 			return h
-		}, "", Fail, "no such thing", "modprobe -a nft_ct nft_queue"},
+		}, "", Fail, "no such thing", "modprobe -a nft_ct nft_limit nft_fib_inet nft_queue"},
 		{"the other rule", "queue-rule", func(h Host) Host {
-			h.Rules = func() (string, error) { return "xt NFQUEUE", nil }
+			h.Rules = func(bool) (string, error) { return "xt NFQUEUE", nil }
 			return h
 		}, "", OK, "xt NFQUEUE", ""},
+		{"the rule as the configuration has it", "queue-rule", func(h Host) Host {
+			h.Rules = func(antiSpoof bool) (string, error) { return fmt.Sprint("anti-spoof ", antiSpoof), nil }
+			return h
+		}, "[firewall]\nanti_spoof = \"off\"", OK, "anti-spoof false", ""},
 		{"no ctnetlink", "ctnetlink", func(h Host) Host { h.Conntrack = func() error { return errNothing }; return h }, "", Fail, "no such thing", "modprobe nf_conntrack_netlink"},
 
 		{"no helper of one's own", "own-helper", func(h Host) Host { h.OwnHelper = func() error { return noHelpers }; return h }, "", Warn, "cannot be registered", "modprobe nfnetlink_cthelper"},
@@ -207,7 +230,7 @@ func TestCheck(t *testing.T) {
 			h.OwnHelper = func() error { return noHelpers }
 			h.Carrier = func(string) error { return errNothing }
 			return h
-		}, "[helper]\ncarrier = \"irc\"", Warn, "no such thing", "modprobe nf_conntrack_irc"},
+		}, "", Warn, "no such thing", "modprobe nf_conntrack_sane"},
 
 		{"own helper", "admission", func(h Host) Host { return h }, "", OK, `own helper, "ftpctd": it is the best`, ""},
 		{"carrier", "admission", chooses(engine.Admission{Mode: config.AdmitExpect, Helper: "sane", Why: "there is no other"}), "", OK, `kernel's helper "sane": there is no other`, ""},
@@ -241,6 +264,13 @@ func TestCheck(t *testing.T) {
 			h.Owner = func(uint16) (nfq.Owner, bool) { return nfq.Owner{PortID: "77"}, true }
 			return h
 		}, "", Fail, "port ID 77", "set queue.num"},
+
+		{"forged addresses", "kept-away", keptAway(firewall.Counters{Spoofed: 7, FastOpens: 1}, nil), "", Warn, "7 packets were not read", `firewall.anti_spoof = "loose"`},
+		{"requests to the carrier", "kept-away", keptAway(firewall.Counters{SANERequests: 3}, nil), "", Warn, "3 requests to the kernel's helper sane", "who sends them"},
+		{"Fast Open", "kept-away", keptAway(firewall.Counters{FastOpens: 2}, nil), "", OK, "2 SYNs with data", ""},
+		{"every address is believed", "kept-away", keptAway(firewall.Counters{}, nil), "[firewall]\nanti_spoof = \"off\"", OK, "any source address is believed", ""},
+		{"no daemon runs", "kept-away", keptAway(firewall.Counters{}, &firewall.Error{Op: "list", Err: unix.ENOENT}), "", OK, "no daemon's rules", ""},
+		{"counters not to be read", "kept-away", keptAway(firewall.Counters{}, errNothing), "", Warn, "no such thing", "nft list counters"},
 
 		{"the kernel assigns its helper", "kernel-ftp-helper", func(h Host) Host {
 			h.Tables = func() ([]Table, error) {

@@ -24,8 +24,9 @@ type Host struct {
 
 	// Queue binds a packet queue.
 	Queue func() error
-	// Rules makes the daemon's rules and returns their mode.
-	Rules func() (mode string, err error)
+	// Rules makes the daemon's rules, with a check of source addresses or without, and
+	// returns their mode.
+	Rules func(antiSpoof bool) (mode string, err error)
 	// Conntrack lists expectations.
 	Conntrack func() error
 	// OwnHelper asks whether helpers can be registered.
@@ -40,6 +41,9 @@ type Host struct {
 
 	// Owner names who has bound a queue.
 	Owner func(num uint16) (nfq.Owner, bool)
+	// KeptAway reads the counters of the rules of a daemon that runs. The error is
+	// fs.ErrNotExist if there are none.
+	KeptAway func() (firewall.Counters, error)
 	// Tables reads the rules of the firewall.
 	Tables func() ([]Table, error)
 	// Expectations counts the expectations.
@@ -69,9 +73,13 @@ func ThisHost() (Host, error) {
 				return q.Close()
 			})
 		},
-		Rules: func() (mode string, err error) {
+		Rules: func(antiSpoof bool) (mode string, err error) {
 			err = inPrivate(func() error {
-				table, err := firewall.Install(privateRules(""))
+				cfg := privateRules("")
+				if antiSpoof {
+					cfg.AntiSpoof = firewall.AntiSpoofStrict
+				}
+				table, err := firewall.Install(cfg)
 				if err != nil {
 					return err
 				}
@@ -117,8 +125,9 @@ func ThisHost() (Host, error) {
 			})
 			return families, err
 		},
-		Owner:  nfq.FindOwner,
-		Tables: readTables,
+		Owner:    nfq.FindOwner,
+		KeptAway: firewall.ReadCounters,
+		Tables:   readTables,
 		Expectations: func() (n int, err error) {
 			err = withConntrack(func(c *ctnetlink.Conn) error {
 				list, err := c.Expectations()

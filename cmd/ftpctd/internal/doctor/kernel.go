@@ -19,6 +19,8 @@ type option struct {
 	name   string // without CONFIG_
 	module string
 	needed bool
+	// spoof is what firewall.anti_spoof needs, unless it is off.
+	spoof bool
 	// instead names the option that does the same better: where a kernel has
 	// it, nobody asks for the module.
 	instead string
@@ -32,6 +34,8 @@ var options = []option{
 	{name: "NF_TABLES", module: "nf_tables", needed: true},
 	{name: "NF_TABLES_INET", needed: true},
 	{name: "NFT_CT", module: "nft_ct", needed: true},
+	{name: "NFT_LIMIT", module: "nft_limit", needed: true},
+	{name: "NFT_FIB_INET", module: "nft_fib_inet", spoof: true},
 	{name: "NFT_QUEUE", module: "nft_queue"},
 	{name: "NFT_COMPAT", module: "nft_compat", instead: "NFT_QUEUE"},
 	{name: "NETFILTER_XT_TARGET_NFQUEUE", module: "xt_NFQUEUE", instead: "NFT_QUEUE"},
@@ -79,7 +83,7 @@ func parseConfig(files fs.FS, name string) (map[string]string, error) {
 	return set, lines.Err()
 }
 
-func checkKernelConfig(h Host) Result {
+func checkKernelConfig(h Host, cfg config.Config) Result {
 	set, file, err := readConfig(h)
 	if err != nil {
 		return Result{
@@ -92,7 +96,7 @@ func checkKernelConfig(h Host) Result {
 		if value := set[o.name]; value == builtIn || value == asModule {
 			continue
 		}
-		if o.needed {
+		if o.needed || o.spoof && cfg.Firewall.AntiSpoof != config.AntiSpoofOff {
 			missing = append(missing, "CONFIG_"+o.name)
 		} else {
 			absent = append(absent, "CONFIG_"+o.name)
@@ -103,7 +107,11 @@ func checkKernelConfig(h Host) Result {
 		missing = append(missing, "CONFIG_NFT_QUEUE")
 	}
 	if len(missing) > 0 {
-		return Result{Fail, file + " lacks " + strings.Join(missing, ", "), "use a kernel that has them"}
+		mend := "use a kernel that has them"
+		if slices.Contains(missing, "CONFIG_NFT_FIB_INET") {
+			mend += `; firewall.anti_spoof = "off" does without CONFIG_NFT_FIB_INET`
+		}
+		return Result{Fail, file + " lacks " + strings.Join(missing, ", "), mend}
 	}
 	found := file + " has all that is needed"
 	if len(absent) > 0 {
@@ -172,12 +180,47 @@ func checkPacketQueue(h Host) Result {
 	return Result{Status: OK, Found: "a queue can be bound, and fails open"}
 }
 
-func checkQueueRule(h Host) Result {
-	mode, err := h.Rules()
+func checkQueueRule(h Host, cfg config.Config) Result {
+	mode, err := h.Rules(cfg.Firewall.AntiSpoof != config.AntiSpoofOff)
 	if err != nil {
-		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_queue, or without the latter nft_compat xt_NFQUEUE"}
+		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_limit nft_fib_inet nft_queue, or without the last nft_compat xt_NFQUEUE"}
 	}
 	return Result{Status: OK, Found: "packets are queued by " + mode}
+}
+
+// checkKeptAway tells what the rules of a daemon that runs have kept away from it.
+func checkKeptAway(h Host, cfg config.Config) Result {
+	c, err := h.KeptAway()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Result{Status: OK, Found: "no daemon's rules are there"}
+	case err != nil:
+		return Result{Warn, err.Error(), "look yourself: nft list counters table inet ftpctd"}
+	}
+	var found []string
+	if c.Spoofed > 0 {
+		found = append(found, fmt.Sprintf("%d packets were not read, because their source address was not believed", c.Spoofed))
+	}
+	if c.SANERequests > 0 {
+		found = append(found, fmt.Sprintf("%d requests to the kernel's helper sane were dropped: somebody tries to open ports", c.SANERequests))
+	}
+	if c.FastOpens > 0 {
+		found = append(found, fmt.Sprintf("%d SYNs with data (TCP Fast Open) were dropped, and sent again without", c.FastOpens))
+	}
+	switch {
+	case c.Spoofed > 0:
+		return Result{
+			Warn, strings.Join(found, "; "),
+			`if nobody forges addresses: firewall.anti_spoof = "loose" for asymmetric routing, "off" for a bridge without addresses`,
+		}
+	case c.SANERequests > 0:
+		return Result{Warn, strings.Join(found, "; "), "find out who sends them"}
+	case len(found) > 0:
+		return Result{Status: OK, Found: strings.Join(found, "; ")}
+	case cfg.Firewall.AntiSpoof == config.AntiSpoofOff:
+		return Result{Status: OK, Found: "the rules kept nothing away; any source address is believed (firewall.anti_spoof)"}
+	}
+	return Result{Status: OK, Found: "the rules kept nothing away"}
 }
 
 func checkCtnetlink(h Host) Result {

@@ -35,9 +35,12 @@ const patience = 5 * time.Second
 const privateHelper = "ftpctd-doctor"
 
 // privateRules is the configuration of the daemon's rules in a private namespace.
-// Nobody reads the queue: its packets pass.
+// Nobody reads the queue: its packets pass. They come from the loopback link, whose
+// source addresses are believed anyway.
 func privateRules(helper string) firewall.Config {
-	return firewall.Config{Ports: []uint16{controlPort}, Helper: helper, QueueCount: 1}
+	return firewall.Config{
+		Ports: []uint16{controlPort}, Helper: helper, QueueCount: 1, AntiSpoof: firewall.AntiSpoofOff,
+	}
 }
 
 // roundTrip has data connections admitted in the calling thread's network
