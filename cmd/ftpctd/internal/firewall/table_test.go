@@ -82,7 +82,7 @@ func (r *recorder) Refused(_ uint32, err error) {
 // run reads queue num until the end of the test, or until stop is called.
 func run(t *testing.T, num uint16, h nfq.Handler) (q *nfq.Queue, stop func()) {
 	t.Helper()
-	q, err := nfq.Open(nfq.Config{Num: num}, h)
+	q, err := nfq.Open(nfq.Config{Num: num, Length: 4096, ReadBuffer: 4 << 20}, h)
 	if err != nil {
 		t.Fatal(err)
 	}
