@@ -29,7 +29,6 @@ CONFIG_NETFILTER_NETLINK_QUEUE=m
 CONFIG_NF_TABLES=m
 CONFIG_NF_TABLES_INET=y
 CONFIG_NFT_CT=m
-CONFIG_NFT_LIMIT=m
 CONFIG_NFT_FIB_INET=m
 CONFIG_NFT_QUEUE=m
 CONFIG_NFT_COMPAT=m
@@ -195,7 +194,7 @@ func TestCheck(t *testing.T) {
 
 		{"modules not loaded", "kernel-modules", func(h Host) Host {
 			return h.with("proc/modules", "nf_conntrack 1 0 - Live 0x0\nnf_tables 1 0 - Live 0x0\n")
-		}, "", Warn, "nfnetlink_queue", "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_limit nft_fib_inet nft_queue nfnetlink_cthelper"},
+		}, "", Warn, "nfnetlink_queue", "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_fib_inet nft_queue nfnetlink_cthelper"},
 		{"not loaded, nor of use beside what is", "kernel-modules", func(h Host) Host {
 			return h.with("proc/modules", without(h, "nft_compat", "xt_NFQUEUE", "nf_conntrack_sane"))
 		}, "", OK, "of use are loaded", ""},
@@ -212,7 +211,7 @@ func TestCheck(t *testing.T) {
 		{"no rule", "queue-rule", func(h Host) Host {
 			h.Rules = func(bool) (string, error) { return "", errNothing }
 			return h
-		}, "", Fail, "no such thing", "modprobe -a nft_ct nft_limit nft_fib_inet nft_queue"},
+		}, "", Fail, "no such thing", "modprobe -a nft_ct nft_fib_inet nft_queue"},
 		{"the other rule", "queue-rule", func(h Host) Host {
 			h.Rules = func(bool) (string, error) { return "xt NFQUEUE", nil }
 			return h

@@ -34,7 +34,6 @@ var options = []option{
 	{name: "NF_TABLES", module: "nf_tables", needed: true},
 	{name: "NF_TABLES_INET", needed: true},
 	{name: "NFT_CT", module: "nft_ct", needed: true},
-	{name: "NFT_LIMIT", module: "nft_limit", needed: true},
 	{name: "NFT_FIB_INET", module: "nft_fib_inet", spoof: true},
 	{name: "NFT_QUEUE", module: "nft_queue"},
 	{name: "NFT_COMPAT", module: "nft_compat", instead: "NFT_QUEUE"},
@@ -183,7 +182,7 @@ func checkPacketQueue(h Host) Result {
 func checkQueueRule(h Host, cfg config.Config) Result {
 	mode, err := h.Rules(cfg.Firewall.AntiSpoof != config.AntiSpoofOff)
 	if err != nil {
-		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_limit nft_fib_inet nft_queue, or without the last nft_compat xt_NFQUEUE"}
+		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_fib_inet nft_queue, or without the last nft_compat xt_NFQUEUE"}
 	}
 	return Result{Status: OK, Found: "packets are queued by " + mode}
 }

@@ -45,18 +45,9 @@ const (
 	flagsSYN  = 0b10111 // the same and ACK: of these a connection's first packet has SYN alone
 )
 
-// How many packets a second of connections without a reply are queued, in all, and
-// how many at once. A flood of SYNs from forged sources wakes the daemon no more
-// often than that.
-const (
-	unrepliedRate  = 1000
-	unrepliedBurst = 1000
-)
-
 // Of conntrack: enum ip_conntrack_status and enum ip_conntrack_dir.
 const (
-	statusExpected  = 1 << 0 // an expectation or an entry with a master made the connection
-	statusSeenReply = 1 << 1
+	statusExpected = 1 << 0 // an expectation or an entry with a master made the connection
 
 	dirOriginal = 0
 	dirReply    = 1
@@ -101,11 +92,10 @@ type ruleset struct {
 //		chain assign-postrouting { type filter hook postrouting priority 200; … }
 //		chain control-arriving {
 //			ct status expected return
-//			ct state invalid,untracked return
 //			tcp flags & (fin|syn|rst|ack) == syn @ih,0,8 >= 0 ct direction original counter name "fast-open" drop
-//			ct status ! seen-reply limit rate over 1000/second burst 1000 packets return
+//			ct state ! established return
 //			iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" return
-//			@ih,0,8 >= 0 ct state established ct mark & 0x100 == 0 queue flags bypass to 21
+//			@ih,0,8 >= 0 ct mark & 0x100 == 0 queue flags bypass to 21
 //			tcp flags & (fin|syn|rst) != 0 queue flags bypass to 21
 //		}
 //		chain control { … the same without the rule with "spoofed" }
@@ -212,18 +202,17 @@ func (r ruleset) addControlChain(name string, cfg Config, spoofed []expr.Any) *n
 	chain := r.chain(name)
 	// What was expected is a data connection, whatever its ports are.
 	r.add(chain, ctStatus(statusExpected, expr.CmpOpNeq), verdict(expr.VerdictReturn))
-	r.add(chain, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), verdict(expr.VerdictReturn))
 	// TCP Fast Open: nobody but the server knows how much of what a SYN carries it
 	// has taken, so that there is no saying where its stream begins. The client sends
 	// the SYN again without data (RFC 7413 section 4.2.2).
 	r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), payloadByte(0), direction(dirOriginal), r.count(counterFastOpen), verdict(expr.VerdictDrop))
-	r.add(chain, ctStatus(statusSeenReply, expr.CmpOpEq), []expr.Any{
-		&expr.Limit{Type: expr.LimitTypePkts, Rate: unrepliedRate, Unit: expr.LimitTimeSecond, Burst: unrepliedBurst, Over: true},
-	}, verdict(expr.VerdictReturn))
+	// Seen both ways: the server's SYN/ACK is the first packet that matters. A flood of
+	// SYNs, or of packets that belong to nothing, wakes nobody.
+	r.add(chain, ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED, expr.CmpOpEq), verdict(expr.VerdictReturn))
 	if spoofed != nil {
 		r.add(chain, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
 	}
-	r.add(chain, payloadByte(0), ctState(expr.CtStateBitESTABLISHED), unmarked(cfg.SkipMark), []expr.Any{r.queue})
+	r.add(chain, payloadByte(0), unmarked(cfg.SkipMark), []expr.Any{r.queue})
 	r.add(chain, flags(flagsEnds, expr.CmpOpNeq, 0), []expr.Any{r.queue})
 	return chain
 }
@@ -541,12 +530,6 @@ func features(cfg Config, queue expr.Any) []feature {
 			func(r ruleset, chain *nftables.Chain) {
 				r.addCounter(counterFastOpen)
 				r.add(chain, r.count(counterFastOpen))
-			},
-		},
-		{
-			"the kernel's nftables cannot limit a rate: load the module nft_limit (CONFIG_NFT_LIMIT)",
-			func(r ruleset, chain *nftables.Chain) {
-				r.add(chain, []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: 1, Unit: expr.LimitTimeSecond, Over: true}})
 			},
 		},
 	}
