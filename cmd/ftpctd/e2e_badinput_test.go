@@ -93,8 +93,8 @@ func TestRefusals(t *testing.T) {
 		want         []string // in what it says, FILE being the configuration
 	}{
 		{
-			"no such helper", "admit = \"expect\"\n[helper]\ncarrier = \"nosuch\"\n", 1,
-			[]string{`admit = "expect"`, `helper.carrier = "nosuch"`},
+			"a carrier that reads", "admit = \"expect\"\n[helper]\ncarrier = \"irc\"\n", 6,
+			[]string{`FILE:3:1: helper.carrier: "irc" would read the connections itself`, "allowed: sane"},
 		},
 		{
 			"unknown key", "ports = [21]\nport = 21\n", 6,
