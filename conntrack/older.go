@@ -27,13 +27,21 @@ func NewOlder(list []Connection, ports []uint16, limit int) *Older {
 		case len(o.ids) >= limit:
 			o.out++
 		default:
-			key := keyOf(ends.Src, ends.Dst)
-			key.zone = c.Zone
-			o.ids[key] = c.ID
+			o.Add(*c)
 		}
 	}
 	o.n = len(o.ids)
 	return o
+}
+
+// Add lists another connection, which the caller knows to be one of them.
+func (o *Older) Add(c Connection) {
+	ends := c.Ends()
+	key := keyOf(ends.Src, ends.Dst)
+	key.zone = c.Zone
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ids[key] = c.ID
 }
 
 // Len returns how many connections NewOlder found, and how many it left out for its
