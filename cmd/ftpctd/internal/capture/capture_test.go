@@ -119,6 +119,21 @@ func pcapFile(order binary.AppendByteOrder, nano bool, link uint32, frames ...fr
 	return b
 }
 
+// modifiedFile writes a pcap file as Alexey Kuznetsov's patched libpcap does.
+func modifiedFile(order binary.AppendByteOrder, link uint32, frames ...frame) []byte {
+	b := order.AppendUint32(nil, 0xa1b2cd34)
+	b = append(b, pcapFile(order, false, link)[4:]...)
+	for _, f := range frames {
+		record := pcapFile(order, false, link, f)[24:]
+		b = append(b, record[:16]...)
+		b = order.AppendUint32(b, 3)      // interface
+		b = order.AppendUint16(b, 0x0800) // protocol
+		b = append(b, 4, 0)               // type of the packet, padding
+		b = append(b, record[16:]...)
+	}
+	return b
+}
+
 // ngFile writes pcapng blocks by hand.
 type ngFile struct {
 	order binary.AppendByteOrder
@@ -290,6 +305,16 @@ func TestFormats(t *testing.T) {
 			name: "pcap, length of the frame check sequence in the link type",
 			file: pcapFile(binary.LittleEndian, false, 0x24000001, frame{moment, eth4 + "\xde\xad\xbe\xef"}),
 			want: []packet{{moment, 1, packet4}},
+		},
+		{
+			name: "modified pcap, little endian",
+			file: modifiedFile(binary.LittleEndian, 1, frame{moment, eth4}, frame{moment, eth6}),
+			want: both,
+		},
+		{
+			name: "modified pcap, big endian",
+			file: modifiedFile(binary.BigEndian, 1, frame{moment, eth4}, frame{moment, eth6}),
+			want: both,
 		},
 		{
 			name: "pcap, gzip",
@@ -491,6 +516,7 @@ func TestDamage(t *testing.T) {
 		{"pcap header cut", pcap[:20], 0, io.ErrUnexpectedEOF, "t: pcap header: the file ends inside it: unexpected EOF"},
 		{"pcap version", patch(pcap, 4, 3), 0, capture.ErrFormat, "t: not a capture: neither pcap nor pcapng, plain or gzip: pcap version 3.4, only 2.x can be read"},
 		{"pcap record header cut", pcap[:24+75+7], 1, io.ErrUnexpectedEOF, "t: frame 2, at byte 99: the file ends inside it: unexpected EOF"},
+		{"modified pcap record header cut", modifiedFile(binary.LittleEndian, 1, frame{moment, eth4})[:24+20], 0, io.ErrUnexpectedEOF, "t: frame 1, at byte 24: the file ends inside it: unexpected EOF"},
 		{"pcap record without data", pcap[:24+75+16], 1, io.ErrUnexpectedEOF, "t: frame 2, at byte 99: the file ends inside it: unexpected EOF"},
 		{"pcap frame cut", pcap[:len(pcap)-1], 1, io.ErrUnexpectedEOF, "t: frame 2, at byte 99: the file ends inside it: unexpected EOF"},
 		{"pcap length of gigabytes", patch(pcap, 24+75+8, 0xff, 0xff, 0xff, 0xff), 1, capture.ErrCorrupt, "t: frame 2, at byte 99: corrupt: a frame of 4294967295 bytes, more than 262144"},
@@ -695,6 +721,7 @@ func gopacketRead(t *testing.T, path string) (packets []packet) {
 func FuzzReader(f *testing.F) {
 	eth4 := ethernet(packet4, 0x8100, 0x0800)
 	f.Add(pcapFile(binary.LittleEndian, false, 1, frame{moment, eth4}))
+	f.Add(modifiedFile(binary.BigEndian, 1, frame{moment, eth4}))
 	f.Add(pcapFile(binary.BigEndian, true, 276, frame{moment, strings.Repeat("\x08\x00", 10) + packet4}))
 	f.Add(little().section().iface(1, 0).enhanced(0, 1, eth4).obsolete(0, 1, eth4).simple(uint32(len(eth4)), eth4).b)
 	f.Add(big().section().iface(101, 0, big().option(9, 0x8a), big().option(14, make([]byte, 8)...)).enhanced(0, 1, packet6).b)

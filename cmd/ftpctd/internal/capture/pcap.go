@@ -9,12 +9,18 @@ import (
 // A pcap file is a header of 24 bytes and records of a header of 16 bytes and a
 // frame (draft-ietf-opsawg-pcap). Everything is in the byte order of the
 // machine that wrote it, which the magic number tells.
+//
+// A modified pcap, which Alexey Kuznetsov's patched libpcap writes, has 8 bytes more in
+// the header of a record: the interface, the protocol and the packet's type
+// (struct pcap_sf_patched_pkthdr of libpcap).
 const (
-	pcapHeaderLen = 24
-	pcapRecordLen = 16
+	pcapHeaderLen         = 24
+	pcapRecordLen         = 16
+	pcapModifiedRecordLen = 24
 
 	pcapMicroseconds = 0xa1b2c3d4
 	pcapNanoseconds  = 0xa1b23c4d
+	pcapModified     = 0xa1b2cd34 // microseconds, too
 )
 
 // A pcap reads the records of a pcap file. The snapshot length of its header is
@@ -25,7 +31,8 @@ type pcap struct {
 	nanos int64 // nanoseconds in a unit of the time stamp's fraction
 	link  linkType
 	buf   []byte
-	head  [pcapRecordLen]byte
+	head  [pcapModifiedRecordLen]byte
+	heads int // bytes of head that a record has
 }
 
 func newPcap(src *source) (*pcap, error) {
@@ -33,11 +40,13 @@ func newPcap(src *source) (*pcap, error) {
 	if err := src.full(h[:4]); err != nil {
 		return nil, err
 	}
-	p := &pcap{src: src}
+	p := &pcap{src: src, heads: pcapRecordLen}
 	for _, p.order = range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
 		switch p.order.Uint32(h[:]) {
 		case pcapMicroseconds:
 			p.nanos = 1000
+		case pcapModified:
+			p.nanos, p.heads = 1000, pcapModifiedRecordLen
 		case pcapNanoseconds:
 			p.nanos = 1
 		default:
@@ -62,7 +71,7 @@ func newPcap(src *source) (*pcap, error) {
 // next implements format.
 func (p *pcap) next() (record, error) {
 	p.src.begin()
-	h := p.head[:]
+	h := p.head[:p.heads]
 	if err := p.src.full(h); err != nil {
 		return record{}, err
 	}
