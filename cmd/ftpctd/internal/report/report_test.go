@@ -28,6 +28,12 @@ func TestEvent(t *testing.T) {
 			`2026-11-22T12:04:05.000600Z open     [2001:db8::1]:40000 -> [2001:db8::2]:21`,
 		},
 		{
+			"open, picked up",
+			conntrack.Event{Time: at, Kind: conntrack.EventOpen, Master: v4, Reason: ftpparse.PickedUp},
+			`{"time":"2026-11-22T12:04:05.0006007Z","event":"open","client":"192.0.2.10:40000","server":"198.51.100.20:21","reason":"picked-up"}`,
+			`2026-11-22T12:04:05.000600Z open     192.0.2.10:40000 -> 198.51.100.20:21 (picked-up)`,
+		},
+		{
 			"expect, passive",
 			conntrack.Event{Time: at, Kind: conntrack.EventExpect, Master: v4, Via: ftpparse.R227, Tuple: conntrack.Tuple{
 				Src: netip.MustParseAddrPort("192.0.2.10:0"), Dst: netip.MustParseAddrPort("198.51.100.20:31240"),
