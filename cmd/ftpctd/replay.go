@@ -4,13 +4,13 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ftpctd/cmd/ftpctd/internal/capture"
 	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/cmd/ftpctd/internal/offline"
 	"ftpctd/cmd/ftpctd/internal/report"
 	"ftpctd/conntrack"
 	"ftpctd/nfq"
@@ -19,30 +19,33 @@ import (
 func newReplayCommand(e env) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "replay [--json] [-c FILE] CAPTURE",
-		Short: "Show what the daemon would do with a capture",
-		Long: `replay runs a capture through the daemon's own tracker and prints each of its
-decisions: pcap or pcapng, plain or gzip. It needs no privileges.`,
+		Use:   "replay [--json] [-c FILE] CAPTURE|-",
+		Short: "Show what the daemon would have done with a capture",
+		Long: `replay runs a capture through the daemon's own tracker and prints each decision. It
+reads pcap and pcapng, plain or gzip, from a file or from standard input (-), and needs
+no privileges. As the daemon's firewall rules do, it follows the state of each connection
+and leaves unread what they would not queue. A control connection whose beginning is
+not in the capture is read from its first packets on (open, picked-up).`,
 		Args:                  cobra.ExactArgs(1),
 		DisableFlagsInUseLine: true,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a line")
 	file := addConfigFlag(cmd)
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := file.load()
 		if err != nil {
 			return err
 		}
 		out := bufio.NewWriter(e.stdout)
-		return errors.Join(replay(out, args[0], cfg, asJSON), out.Flush())
+		return errors.Join(replay(out, cmd.InOrStdin(), args[0], cfg, asJSON), out.Flush())
 	}
 	return cmd
 }
 
-// replay prints the decisions on the capture at path. What could be read is
-// reported, with its summary, before an error of the capture.
-func replay(w io.Writer, path string, cfg config.Config, asJSON bool) error {
-	packets, err := capture.Open(path)
+// replay prints the decisions on the capture at path, or on stdin for "-". What could be
+// read is reported, with its summary, before an error of the capture.
+func replay(w io.Writer, stdin io.Reader, path string, cfg config.Config, asJSON bool) error {
+	packets, err := openCapture(path, stdin)
 	if err != nil {
 		return err
 	}
@@ -59,17 +62,9 @@ func replay(w io.Writer, path string, cfg config.Config, asJSON bool) error {
 			writeErr = writeEvent(w, &ev)
 		}
 	}
-	tracker := conntrack.New(tracking)
-	readErr := feed(packets, func(now time.Time, p *conntrack.Packet) {
-		switch {
-		case slices.Contains(cfg.Ports, p.Src.Port()), slices.Contains(cfg.Ports, p.Dst.Port()):
-			tracker.Packet(now, p)
-		case p.Flags&(conntrack.SYN|conntrack.ACK) == conntrack.SYN:
-			tracker.Use(p.Src, p.Dst) // the first packet of a data connection
-		}
-		tracker.Expire(now)
-	})
-	stats := tracker.Stats()
+	daemon := offline.New(tracking)
+	readErr := feed(packets, func(now time.Time, p *conntrack.Packet) { daemon.Packet(now, p) })
+	stats := daemon.Stats()
 	if writeErr == nil {
 		writeErr = writeSummary(report.Summary{
 			Packets: packets.Frame(), Sessions: stats.Sessions,
@@ -77,6 +72,13 @@ func replay(w io.Writer, path string, cfg config.Config, asJSON bool) error {
 		}, w)
 	}
 	return errors.Join(readErr, writeErr)
+}
+
+func openCapture(path string, stdin io.Reader) (*capture.Reader, error) {
+	if path == "-" {
+		return capture.NewReader("standard input", stdin)
+	}
+	return capture.Open(path)
 }
 
 // feed calls yield for each whole TCP segment of a capture.

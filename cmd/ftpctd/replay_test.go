@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -31,7 +33,7 @@ type jsonLine struct {
 func replayJSON(t *testing.T, path string, cfg config.Config) []jsonLine {
 	t.Helper()
 	var out bytes.Buffer
-	if err := replay(&out, path, cfg, true); err != nil {
+	if err := replay(&out, nil, path, cfg, true); err != nil {
 		t.Fatalf("replay: %v", err)
 	}
 	var lines []jsonLine
@@ -80,10 +82,13 @@ func readTable(t *testing.T, path string) (capture string, rows [][]string) {
 // captures.
 func TestReplayAgreesWithZeek(t *testing.T) {
 	dir := corpora.Path(t, "corpora")
-	// Commands and replies that touch one of the gaps of a capture: what was
-	// pending before a gap does not count any more.
-	gaps := map[string][]string{
+	unread := map[string][]string{
+		// Commands and replies that touch one of the gaps of the capture: what was
+		// pending before a gap does not count any more.
 		"ftp/cwd-navigation.pcap": {"10.3.22.91 > 205.167.25.101 62191 227"},
+		// The capture begins with this PASV, in the middle of the connection. What
+		// nobody has answered may be forged.
+		"ftp/ftp-with-numbers-in-filename.pcap": {"192.168.21.95 > 164.107.123.6 47035 227"},
 	}
 	tables, err := filepath.Glob(filepath.Join(dir, "expected", "*.zeek.tsv"))
 	if err != nil || len(tables) == 0 {
@@ -99,7 +104,7 @@ func TestReplayAgreesWithZeek(t *testing.T) {
 					via = answer
 				}
 				row := r[7] + " > " + r[8] + " " + r[9] + " " + via
-				if !slices.Contains(gaps[capture], row) {
+				if !slices.Contains(unread[capture], row) {
 					want = append(want, row)
 				}
 			}
@@ -206,6 +211,81 @@ func TestReplayCaptures(t *testing.T) {
 			delete(events, "close")
 			if diff := cmp.Diff(tt.events, events); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestReplayAttacks replays attacks that once had a port opened. Each is an attack on
+// 192.0.2.10, port 3384.
+func TestReplayAttacks(t *testing.T) {
+	dir := corpora.Path(t, "attacks", "captures")
+	captures, err := filepath.Glob(filepath.Join(dir, "*.pcap"))
+	if err != nil || len(captures) == 0 {
+		t.Fatalf("no captures in %s: %v", dir, err)
+	}
+	want := map[string][]string{ // what is said of a client, where something must be
+		"H3-evict.pcap": {"not-ftp 192.0.2.10:40000 no-greeting", "not-ftp 192.0.2.10:40000 not-seen-from-start"},
+	}
+	for _, path := range captures {
+		name := filepath.Base(path)
+		t.Run(name, func(t *testing.T) {
+			if name == "H7-data-to-control-port.pcap" || name == "H8-gap-login.pcap" {
+				t.Skip("the login of a session is package ftpparse's")
+			}
+			cfg := config.Default()
+			if file := strings.TrimSuffix(path, ".pcap") + ".toml"; fileExists(file) {
+				if cfg, err = config.Load(file); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var said []string
+			for _, l := range replayJSON(t, path, cfg) {
+				if l.Event == "expect" && l.DPort != 0 {
+					t.Errorf("expected %+v", l)
+				}
+				if l.Event == "not-ftp" {
+					said = append(said, l.Event+" "+l.Client+" "+l.Reason)
+				}
+			}
+			if diff := cmp.Diff(want[name], said); want[name] != nil && diff != "" {
+				t.Errorf("said (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// TestReplayStandardInput has a capture come through a pipe.
+func TestReplayStandardInput(t *testing.T) {
+	pcap := make([]byte, 24) // a header without packets
+	binary.LittleEndian.PutUint32(pcap, 0xa1b2c3d4)
+	binary.LittleEndian.PutUint16(pcap[4:], 2)
+	binary.LittleEndian.PutUint32(pcap[20:], 101)
+	tests := []struct {
+		name, stdin string
+		want, err   string
+	}{
+		{"a capture", string(pcap), `{"event":"summary","packets":0,"sessions":0,"expect":0,"reject":0}` + "\n", ""},
+		{"nothing", "", "", "standard input: not a capture: neither pcap nor pcapng, plain or gzip: it is empty"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			cmd := newReplayCommand(env{stdout: &out})
+			cmd.SetArgs([]string{"--json", "-"})
+			cmd.SetIn(strings.NewReader(tt.stdin))
+			cmd.SilenceUsage, cmd.SilenceErrors = true, true
+			err := cmd.ExecuteContext(t.Context())
+			if got := fmt.Sprint(err); got != tt.err && (err != nil || tt.err != "") {
+				t.Errorf("error %q, want %q", got, tt.err)
+			}
+			if diff := cmp.Diff(tt.want, out.String()); diff != "" {
+				t.Errorf("output (-want +got):\n%s", diff)
 			}
 		})
 	}

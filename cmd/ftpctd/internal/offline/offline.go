@@ -1,0 +1,144 @@
+// Package offline makes the daemon's decisions without a kernel: on the packets of a
+// capture, or of a test. A small model of conntrack and of the daemon's nftables rules
+// keeps from the tracker what they would keep from it, and answers its questions.
+package offline
+
+import (
+	"slices"
+	"time"
+
+	"ftpctd/conntrack"
+)
+
+// tick is how often the daemon looks for what has run out.
+const tick = time.Second
+
+// Daemon is what stands between packets and decisions. It is not safe for concurrent
+// use.
+type Daemon struct {
+	tracker *conntrack.Tracker
+	kernel  kernel
+	older   *conntrack.Older
+	ports   []uint16
+	now     time.Time
+	next    time.Time // when what has run out is looked for
+}
+
+// New makes a Daemon. It sets Lookup and Older of cfg: connections whose beginning the
+// packets lack are picked up, once each.
+func New(cfg conntrack.Config) *Daemon {
+	d := &Daemon{
+		kernel: kernel{connections: make(map[key]*connection)},
+		older:  conntrack.NewOlder(nil, cfg.Ports, 0), ports: cfg.Ports,
+	}
+	cfg.Older, cfg.Lookup = d.older, d.kernel.lookup
+	d.tracker = conntrack.New(cfg)
+	return d
+}
+
+// Packet takes the next packet of all that pass the firewall, at a time that does not
+// matter if it goes back. It returns nil for what the daemon's rules keep from the
+// tracker. The decision is valid until the next call.
+//
+// What has run out is withdrawn ahead of the packet, but only where a second is full,
+// counted from the first packet: until the daemon's ticker has fired, the kernel has the
+// expectation.
+func (d *Daemon) Packet(now time.Time, p *conntrack.Packet) *conntrack.Decision {
+	if d.next.IsZero() {
+		d.now, d.next = now, now.Add(tick)
+	}
+	if now.After(d.now) {
+		d.now = now
+	}
+	if late := d.now.Sub(d.next); late >= 0 {
+		at := d.next.Add(late.Truncate(tick))
+		d.tracker.Expire(at)
+		d.next = at.Add(tick)
+	}
+	c, dir := d.track(p)
+	if c == nil || !d.queued(c, dir, p) {
+		return nil
+	}
+	if !c.begun && !c.listed {
+		c.listed = true
+		d.older.Add(c.as())
+	}
+	return d.tracker.Packet(d.now, p)
+}
+
+// track has the kernel follow p. It returns nil for what conntrack calls invalid, and
+// for connections that are neither control nor expected data connections.
+func (d *Daemon) track(p *conntrack.Packet) (*connection, direction) {
+	control := d.isControl(p)
+	if control && isFirst(p) && len(p.Payload) > 0 {
+		d.kernel.drop(p) // TCP Fast Open
+		return nil, original
+	}
+	c, dir := d.kernel.find(d.now, p)
+	switch {
+	case c != nil && c.alive && !c.reopens(dir, p):
+		if !c.follow(d.now, dir, p) {
+			return nil, dir
+		}
+		return c, dir
+	case isFirst(p):
+		_, expected := d.tracker.Use(p.Src, p.Dst)
+		if !control && !expected {
+			if c != nil {
+				c.alive = false
+			}
+			return nil, dir // of no interest, then or later
+		}
+		return d.kernel.open(d.now, p, expected), original
+	case control:
+		return d.kernel.pickUp(d.now, p, d.clientSent(p))
+	}
+	return nil, dir
+}
+
+func (d *Daemon) isControl(p *conntrack.Packet) bool {
+	return slices.Contains(d.ports, p.Src.Port()) || slices.Contains(d.ports, p.Dst.Port())
+}
+
+// clientSent reports whether the client sent p, on a connection whose beginning is not
+// known. A SYN/ACK comes from the server; else the server is the side with the control
+// port, or who is sent to if both have one.
+func (d *Daemon) clientSent(p *conntrack.Packet) bool {
+	if p.Flags&conntrack.SYN != 0 {
+		return false
+	}
+	return slices.Contains(d.ports, p.Dst.Port())
+}
+
+// queued reports whether the daemon's rules hand p to it.
+func (d *Daemon) queued(c *connection, dir direction, p *conntrack.Packet) bool {
+	server := p.Dst
+	if dir == reply {
+		server = p.Src
+	}
+	switch {
+	case c.expected, !slices.Contains(d.ports, server.Port()):
+		return false // data, or a connection to somewhere else that comes from a control port
+	case !c.seen[original] || !c.seen[reply]:
+		return false
+	case p.Flags&(conntrack.SYN|conntrack.ACK) == conntrack.SYN && len(p.Payload) > 0:
+		return false // dropped
+	case dir == original && isSANE(p.Payload):
+		return false // dropped: the carrier would read it
+	}
+	return len(p.Payload) > 0 || p.Flags&(conntrack.FIN|conntrack.SYN|conntrack.RST) != 0
+}
+
+// isFirst reports whether p begins a connection.
+func isFirst(p *conntrack.Packet) bool {
+	return p.Flags&(conntrack.SYN|conntrack.ACK|conntrack.RST|conntrack.FIN) == conntrack.SYN
+}
+
+// isSANE reports whether the kernel's helper "sane" takes payload for a request
+// (SANE_NET_START, help of net/netfilter/nf_conntrack_sane.c).
+func isSANE(payload []byte) bool {
+	return len(payload) == 8 && [4]byte(payload) == [4]byte{0, 0, 0, 7}
+}
+
+// Stats returns the tracker's counters.
+func (d *Daemon) Stats() conntrack.Stats { return d.tracker.Stats() }
