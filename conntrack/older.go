@@ -48,6 +48,17 @@ func (o *Older) Add(c Connection) {
 // limit.
 func (o *Older) Len() (n, leftOut int) { return o.n, o.out }
 
+// has reports whether take would find key.
+func (o *Older) has(key *connKey) bool {
+	if o == nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.ids[*key]
+	return ok
+}
+
 // take returns the ID of a connection that was not taken before.
 func (o *Older) take(key *connKey) (id uint32, ok bool) {
 	if o == nil {

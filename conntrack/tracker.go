@@ -257,7 +257,7 @@ func (t *Tracker) begin(now time.Time) {
 
 // lookup finds the connection of p and the direction p travels in. Where both
 // ports are control ports, the handshake decides, which conntrack has to confirm; of
-// other packets the connection that is known, of which there is only one.
+// other packets the connection that is known or older, of which there is only one.
 func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 	toServer := slices.Contains(t.cfg.Ports, p.Dst.Port())
 	toClient := slices.Contains(t.cfg.Ports, p.Src.Port())
@@ -277,7 +277,7 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 	case SYN | ACK:
 		return ftpparse.DirReply, t.conns[reply], reply
 	}
-	if c := t.conns[reply]; c != nil && t.conns[original] == nil {
+	if c := t.conns[reply]; t.conns[original] == nil && (c != nil || t.cfg.Older.has(&reply)) {
 		return ftpparse.DirReply, c, reply
 	}
 	return ftpparse.DirOriginal, t.conns[original], original

@@ -324,6 +324,20 @@ func TestOlder(t *testing.T) {
 			t.Errorf("%d connections and %d left out, want 3 and 1", n, leftOut)
 		}
 	})
+	t.Run("from a control port, the server speaks first", func(t *testing.T) {
+		list := older
+		list.Original.Src = netip.MustParseAddrPort("192.0.2.10:21")
+		list.Reply.Dst = list.Original.Src
+		cfg := testConfig()
+		cfg.Older = NewOlder([]Connection{list}, cfg.Ports, 1)
+		cfg.Lookup = func(Tuple) (Connection, bool) { return list, true }
+		w := newWire(New(cfg))
+		w.client = list.Original.Src
+		w.s("200 ok\r\n")
+		if d := w.c("PORT 192,0,2,10,154,208\r\n"); len(d.Expect) != 1 {
+			t.Errorf("%+v, want an expectation", d)
+		}
+	})
 	t.Run("without Lookup", func(t *testing.T) {
 		cfg := testConfig()
 		cfg.Older = NewOlder([]Connection{older}, cfg.Ports, 1)
