@@ -75,6 +75,9 @@ func (d *Daemon) track(p *conntrack.Packet) (*connection, direction) {
 		return nil, original
 	}
 	c, dir := d.kernel.find(d.now, p)
+	if c != nil && isFirst(p) {
+		c.begun = true // whatever conntrack makes of it
+	}
 	switch {
 	case c != nil && c.alive && !c.reopens(dir, p):
 		if !c.follow(d.now, dir, p) {

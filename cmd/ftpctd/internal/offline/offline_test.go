@@ -280,6 +280,12 @@ func TestPackets(t *testing.T) {
 			w.c(ack, "NOOP\r\n")
 			w.port()
 		}, nil},
+		{"not picked up with a SYN in the middle", func(w *wire) {
+			w.c(ack, "NOOP\r\n")
+			w.send(w.client, w.server, w.cseq, 0, syn, "")
+			w.s(ack, "200 ok\r\n")
+			w.port()
+		}, []string{unseen}},
 		{"not picked up a second time", func(w *wire) {
 			w.c(ack, "NOOP\r\n")
 			w.s(ack, "200 ok\r\n")
