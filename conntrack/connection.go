@@ -20,6 +20,10 @@ type Connection struct {
 	State TCPState
 	// Assured reports that both sides have spoken since the handshake (IPS_ASSURED).
 	Assured bool
+	// PickedUp reports that conntrack did not see the handshake: it made the connection
+	// of packets in the middle, which may have been forged (nf_conntrack_tcp_loose), or
+	// another host told it of the connection.
+	PickedUp bool
 	// Expected reports that another connection announced this one (IPS_EXPECTED):
 	// it is a data connection, whatever its ports.
 	Expected bool

@@ -16,14 +16,16 @@ type Older struct {
 }
 
 // NewOlder makes an Older of those of list that are control connections to ports,
-// ASSURED and established, at most limit of them.
+// ASSURED and established, at most limit of them. Of what conntrack itself has picked up
+// nobody has seen who opened it: who forges two packets could have it ASSURED, and wait
+// for the daemon's next start.
 func NewOlder(list []Connection, ports []uint16, limit int) *Older {
 	o := &Older{ids: make(map[connKey]uint32)}
 	for i := range list {
 		c := &list[i]
 		ends := c.Ends()
 		switch {
-		case !c.Assured, c.Expected, c.State != StateEstablished, !slices.Contains(ports, ends.Dst.Port()):
+		case !c.Assured, c.PickedUp, c.Expected, c.State != StateEstablished, !slices.Contains(ports, ends.Dst.Port()):
 		case len(o.ids) >= limit:
 			o.out++
 		default:

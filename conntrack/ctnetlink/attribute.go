@@ -40,7 +40,7 @@ func ParseConnection(b []byte, c *conntrack.Connection) error {
 		case ctaID:
 			err = parseUint32(value, &c.ID)
 		case ctaProtoInfo:
-			err = parseState(value, &c.State)
+			err = parseTCP(value, c)
 		}
 		return err
 	})
@@ -146,18 +146,26 @@ func parseUint32(b []byte, v *uint32) error {
 	return nil
 }
 
-// parseState finds the state of a TCP connection in CTA_PROTOINFO.
-func parseState(b []byte, state *conntrack.TCPState) error {
+// parseTCP finds the state of a TCP connection in CTA_PROTOINFO, and whether conntrack
+// picked it up: then it takes the sequence numbers as they come (tcp_new of
+// net/netfilter/nf_conntrack_proto_tcp.c).
+func parseTCP(b []byte, c *conntrack.Connection) error {
 	return eachAttr(b, func(typ uint16, value []byte) error {
 		if typ != ctaProtoInfoTCP {
 			return nil
 		}
 		return eachAttr(value, func(typ uint16, value []byte) error {
-			if typ == ctaTCPState {
+			switch typ {
+			case ctaTCPState:
 				if len(value) != 1 {
 					return errAttribute
 				}
-				*state = conntrack.TCPState(value[0])
+				c.State = conntrack.TCPState(value[0])
+			case ctaTCPFlagsOriginal, ctaTCPFlagsReply:
+				if len(value) != 2 { // struct nf_ct_tcp_flags: flags and mask
+					return errAttribute
+				}
+				c.PickedUp = c.PickedUp || value[0]&tcpBeLiberal != 0
 			}
 			return nil
 		})

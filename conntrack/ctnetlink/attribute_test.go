@@ -2,6 +2,7 @@ package ctnetlink
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -115,6 +116,8 @@ func TestParseConnection(t *testing.T) {
 		{"expected", connectionOrig + connectionReply + "\n0800 0300 00000009", with(func(c *conntrack.Connection) { c.Expected = true }), nil},
 		{"seen both ways, not ASSURED", connectionOrig + connectionReply + "\n0800 0300 0000000a", with(func(*conntrack.Connection) {}), nil},
 		{"SYN_RECV", connectionOrig + connectionReply + "\n1000 0480 0c00 0180 0500 0100 02 000000", with(func(c *conntrack.Connection) { c.State = conntrack.StateSynRecv }), nil},
+		{"picked up by conntrack", connectionOrig + connectionReply + "\n1800 0480 1400 0180 0600 0400 2300 0000  0600 0500 2a00 0000", with(func(c *conntrack.Connection) { c.PickedUp = true }), nil},
+		{"flags of one byte", connectionOrig + connectionReply + "\n1000 0480 0c00 0180 0500 0400 2a 000000", conntrack.Connection{}, errAttribute},
 		{"state of another protocol", connectionOrig + connectionReply + "\n1000 0480 0c00 0280 0500 0100 02 000000", with(func(*conntrack.Connection) {}), nil},
 		{"state of two bytes", connectionOrig + connectionReply + "\n1000 0480 0c00 0180 0600 0100 0002 0000", conntrack.Connection{}, errAttribute},
 		{"status of two bytes", connectionOrig + connectionReply + "\n0600 0300 0009 0000", conntrack.Connection{}, errAttribute},
@@ -256,6 +259,41 @@ func begin(t *testing.T, src, dst netip.AddrPort) conntrack.Tuple {
 		t.Fatal(err)
 	}
 	return conntrack.Tuple{Src: src, Dst: dst}
+}
+
+// TestPickedUp tells a connection that conntrack picked up in the middle from one whose
+// handshake it saw.
+func TestPickedUp(t *testing.T) {
+	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			labtest.EnterNetns(t)
+			l := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "21"))
+			client, server := labtest.DialNetns(t, "", l)
+			countRelated(t) // has conntrack on
+			for _, send := range [][2]net.Conn{{client, server}, {server, client}, {client, server}} {
+				if _, err := send[0].Write([]byte("NOOP\r\n")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(send[1], make([]byte, 6)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := openConn(t)
+			for ends, pickedUp := range map[conntrack.Tuple]bool{tuple(client): true, tuple(dial(t, l)): false} {
+				got, err := c.Connection(ends)
+				if err != nil || !got.Assured || got.State != conntrack.StateEstablished || got.PickedUp != pickedUp {
+					t.Errorf("%+v (error %v), want it picked up: %v", got, err, pickedUp)
+				}
+			}
+			found, err := c.Servers([]uint16{21})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, leftOut := conntrack.NewOlder(found, []uint16{21}, 10).Len(); len(found) != 2 || n != 1 || leftOut != 0 {
+				t.Errorf("%d of %d are older, %d left out; want one of two", n, len(found), leftOut)
+			}
+		})
+	}
 }
 
 // TestServers lists the connections to control ports, whatever port their clients

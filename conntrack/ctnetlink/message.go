@@ -50,8 +50,14 @@ const (
 
 	ctaHelpName = 1
 
-	ctaProtoInfoTCP = 1
-	ctaTCPState     = 1
+	ctaProtoInfoTCP     = 1
+	ctaTCPState         = 1
+	ctaTCPFlagsOriginal = 4
+	ctaTCPFlagsReply    = 5
+
+	// tcpBeLiberal is IP_CT_TCP_FLAG_BE_LIBERAL of
+	// include/uapi/linux/netfilter/nf_conntrack_tcp.h.
+	tcpBeLiberal = 1 << 3
 
 	// Bits of CTA_STATUS (enum ip_conntrack_status of
 	// include/uapi/linux/netfilter/nf_conntrack_common.h).
