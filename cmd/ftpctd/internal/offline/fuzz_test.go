@@ -27,7 +27,7 @@ var words = []string{
 	"220 r\r\n", "USER a\r\n", "331 p\r\n", "PASS b\r\n", "230 ok\r\n", "200 ok\r\n", "500 no\r\n", "226 done\r\n",
 	"PASV\r\n", "227 ok (192,0,2,2,122,8)\r\n", "227 ok (192,0,2,3,122,8)\r\n", "227 ok (192,0,2,2,8,73)\r\n", "227 ok (192,0,2,2,0,22)\r\n",
 	"EPSV\r\n", "229 (|||31240|)\r\n", "229 (|||2121|)\r\n",
-	"PORT 192,0,2,1,154,208\r\n", "PORT 192,0,2,2,154,208\r\n", "PORT 192,0,2,3,154,208\r\n", "PORT 192,0,2,1,0,21\r\n", "PORT 192,0,2,1,8,73\r\n",
+	"PORT 192,0,2,1,154,208\r\n", "PORT 192,0,2,2,154,208\r\n", "PORT 192,0,2,3,154,208\r\n", "PORT 192,0,2,1,0,80\r\n", "PORT 192,0,2,1,8,73\r\n",
 	"EPRT |1|192.0.2.1|5000|\r\n", "RETR a\r\n", "150 go\r\n", "QUIT\r\n", "REIN\r\n", "AUTH TLS\r\n", "234 go\r\n",
 	"\x15\x03\x03\x00\x01x", "213-\r\n", "213 end\r\n", "PO", "RT 192,0,2,1,154,208\r\n", "POST / HTTP/1.1\r\n", "\r\n", "\xff\xf4",
 	"\x00\x00\x00\x07\x00\x00\x00\x00", "NOOP",
@@ -119,7 +119,10 @@ func FuzzDatagrams(f *testing.F) {
 		nothing, port                                 = "220 r\r\n", "PORT 192,0,2,1,154,208\r\n"
 	)
 	opened := step(0, 2, handshake, nothing) + step(0, 2, login, nothing)
-	f.Add([]byte("\x00" + opened + step(0, 2, say, port)))
+	for _, word := range words {
+		f.Add([]byte("\x00" + opened + step(0, 2, say, word)))
+		f.Add([]byte("\x00" + opened + step(0, 2, say, "PASV\r\n") + step(2, 0, say, word)))
+	}
 	f.Add([]byte("\x00" + opened + step(0, 2, say, "PASV\r\n") + step(2, 0, say, "227 ok (192,0,2,2,122,8)\r\n") + step(0, 4, syn, nothing)))
 	f.Add([]byte("\x00" + step(0, 2, say, "NOOP") + step(2, 0, say, "200 ok\r\n") + step(0, 2, say, port)))
 	f.Add([]byte("\x00" + step(0, 2, syn, nothing) + step(2, 0, syn, nothing) + step(0, 2, synAck, nothing) + step(2, 0, login, nothing) + step(0, 2, say, port)))
