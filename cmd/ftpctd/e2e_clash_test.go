@@ -105,7 +105,7 @@ func TestClash(t *testing.T) {
 		if took := ct.reply(t); took < holdFor || took > 10*holdFor {
 			t.Errorf("the second reply came after %v, want some more than %v", took, holdFor)
 		}
-		ct.daemon.logged(t, "the kernel refused an expectation", "reason=clash", "client="+ct.second.addr.String())
+		ct.daemon.logged(t, "the kernel rejected an expectation", "reason=clash", "client="+ct.second.addr.String())
 		ct.second.command(t, 200, "NOOP")
 		// What the first was promised is still there, once.
 		ct.use(ctx, t, 1)

@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/event"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
@@ -63,6 +65,7 @@ type Engine struct {
 	send     func(messages []byte) error
 	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
 	log      *slog.Logger
+	limiter  *event.Limiter // of what hosts can have logged
 
 	// What the queue's goroutine makes, and what it still reads after mu is free.
 	buf    []byte
@@ -120,7 +123,8 @@ func New(cfg Config) *Engine {
 	e := &Engine{
 		kernel: cfg.Kernel, entry: cfg.Entry, ports: cfg.Tracker.Ports, tlsPorts: cfg.TLSPorts,
 		skipMark: cfg.SkipMark, accept: cfg.Accept, send: cfg.Send, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
-		stop: make(chan struct{}),
+		limiter: event.NewLimiter(),
+		stop:    make(chan struct{}),
 	}
 	cfg.Tracker.Observe = e.observe
 	if cfg.Lookup != nil {
@@ -216,7 +220,7 @@ func (e *Engine) Flush() {
 			e.reject(&e.batch.expected[i], err)
 		}
 		e.mu.Unlock()
-		if len(e.batch.expected) < len(e.batch.changes) {
+		if len(e.batch.expected) < len(e.batch.changes) && e.mayWarn(warnTable, "", netip.Addr{}) {
 			e.log.Warn("cannot change the table of data connections", "err", err)
 		}
 	}
@@ -349,7 +353,7 @@ func (e *Engine) renew(h conntrack.Hosts) {
 	if !e.tracker.IsOpaque(h) {
 		return
 	}
-	if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil {
+	if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil && e.mayWarn(warnTLS, "", h.Client) {
 		e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
 	}
 }
@@ -358,21 +362,23 @@ func (e *Engine) renew(h conntrack.Hosts) {
 // with a verdict.
 func (e *Engine) Refused(seq uint32, err error) {
 	if seq == markSeq {
-		e.log.Warn("cannot mark a connection: its packets go on being queued", "err", err)
+		if e.mayWarn(warnUnmarked, "", netip.Addr{}) {
+			e.log.Warn("cannot mark a connection: its packets go on being queued", "err", err)
+		}
 		return
 	}
 	s := e.sent[seq%uint32(len(e.sent))]
 	if s.seq != seq {
-		e.log.Warn("the kernel refused a message", "seq", seq, "err", err)
+		if e.mayWarn(warnMessage, "", netip.Addr{}) {
+			e.log.Warn("the kernel rejected a message", "seq", seq, "err", err)
+		}
 		return
 	}
 	if s.data != (conntrack.Tuple{}) {
 		// In TLS it may be the first packet, sent again. Of one that was announced an
 		// earlier entry was deleted: that of another connection is in the way.
 		if s.expected || !errors.Is(err, unix.EEXIST) {
-			e.log.Warn("cannot relate a data connection to its control connection",
-				"src", s.data.Src, "dst", s.data.Dst, "client", s.master.Src, "server", s.master.Dst,
-				"err", ctnetlink.Explain(ctnetlink.OpCreate, s.data, err))
+			e.logUnrelated(s.data, s.master, err)
 		}
 		return
 	}
@@ -401,9 +407,7 @@ func (e *Engine) fallback(x *conntrack.Expectation, err error) bool {
 
 // reject takes note, under mu, that x is not expected.
 func (e *Engine) reject(x *conntrack.Expectation, err error) {
-	e.log.Warn("the kernel refused an expectation",
-		"reason", reasonOf(err), "client", x.Master.Src, "server", x.Master.Dst,
-		"via", x.Via, "err", e.explain(x, err))
+	e.logKernelRejected(x, reasonOf(err), err)
 	e.tracker.Refused(time.Now(), x, reasonOf(err))
 }
 
@@ -449,8 +453,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case now := <-tick.C:
 			e.expire()
+			e.logSuppressed(now)
 		case <-renew.C:
 			e.Refill()
 		}
@@ -466,7 +471,7 @@ func (e *Engine) expire() {
 	d := e.tracker.Expire(time.Now())
 	if e.servesTLS() {
 		for _, h := range d.Readable {
-			if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil {
+			if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil && e.mayWarn(warnTLS, "", h.Client) {
 				e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
 			}
 		}
@@ -509,6 +514,7 @@ func (e *Engine) Close() {
 	for i := range withdraw {
 		e.withdraw(&withdraw[i])
 	}
+	e.logRest(time.Now())
 }
 
 // SetPolicy changes the policy for what is announced from now on.

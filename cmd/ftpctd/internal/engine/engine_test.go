@@ -71,6 +71,7 @@ type bench struct {
 	cfg      Config
 	kernel   *fakeKernel
 	log      strings.Builder
+	level    slog.LevelVar
 	accepted []uint32
 	sends    []string
 	id       uint32
@@ -85,7 +86,7 @@ func newBench() *bench {
 		MinPort: 1024, Active: true,
 		ActivePorts: conntrack.PortRange{Min: 1024, Max: 65535}, PassivePorts: conntrack.PortRange{Min: 1024, Max: 65535},
 	}
-	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: &b.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}

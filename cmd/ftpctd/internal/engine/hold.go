@@ -189,7 +189,7 @@ func (e *Engine) withdraw(x *conntrack.Expectation) {
 	if e.viaEntry(x) {
 		return // it runs out by itself
 	}
-	if err := e.kernel.Delete(x); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := e.kernel.Delete(x); err != nil && !errors.Is(err, unix.ENOENT) && e.mayWarn(warnWithdraw, "", x.Master.Src.Addr()) {
 		e.log.Warn("cannot withdraw an expectation", "err", err)
 	}
 }
