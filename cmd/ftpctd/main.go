@@ -47,6 +47,13 @@ func (e *exitError) Error() string {
 // Unwrap returns the cause, which may be nil.
 func (e *exitError) Unwrap() error { return e.Err }
 
+// print writes the error for a person, unless the subcommand has done so.
+func (e *exitError) print(w io.Writer) {
+	if e.Err != nil {
+		fmt.Fprintf(w, "ftpctd: %v\n", e.Err)
+	}
+}
+
 // run runs the command line args and returns the exit code. Results go to
 // stdout, logs and errors to stderr. SIGINT and SIGTERM cancel the context of
 // the subcommand; a second one ends the process.
@@ -69,9 +76,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 
 	exit := classify(err, running)
-	if exit.Err != nil {
-		fmt.Fprintf(stderr, "ftpctd: %v\n", exit.Err)
-	}
+	exit.print(stderr)
 	if exit.Code == exitUsage {
 		fmt.Fprint(stderr, cmd.UsageString())
 	}

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/cmd/ftpctd/internal/logsink"
 )
 
 // An env is what a subcommand sees of the process.
@@ -33,6 +36,18 @@ func (e env) logger(format config.LogFormat, level slog.Leveler) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(e.stderr, opts))
 	}
 	return slog.New(slog.NewTextHandler(e.stderr, opts))
+}
+
+// unblocked returns e with a stderr that never waits for its reader, and the sink
+// that it is. direct logs to the present stderr.
+func (e env) unblocked(direct *slog.Logger) (env, *logsink.Sink) {
+	sink := logsink.New(e.stderr, func(lines uint64) error {
+		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines left out: they were not read in time, or could not be written", 0)
+		r.AddAttrs(slog.Uint64("lines", lines))
+		return direct.Handler().Handle(context.Background(), r)
+	})
+	e.stderr = sink
+	return e, sink
 }
 
 // newRootCommand returns the command with all its subcommands.

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -26,6 +28,9 @@ import (
 // readBuffer is the receive buffer of a queue's socket. The packets of a control
 // connection are small; this holds thousands of them.
 const readBuffer = 4 << 20
+
+// flushFor is how long the end of the process waits for the reader of the log.
+const flushFor = time.Second
 
 func newRunCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
@@ -49,15 +54,31 @@ it tells its status and feeds the watchdog.`,
 		}
 		level := new(slog.LevelVar)
 		level.Set(cfg.Log.Level)
+		// Without this, the runtime would end the process as soon as the reader of
+		// stderr is gone (package os/signal, SIGPIPE).
+		signal.Ignore(unix.SIGPIPE)
+		e, sink := e.unblocked(e.logger(cfg.Log.Format, level))
+		defer sink.Close(flushFor)
 		log := e.logger(cfg.Log.Format, level)
-		super, err := newSupervisor(cfg, file.load, level, log)
-		if err != nil {
-			return err
+		if err := supervised(cmd.Context(), cfg, file.load, level, log); err != nil {
+			// A stderr that nobody reads must not keep the process from ending.
+			exit := classify(err, true)
+			exit.print(sink)
+			return &exitError{Code: exit.Code}
 		}
-		defer super.close()
-		return daemon(cmd.Context(), cfg, super, log)
+		return nil
 	}
 	return cmd
+}
+
+// supervised runs the daemon and what looks after it.
+func supervised(ctx context.Context, cfg config.Config, load func() (config.Config, error), level *slog.LevelVar, log *slog.Logger) error {
+	super, err := newSupervisor(cfg, load, level, log)
+	if err != nil {
+		return err
+	}
+	defer super.close()
+	return daemon(ctx, cfg, super, log)
 }
 
 // daemon runs until ctx ends or something breaks. Whatever it made is gone when
