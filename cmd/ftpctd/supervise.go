@@ -38,6 +38,7 @@ type supervisor struct {
 	rules   *ruleset // nil if others manage them
 	bare    bool     // the rules could not be made again
 	away    keptAway
+	unheard bool // the service manager could not be told the last thing
 }
 
 // newSupervisor makes the supervisor of a daemon with the configuration cfg,
@@ -176,9 +177,10 @@ func (s *supervisor) reload() {
 	}
 }
 
-// tell logs that systemd could not be told something.
+// tell logs that systemd could not be told something, until it can be.
 func (s *supervisor) tell(err error) {
-	if err != nil {
+	if err != nil && !s.unheard {
 		s.log.Warn("cannot tell the service manager", "err", err)
 	}
+	s.unheard = err != nil
 }

@@ -6,15 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strconv"
+	"sync"
 	"time"
 
-	"github.com/mdlayher/sdnotify"
 	"golang.org/x/sys/unix"
 )
 
 // Of the environment that systemd gives to a service with WatchdogSec=.
 const (
+	socketPath      = "NOTIFY_SOCKET"
 	watchdogTime    = "WATCHDOG_USEC"
 	watchdogProcess = "WATCHDOG_PID"
 )
@@ -24,20 +26,27 @@ const (
 const defaultInterval = 5 * time.Second
 
 // Systemd is the service manager. Without one its methods do nothing. They are
-// safe for concurrent use.
+// safe for concurrent use, and never wait: if the service manager does not read,
+// they return an error, and what it must know goes along with the next message.
 type Systemd struct {
-	notifier *sdnotify.Notifier // nil without a service manager
-	watchdog time.Duration      // how long it goes unfed; 0 for none
+	watchdog time.Duration // how long it goes unfed; 0 for none
+
+	mu   sync.Mutex
+	fd   int // a datagram socket, or -1 without a service manager
+	addr unix.SockaddrUnix
+	owed string // the state that could not be told yet
 }
 
-// Dial connects to the service manager that started the process pid, if the
-// environment names one.
+// Dial finds the service manager that started the process pid, if the environment
+// names one.
 func Dial(getenv func(string) string, pid int) (*Systemd, error) {
-	s := &Systemd{}
-	if path := getenv(sdnotify.Socket); path != "" {
+	s := &Systemd{fd: -1}
+	if path := getenv(socketPath); exists(path) {
 		var err error
-		if s.notifier, err = sdnotify.Open(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("cannot reach the service manager: %s=%q: %w", sdnotify.Socket, path, err)
+		s.addr.Name = path // "@": the abstract namespace
+		s.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("cannot reach the service manager: %w", os.NewSyscallError("socket", err))
 		}
 	}
 	if process := getenv(watchdogProcess); process != "" && process != strconv.Itoa(pid) {
@@ -62,9 +71,19 @@ func (s *Systemd) Interval() time.Duration {
 	return max(s.watchdog/4, time.Millisecond)
 }
 
+// exists reports whether a socket is there. One in the abstract namespace cannot be
+// looked up.
+func exists(path string) bool {
+	if path == "" || path[0] == '@' {
+		return path != ""
+	}
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // Ready says that the service works, at its start or again after Reloading.
 func (s *Systemd) Ready(status string) error {
-	return s.notifier.Notify(sdnotify.Ready, sdnotify.Statusf("%s", status))
+	return s.send("READY=1", "STATUS="+status)
 }
 
 // Reloading says that the configuration is being read again. Ready must follow.
@@ -74,21 +93,57 @@ func (s *Systemd) Reloading() error {
 		return err
 	}
 	// Type=notify-reload takes it for the answer to its signal by this time.
-	return s.notifier.Notify(sdnotify.Reloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
+	return s.send(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000), "")
 }
 
 // Alive feeds the watchdog. It is not to be called unless the service works.
 func (s *Systemd) Alive(status string) error {
-	return s.notifier.Notify("WATCHDOG=1", sdnotify.Statusf("%s", status))
+	return s.send("", "WATCHDOG=1\nSTATUS="+status)
 }
 
 // Status tells how the service is, and does not feed the watchdog.
 func (s *Systemd) Status(status string) error {
-	return s.notifier.Notify(sdnotify.Statusf("%s", status))
+	return s.send("", "STATUS="+status)
 }
 
 // Stopping says that the service ends.
-func (s *Systemd) Stopping() error { return s.notifier.Notify(sdnotify.Stopping) }
+func (s *Systemd) Stopping() error { return s.send("STOPPING=1", "") }
 
-// Close closes the connection.
-func (s *Systemd) Close() error { return s.notifier.Close() }
+// send sends the state of the service, or else the one that is owed, and what else
+// there is to say. The state is owed if that fails: a service that is never said to
+// be ready would be ended.
+func (s *Systemd) send(state, rest string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return nil
+	}
+	if state == "" {
+		state = s.owed
+	}
+	message := state
+	if state != "" && rest != "" {
+		message += "\n"
+	}
+	message += rest
+	// Sent to the path: a service manager that was started again has a new socket.
+	err := unix.Sendto(s.fd, []byte(message), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &s.addr)
+	if err != nil {
+		s.owed = state
+		return os.NewSyscallError("sendto", err)
+	}
+	s.owed = ""
+	return nil
+}
+
+// Close ends it. Its methods do nothing afterwards.
+func (s *Systemd) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return nil
+	}
+	err := unix.Close(s.fd)
+	s.fd = -1
+	return os.NewSyscallError("close", err)
+}

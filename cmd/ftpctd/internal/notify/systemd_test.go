@@ -1,8 +1,10 @@
 package notify
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -82,6 +84,88 @@ func TestNotify(t *testing.T) {
 				t.Errorf("datagram (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestNobodyReads has a service manager read nothing for a while. Nothing waits for
+// it, and it hears of the state as soon as it reads again.
+func TestNobodyReads(t *testing.T) {
+	tests := []struct {
+		name  string
+		calls func(*Systemd) []error // while nothing is read
+		want  string                 // with the watchdog's food
+	}{
+		{"ready", func(s *Systemd) []error {
+			return []error{s.Ready("a"), s.Alive("b")}
+		}, "READY=1\nWATCHDOG=1\nSTATUS=c"},
+		{"ready again", func(s *Systemd) []error {
+			return []error{s.Reloading(), s.Ready("a")}
+		}, "READY=1\nWATCHDOG=1\nSTATUS=c"},
+		{"stopping", func(s *Systemd) []error {
+			return []error{s.Ready("a"), s.Stopping()}
+		}, "STOPPING=1\nWATCHDOG=1\nSTATUS=c"},
+		{"alive", func(s *Systemd) []error {
+			return []error{s.Alive("a"), s.Status("b")}
+		}, "WATCHDOG=1\nSTATUS=c"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l, environment := manager(t)
+			s, err := dial(t, environment)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unread := 0
+			for ; err == nil; unread++ {
+				err = s.Status("full")
+			}
+			for i, err := range append([]error{err}, tt.calls(s)...) {
+				if !errors.Is(err, unix.EAGAIN) {
+					t.Errorf("call %d: error %v, want %v", i, err, unix.EAGAIN)
+				}
+			}
+			for range unread - 1 {
+				receive(t, l)
+			}
+			for _, want := range []string{tt.want, "WATCHDOG=1\nSTATUS=c"} {
+				if err := s.Alive("c"); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(want, receive(t, l)); diff != "" {
+					t.Errorf("datagram (-want +got):\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+// TestManagerStartedAgain has a service manager make its socket again.
+func TestManagerStartedAgain(t *testing.T) {
+	l, environment := manager(t)
+	s, err := dial(t, environment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := l.LocalAddr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ready("x"); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("error %v, want %v", err, unix.ECONNREFUSED)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	l, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := s.Alive("x"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("READY=1\nWATCHDOG=1\nSTATUS=x", receive(t, l)); diff != "" {
+		t.Errorf("datagram (-want +got):\n%s", diff)
 	}
 }
 
