@@ -21,6 +21,7 @@ import (
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/bench/lab/miniftp"
+	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/nfq"
 )
 
@@ -210,6 +211,57 @@ func TestSecondDaemon(t *testing.T) {
 		if got, want := read(t, fw.Related), uint64(2*len(miniftp.Ways(l.Server.Addrs()...))); got != want {
 			t.Errorf("%d related packets for %d data connections", got, want)
 		}
+	}
+}
+
+// TestStrangersLock has a user without rights take whatever could keep the daemon
+// from starting.
+func TestStrangersLock(t *testing.T) {
+	t.Parallel()
+	l := labtest.New(t, lab.Config{})
+	err := l.Router.Do(func() error {
+		runtime.LockOSThread() // for good: the thread ends with its rights
+		const nobody = 65534
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+			return errno
+		}
+		for _, num := range []uint16{21, engine.LockQueue} {
+			if q, err := nfq.Open(nfq.Config{Num: num}, nil); err == nil {
+				t.Errorf("a user can bind queue %d", num)
+				_ = q.Close()
+			}
+		}
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		return unix.Bind(fd, &unix.SockaddrUnix{Name: "@ftpctd"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, l.Router, "")
+}
+
+// TestLockTaken has another program bind the queue that is the daemon's lock: this
+// one.
+func TestLockTaken(t *testing.T) {
+	t.Parallel()
+	l := labtest.New(t, lab.Config{})
+	var queue *nfq.Queue
+	err := l.Router.Do(func() (err error) {
+		queue, err = nfq.Open(nfq.Config{Num: engine.LockQueue}, nil)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer queue.Close()
+	got := execute(t, l.Router, "run", "-c", os.DevNull)
+	owner := fmt.Sprintf("is bound by process %d (", os.Getpid())
+	if got.Code != 1 || !strings.Contains(got.Stderr, owner) {
+		t.Errorf("exit code %d, want 1 and %q in:\n%s", got.Code, owner, got.Stderr)
 	}
 }
 

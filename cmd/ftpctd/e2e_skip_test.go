@@ -21,15 +21,17 @@ func queued(t *testing.T, h *lab.Host) uint64 {
 	t.Helper()
 	const idSequence = 7 // of the fields that nfnetlink_queue.c shows
 	text := netFile(t, h, "netfilter/nfnetlink_queue")
-	fields := strings.Fields(text)
-	if len(fields) != idSequence+2 {
-		t.Fatalf("not one queue: %s", text)
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); len(fields) > idSequence && fields[0] == "21" {
+			n, err := strconv.ParseUint(fields[idSequence], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
 	}
-	n, err := strconv.ParseUint(fields[idSequence], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	t.Fatalf("no queue 21: %s", text)
+	return 0
 }
 
 // marks gives the connections that a host forwards a mark, as an administrator

@@ -4,48 +4,44 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/nfq"
 )
 
-// lockName is an abstract unix socket: the kernel keeps such names apart by
-// network namespace, and forgets them with their process, however it ends.
-const lockName = "@ftpctd"
+// LockQueue is the number of a packet queue that no rule sends anything to. The
+// kernel gives a queue to one process in a network namespace, asks CAP_NET_ADMIN of
+// it, and takes it back when the process ends, however that is. A file or a unix
+// socket would lack one or the other: containers share a network namespace without
+// sharing /run, and any user can bind an abstract name.
+const LockQueue = 65520
 
 // Lock makes sure that one daemon runs in a network namespace: two would replace
-// each other's rules. Close it to let another one start. Its error names the
-// process that has it.
+// each other's rules, even with different queues. Close it to let another one start.
+// Its error names the process that has it.
 func Lock() (io.Closer, error) {
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: lockName, Net: "unix"})
-	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("another ftpctd%s runs in this network namespace: stop it first", holder())
+	// Nothing reads it, and nothing is to: what strays there passes.
+	q, err := nfq.Open(nfq.Config{Num: LockQueue, Length: 1, CopyRange: 1}, nil)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, lockTaken()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot take the lock %s: %w", lockName, err)
+		return nil, fmt.Errorf("cannot take the daemon's lock: %w", err)
 	}
-	return l, nil
+	return q, nil
 }
 
-// holder names the process that has the lock, as far as it can be told.
-func holder() string {
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: lockName, Net: "unix"})
-	if err != nil {
-		return ""
+// lockTaken says who has the lock.
+func lockTaken() error {
+	o, _ := nfq.FindOwner(LockQueue)
+	if o.PID == "" { // of another PID namespace, or it has ended since
+		return errors.New("another ftpctd runs in this network namespace: stop it first")
 	}
-	defer c.Close()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return ""
+	if own, err := os.ReadFile("/proc/self/comm"); err == nil && o.Command != strings.TrimSpace(string(own)) {
+		return fmt.Errorf("queue %d, which keeps a second ftpctd out, is bound by %v: stop it first", LockQueue, o)
 	}
-	pid := int32(0)
-	_ = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = cred.Pid
-		}
-	})
-	if pid == 0 { // of another PID namespace
-		return ""
-	}
-	return fmt.Sprintf(" (process %d)", pid)
+	return fmt.Errorf("another ftpctd (process %s) runs in this network namespace: stop it first", o.PID)
 }
