@@ -1,0 +1,167 @@
+package main_test
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"ftpctd/bench/lab"
+	"ftpctd/bench/lab/labtest"
+	"ftpctd/bench/lab/miniftp"
+	"ftpctd/ftpparse"
+)
+
+// A pipedDaemon is a daemon whose stderr is a pipe that nobody reads yet.
+type pipedDaemon struct {
+	*daemon
+	stderr *os.File // to read from
+	client *miniftp.Client
+	server *miniftp.Server
+	way    miniftp.Way
+}
+
+// startPiped starts the daemon on the router of a lab, and a session through it.
+func startPiped(ctx context.Context, t *testing.T, config string) *pipedDaemon {
+	t.Helper()
+	l := labtest.New(t, lab.Config{})
+	d := &pipedDaemon{daemon: &daemon{host: l.Router, log: &transcript{}}, server: &miniftp.Server{}}
+	d.way = miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()}
+	labtest.Serve(t, l.Server, d.server)
+	drop(t, l.Router, lab.Forward)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	d.stderr = r
+	cmd := program("run", "-c", configFile(t, config))
+	cmd.Stderr = w // which the test does not keep open
+	d.process, err = l.Router.Start(cmd)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.end(t) })
+	eventually(t, "the daemon has its rules", func() bool { return cmp.Equal(running, traces(t, l.Router)) })
+	d.client = labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
+	return d
+}
+
+// reject has the daemon reject announcements, each of which is a line at the level
+// debug, and makes sure that FTP works in between.
+func (d *pipedDaemon) reject(ctx context.Context, t *testing.T, lines int) {
+	t.Helper()
+	for range lines {
+		if _, err := d.client.Command(ctx, 500, "PORT 8,8,8,8,4,4"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	labtest.RoundTrip(ctx, t, d.client, d.server, d.way)
+}
+
+// moreThanFits is more lines than a pipe and the daemon's buffers hold.
+const moreThanFits = 6000
+
+const debug = "[log]\nlevel = \"debug\"\n"
+
+// TestUnreadLog has nobody read the daemon's stderr: FTP goes on, and the daemon
+// ends at SIGTERM, which the end of the test makes sure of.
+func TestUnreadLog(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	d := startPiped(ctx, t, debug)
+	d.reject(ctx, t, moreThanFits)
+}
+
+// TestLogReadAgain has the reader of the daemon's stderr come back: it is told how
+// many lines are missing, and where.
+func TestLogReadAgain(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	d := startPiped(ctx, t, debug)
+	d.reject(ctx, t, moreThanFits)
+
+	rejected, missing := 0, 0
+	missed := regexp.MustCompile(`level=WARN msg="log lines left out: .*" lines=\d+$`)
+	lines := bufio.NewScanner(d.stderr)
+	for missing == 0 && lines.Scan() {
+		switch line := lines.Text(); {
+		case strings.Contains(line, "data connection refused"):
+			rejected++
+		case missed.MatchString(line):
+			missing++
+		}
+	}
+	if missing != 1 || rejected == 0 || rejected >= moreThanFits {
+		t.Errorf("after %d of %d lines %d say that lines are missing (%v)", rejected, moreThanFits, missing, lines.Err())
+	}
+	d.reject(ctx, t, 1)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "data connection refused") {
+			return
+		}
+	}
+	t.Errorf("nothing is logged any more: %v", lines.Err())
+}
+
+// TestLogReaderGone has the reader of the daemon's stderr go away, as a pager does.
+func TestLogReaderGone(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	d := startPiped(ctx, t, debug)
+	if err := d.stderr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.reject(ctx, t, 100)
+}
+
+// TestLogFlood has one client cause more lines than anybody wants to read.
+func TestLogFlood(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	d := startPiped(ctx, t, "")
+	d.reject(ctx, t, 2000)
+	d.end(t)
+	rejected, suppressed := 0, 0
+	lines := bufio.NewScanner(d.stderr)
+	for lines.Scan() {
+		switch line := lines.Text(); {
+		case strings.Contains(line, "data connection refused"):
+			rejected++
+		case strings.Contains(line, "suppressed=") && strings.Contains(line, "event=reject"):
+			suppressed++
+		}
+	}
+	// The limit depends on how long it takes: one line in 5 s, and a summary in 10 s.
+	if rejected < 5 || rejected > 50 || suppressed < 1 || suppressed > 50 {
+		t.Errorf("%d lines and %d summaries of 2000 rejections", rejected, suppressed)
+	}
+}
+
+// TestUnreadNotifications has systemd read nothing: the daemon heeds SIGHUP, and
+// SIGTERM at the end of the test.
+func TestUnreadNotifications(t *testing.T) {
+	t.Parallel()
+	l := labtest.New(t, lab.Config{})
+	m := supervise(t, l.Router, 20*time.Millisecond, "")
+	m.daemon.logged(t, "level=WARN", "cannot tell the service manager")
+	for range 2 {
+		before := m.daemon.log.count("read again")
+		if err := m.daemon.process.Signal(unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the configuration is read again", func() bool { return m.daemon.log.count("read again") > before })
+	}
+	if n := m.daemon.log.count("cannot tell the service manager"); n != 1 {
+		t.Errorf("%d warnings, want 1", n)
+	}
+}
