@@ -147,6 +147,8 @@ func streams(t *testing.T, data []byte) {
 	cfg := config()
 	cfg.Connections, cfg.MaxExpected = 8, 2
 	cfg.Policy.RequireLogin = options&1 == 0
+	all := conntrack.PortRange{Max: 65535} // MinPort alone stands before the others
+	cfg.Policy.ActivePorts, cfg.Policy.PassivePorts = all, all
 	cfg.SkipOpaque, cfg.Shared = options&2 != 0, options&4 != 0
 	if options&8 != 0 {
 		cfg.Policy.PassiveAddress = conntrack.AddressStrict
