@@ -70,7 +70,7 @@ func (d *Daemon) Packet(now time.Time, p *conntrack.Packet) *conntrack.Decision 
 // for connections that are neither control nor expected data connections.
 func (d *Daemon) track(p *conntrack.Packet) (*connection, direction) {
 	control := d.isControl(p)
-	if control && isFirst(p) && len(p.Payload) > 0 {
+	if isFirst(p) && len(p.Payload) > 0 && slices.Contains(d.ports, p.Dst.Port()) {
 		d.kernel.drop(p) // TCP Fast Open
 		return nil, original
 	}
@@ -113,7 +113,9 @@ func (d *Daemon) clientSent(p *conntrack.Packet) bool {
 	return slices.Contains(d.ports, p.Dst.Port())
 }
 
-// queued reports whether the daemon's rules hand p to it.
+// queued reports whether the daemon's rules hand p to it: those of package firewall, but
+// for the check of the way back, as a capture has no routes. A SANE request is queued,
+// and dropped behind the queue.
 func (d *Daemon) queued(c *connection, dir direction, p *conntrack.Packet) bool {
 	server := p.Dst
 	if dir == reply {
@@ -126,8 +128,6 @@ func (d *Daemon) queued(c *connection, dir direction, p *conntrack.Packet) bool 
 		return false
 	case p.Flags&(conntrack.SYN|conntrack.ACK) == conntrack.SYN && len(p.Payload) > 0:
 		return false // dropped
-	case dir == original && isSANE(p.Payload):
-		return false // dropped: the carrier would read it
 	}
 	return len(p.Payload) > 0 || p.Flags&(conntrack.FIN|conntrack.SYN|conntrack.RST) != 0
 }
@@ -135,12 +135,6 @@ func (d *Daemon) queued(c *connection, dir direction, p *conntrack.Packet) bool 
 // isFirst reports whether p begins a connection.
 func isFirst(p *conntrack.Packet) bool {
 	return p.Flags&(conntrack.SYN|conntrack.ACK|conntrack.RST|conntrack.FIN) == conntrack.SYN
-}
-
-// isSANE reports whether the kernel's helper "sane" takes payload for a request
-// (SANE_NET_START, help of net/netfilter/nf_conntrack_sane.c).
-func isSANE(payload []byte) bool {
-	return len(payload) == 8 && [4]byte(payload) == [4]byte{0, 0, 0, 7}
 }
 
 // Stats returns the tracker's counters.

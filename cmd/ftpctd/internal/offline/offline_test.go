@@ -200,7 +200,7 @@ func TestPackets(t *testing.T) {
 			w.login()
 			w.c(ack, "\x00\x00\x00\x07\x00\x00\x00\x01")
 			w.port()
-		}, []string{"open"}}, // the line begins in a gap
+		}, []string{"open"}}, // the line has NULs in it
 		{"flags that no packet has", func(w *wire) {
 			w.handshake()
 			w.login()
