@@ -311,11 +311,11 @@ func appendFind(b []byte, t conntrack.Tuple) []byte {
 }
 
 // appendFindServers appends an IPCTNL_MSG_CT_GET message that asks for the connections
-// of all zones whose replies come from a port, in the family of any. The reply direction
+// of all zones whose replies come from a port, in the family of unspecified. The reply direction
 // names the server's own port, whatever NAT makes of it.
-func appendFindServers(b []byte, any netip.Addr, port uint16) []byte {
+func appendFindServers(b []byte, unspecified netip.Addr, port uint16) []byte {
 	start := len(b)
-	t := conntrack.Tuple{Src: netip.AddrPortFrom(any, port), Dst: netip.AddrPortFrom(any, 0)}
+	t := conntrack.Tuple{Src: netip.AddrPortFrom(unspecified, port), Dst: netip.AddrPortFrom(unspecified, 0)}
 	b = appendHeader(b, msgConntrackGet, netlink.Request|netlink.Dump, 0, family(t))
 	b = appendTuple(b, ctaTupleReply, t)
 	b = appendFilter(b, ctaFilterReplyFlags, filterProtocol|filterSourcePort)
