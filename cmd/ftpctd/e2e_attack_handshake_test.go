@@ -68,8 +68,14 @@ func TestAttackSimultaneousOpen(t *testing.T) {
 				defer func() { _ = conn.Close() }()
 				k.request(t, conn, post)
 				k.say(t, k.server, "220 hello\r\n")
-				k.request(t, conn, body(secret))
-				k.say(t, k.server, replies)
+				for _, line := range []struct{ command, reply string }{
+					{"USER anonymous", "331 which password?"},
+					{"PASS lab@example.com", "230 logged in"},
+					{announce(secret), "200 OK"},
+				} {
+					k.request(t, conn, line.command+"\r\n")
+					k.say(t, k.server, line.reply+"\r\n")
+				}
 				s.closed(t, attackerIPv4, secret)
 			})
 		})
@@ -100,20 +106,23 @@ func TestAttackHandshake(t *testing.T) {
 		// open opens the connection and sends the client's request, without the
 		// body.
 		open func(t *testing.T, k *talk)
+		// read says that what follows is a session by right.
+		read bool
 	}{
-		{"two SYN/ACKs, the second ahead", func(t *testing.T, k *talk) {
+		{name: "no request", open: func(t *testing.T, k *talk) { k.handshake(t) }, read: true},
+		{name: "two SYN/ACKs, the second ahead", open: func(t *testing.T, k *talk) {
 			k.flags(t, k.client, lab.SYN)
 			k.flags(t, k.server, lab.SYN|lab.ACK)
 			k.synAck(t, uint32(len(post)))
 			k.flags(t, k.client, lab.ACK)
 			k.say(t, k.client, post)
 		}},
-		{"two SYN/ACKs, the second to a client that has spoken", func(t *testing.T, k *talk) {
+		{name: "two SYN/ACKs, the second to a client that has spoken", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
 			k.synAck(t, 0)
 		}},
-		{"RST, and a SYN/ACK", func(t *testing.T, k *talk) {
+		{name: "RST, and a SYN/ACK", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
 			k.deliver(t, k.server, k.segment(k.server, lab.RST|lab.ACK, ""))
@@ -121,7 +130,7 @@ func TestAttackHandshake(t *testing.T) {
 			k.say(t, k.client, "\r\n")
 			k.synAck(t, 0)
 		}},
-		{"conntrack forgets it, and a SYN/ACK", func(t *testing.T, k *talk) {
+		{name: "conntrack forgets it, and a SYN/ACK", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
 			k.stage.forget(t)
@@ -130,20 +139,20 @@ func TestAttackHandshake(t *testing.T) {
 		}},
 		// The forged SYN is ignored by conntrack until a SYN/ACK acknowledges it:
 		// then the connection is in the state SYN_RECV again.
-		{"SYN forged, and a SYN/ACK", func(t *testing.T, k *talk) {
+		{name: "SYN forged, and a SYN/ACK", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
 			k.forgedSYN(t)
 			k.synAck(t, 0)
 		}},
-		{"conntrack forgets it, SYN forged, and a SYN/ACK", func(t *testing.T, k *talk) {
+		{name: "conntrack forgets it, SYN forged, and a SYN/ACK", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
 			k.stage.forget(t)
 			k.forgedSYN(t)
 			k.synAck(t, 0)
 		}},
-		{"conntrack forgets it, and simultaneous open", func(t *testing.T, k *talk) {
+		{name: "conntrack forgets it, and simultaneous open", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
 			k.stage.forget(t)
@@ -163,7 +172,9 @@ func TestAttackHandshake(t *testing.T) {
 				tt.open(t, k)
 				secret := netip.AddrPortFrom(victimIPv4, secretPort)
 				k.masquerade(t, secret)
-				s.closed(t, attackerIPv4, secret)
+				if got := s.reachable(t, attackerIPv4, secret); got != tt.read {
+					t.Errorf("%s can reach %s: %t, want %t", attackerIPv4, secret, got, tt.read)
+				}
 			})
 		})
 	}
@@ -196,13 +207,14 @@ func (k *talk) forgedSYN(t *testing.T) {
 func TestAttackFastOpen(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		name             string
-		client, server   netip.Addr
-		data             string // of the SYN, before the body
-		acknowledgesPost bool
+		name           string
+		client, server netip.Addr
+		data           string // of the SYN
+		acknowledged   int    // so many bytes of it
 	}{
-		{name: "IPv4, acknowledged in part", client: victimIPv4, server: attackerIPv4, data: post, acknowledgesPost: true},
-		{name: "IPv6, acknowledged in part", client: victimIPv6, server: attackerIPv6, data: post, acknowledgesPost: true},
+		{name: "IPv4", client: victimIPv4, server: attackerIPv4, data: post, acknowledged: len(post)},
+		{name: "IPv6", client: victimIPv6, server: attackerIPv6, data: post, acknowledged: len(post)},
+		{name: "in part", client: victimIPv4, server: attackerIPv4, data: post + "USER", acknowledged: len(post)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
@@ -231,7 +243,7 @@ func TestAttackFastOpen(t *testing.T) {
 					}
 					return
 				}
-				k.client.next += 1 + uint32(len(tt.data))
+				k.client.next += 1 + uint32(tt.acknowledged)
 				k.flags(t, k.server, lab.SYN|lab.ACK)
 				k.flags(t, k.client, lab.ACK)
 				k.masquerade(t, secret)

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
@@ -141,15 +140,18 @@ func (f *fromPort) DialTCP(ctx context.Context, local, remote netip.AddrPort) (n
 }
 
 // TestAttackDataToControlPort has an FTP server inside open an active data connection
-// to a control port of the attacker's, which holds the file back until it has greeted.
+// to a control port of the attacker's. The file is a session, and comes a line at a
+// time: the attacker's window is closed until it has greeted, and replied.
 func TestAttackDataToControlPort(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		admits bool // the firewall lets anybody inside connect to the second port
+		admits bool   // the firewall lets anybody inside connect to the second port
+		from   uint16 // the port of the server's end
 	}{
-		{name: "firewall admits port 21"},
-		{name: "firewall admits both ports", admits: true},
+		{name: "firewall admits port 21", from: 20},
+		{name: "firewall admits both ports", admits: true, from: 20},
+		{name: "firewall admits both ports, not from port 20", admits: true, from: 40000},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
@@ -158,58 +160,31 @@ func TestAttackDataToControlPort(t *testing.T) {
 				if tt.admits {
 					s.admit(t, secondPort)
 				}
-				server := &miniftp.Server{DataTimeout: 10 * time.Second}
-				secret := netip.AddrPortFrom(s.inside.IPv4(), secretPort)
-				server.Put("file", []byte(body(secret)))
-				labtest.Serve(t, s.inside, server)
 				start(t, s.Router, twoPorts+config)
-
-				// The control connection is played by hand, so that the attacker's
-				// address is nobody's, and no kernel answers at its port.
-				k := s.talk(ctx, netip.AddrPortFrom(attackerIPv4, clientPort), netip.AddrPortFrom(s.inside.IPv4(), lab.ControlPort))
-				k.client.wire = s.out
-				k.dial(t)
-				k.hears(t, "220 ")
-				k.tells(t, "USER anonymous", "331 ")
-				k.tells(t, "PASS lab@example.com", "230 ")
 				there := netip.AddrPortFrom(attackerIPv4, secondPort)
-				k.tells(t, announce(there), "200 ")
-				before := read(t, s.firewall.Dropped)
-				seen := sniff(t, s.out)
-				k.send(t, k.client, k.segment(k.client, lab.ACK|lab.PSH, "RETR file\r\n"))
+				k := s.talk(ctx, netip.AddrPortFrom(attackerIPv4, clientPort), netip.AddrPortFrom(victimIPv4, lab.ControlPort))
+				k.handshake(t)
+				k.login(t)
+				k.dialogue(t, announce(there), "200 OK")
+				k.dialogue(t, "RETR file", "150 here it comes")
 
-				var syn lab.Segment
-				came := false
+				data := s.talk(ctx, netip.AddrPortFrom(victimIPv4, tt.from), there)
+				before := read(t, s.firewall.Dropped)
+				syn := data.segment(data.client, lab.SYN, "")
+				data.send(t, data.client, syn)
+				passed := false
 				eventually(t, "the data connection comes or is dropped", func() bool {
-					syn, came = seen.Poll(func(got lab.Segment) bool { return got.Dst == there && got.Flags == lab.SYN })
-					return came || read(t, s.firewall.Dropped) > before
+					_, passed = s.atOut.Poll(func(got lab.Segment) bool { return got.Src == syn.Src && got.Dst == there })
+					return passed || read(t, s.firewall.Dropped) > before
 				})
-				if !came {
-					return // the firewall has dropped it
+				if !passed {
+					return
 				}
-				data := s.talk(ctx, syn.Src, there)
-				data.server.wire = s.out
 				data.client.next = syn.Next()
-				answer := data.segment(data.server, lab.SYN|lab.ACK, "")
-				answer.Closed = true
-				data.send(t, data.server, answer)
-				data.server.next = answer.Next()
-				waitFor(t, ctx, seen, "the handshake ends", func(got lab.Segment) bool {
-					return got.Src == syn.Src && got.Ack == answer.Next()
-				})
-				greet := data.segment(data.server, lab.ACK|lab.PSH, "220 hello\r\n")
-				greet.Closed = true
-				data.send(t, data.server, greet)
-				data.server.next = greet.Next()
-				waitFor(t, ctx, seen, "the greeting is acknowledged", func(got lab.Segment) bool {
-					return got.Src == syn.Src && got.Ack == greet.Next()
-				})
-				data.send(t, data.server, data.segment(data.server, lab.ACK, "")) // opens the window
-				file := waitFor(t, ctx, seen, "the file comes", func(got lab.Segment) bool {
-					return got.Src == syn.Src && len(got.Data) > 1
-				})
-				data.client.next = file.Next()
-				data.send(t, data.server, data.segment(data.server, lab.ACK|lab.PSH, replies))
+				data.flags(t, data.server, lab.SYN|lab.ACK)
+				data.flags(t, data.client, lab.ACK)
+				secret := netip.AddrPortFrom(victimIPv4, secretPort)
+				data.masquerade(t, secret)
 				s.closed(t, attackerIPv4, secret)
 			})
 		})
@@ -225,38 +200,6 @@ func waitFor(t *testing.T, ctx context.Context, from *lab.Sniffer, what string, 
 		t.Fatalf("%s: %v", what, err)
 	}
 	return got
-}
-
-// dial opens a connection by hand to a kernel's server.
-func (k *talk) dial(t *testing.T) {
-	t.Helper()
-	syn := k.segment(k.client, lab.SYN, "")
-	k.send(t, k.client, syn)
-	k.client.next = syn.Next()
-	answer := waitFor(t, k.ctx, k.stage.atOut, "the server answers the SYN", func(got lab.Segment) bool {
-		return got.Src == k.server.addr && got.Dst == k.client.addr && got.Flags == lab.SYN|lab.ACK
-	})
-	k.server.next = answer.Next()
-	k.send(t, k.client, k.segment(k.client, lab.ACK, ""))
-}
-
-// hears waits for a reply of a kernel's server and acknowledges it.
-func (k *talk) hears(t *testing.T, code string) {
-	t.Helper()
-	got := waitFor(t, k.ctx, k.stage.atOut, "the server says "+code, func(got lab.Segment) bool {
-		return got.Src == k.server.addr && got.Dst == k.client.addr && strings.HasPrefix(string(got.Data), code)
-	})
-	k.server.next = got.Next()
-	k.send(t, k.client, k.segment(k.client, lab.ACK, ""))
-}
-
-// tells sends a line to a kernel's server and waits for the reply.
-func (k *talk) tells(t *testing.T, line, code string) {
-	t.Helper()
-	s := k.segment(k.client, lab.ACK|lab.PSH, line+"\r\n")
-	k.send(t, k.client, s)
-	k.client.next = s.Next()
-	k.hears(t, code)
 }
 
 // TestControlPortAnnounced refuses an endpoint whose port is a control port: what
