@@ -163,20 +163,28 @@ func TestAttackHandshake(t *testing.T) {
 			k.synAck(t, 0)
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			eachMode(t, func(t *testing.T, config string) {
-				s := newStage(t)
-				s.rpFilter(t, 0)
-				start(t, s.Router, config)
-				k := s.talk(within(t), netip.AddrPortFrom(victimIPv4, clientPort), netip.AddrPortFrom(attackerIPv4, lab.ControlPort))
-				tt.open(t, k)
-				secret := netip.AddrPortFrom(victimIPv4, secretPort)
-				k.masquerade(t, secret)
-				if got := s.reachable(t, attackerIPv4, secret); got != tt.read {
-					t.Errorf("%s can reach %s: %t, want %t", attackerIPv4, secret, got, tt.read)
-				}
+		for _, end := range []struct {
+			family         string
+			client, server netip.Addr
+		}{
+			{"IPv4", victimIPv4, attackerIPv4},
+			{"IPv6", victimIPv6, attackerIPv6},
+		} {
+			t.Run(tt.name+", "+end.family, func(t *testing.T) {
+				eachMode(t, func(t *testing.T, config string) {
+					s := newStage(t)
+					s.rpFilter(t, 0)
+					start(t, s.Router, config)
+					k := s.talk(within(t), netip.AddrPortFrom(end.client, clientPort), netip.AddrPortFrom(end.server, lab.ControlPort))
+					tt.open(t, k)
+					secret := netip.AddrPortFrom(end.client, secretPort)
+					k.masquerade(t, secret)
+					if got := s.reachable(t, end.server, secret); got != tt.read {
+						t.Errorf("%s can reach %s: %t, want %t", end.server, secret, got, tt.read)
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
