@@ -85,21 +85,20 @@ func TestAttackErasedVerdict(t *testing.T) {
 		{
 			name: "handshake unread, the queue being full", config: "[queue]\nlength = 64\n",
 			before: func(t *testing.T, e *erasure) {
+				others := make([]*talk, 200)
+				for i := range others {
+					others[i] = e.other(i)
+					others[i].flags(t, others[i].client, lab.SYN)
+				}
 				if err := e.daemon.process.Signal(unix.SIGSTOP); err != nil {
 					t.Fatal(err)
 				}
-				for i := range 200 {
-					k := e.other(i)
-					k.send(t, k.client, k.segment(k.client, lab.SYN, ""))
-					k.server.next++
-					k.client.next++
-					s := k.segment(k.server, lab.SYN|lab.ACK, "")
-					s.Seq--
-					k.send(t, k.server, s)
+				last := others[len(others)-1]
+				for _, k := range others[:len(others)-1] {
+					k.send(t, k.server, k.segment(k.server, lab.SYN|lab.ACK, ""))
 				}
-				// The last to come across is behind the full queue.
-				last := e.other(200)
-				last.flags(t, last.client, lab.SYN)
+				// Comes across because the queue is full.
+				last.flags(t, last.server, lab.SYN|lab.ACK)
 			},
 			after: func(t *testing.T, e *erasure) {
 				if err := e.daemon.process.Signal(unix.SIGCONT); err != nil {

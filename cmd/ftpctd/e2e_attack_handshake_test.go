@@ -46,12 +46,12 @@ func TestAttackSimultaneousOpen(t *testing.T) {
 					}
 					connected <- conn
 				}()
-				syn := waitFor(t, ctx, s.atOut, "the client's SYN", func(got lab.Segment) bool { return got.Dst == server })
+				syn := waitFor(ctx, t, s.atOut, "the client's SYN", func(got lab.Segment) bool { return got.Dst == server })
 				k := s.talk(ctx, syn.Src, server)
 				k.client.next = syn.Next()
 				k.send(t, k.server, k.segment(k.server, lab.SYN, ""))
 				k.server.next++
-				waitFor(t, ctx, s.atOut, "the client's SYN/ACK", func(got lab.Segment) bool {
+				waitFor(ctx, t, s.atOut, "the client's SYN/ACK", func(got lab.Segment) bool {
 					return got.Dst == server && got.Flags == lab.SYN|lab.ACK && got.Ack == k.server.next
 				})
 				if tt.synAck {
@@ -88,7 +88,7 @@ func (k *talk) request(t *testing.T, conn net.Conn, text string) {
 	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, k.ctx, k.stage.atOut, "the client's request", func(got lab.Segment) bool {
+	waitFor(k.ctx, t, k.stage.atOut, "the client's request", func(got lab.Segment) bool {
 		return got.Src == k.client.addr && got.Next() == k.client.next+uint32(len(text))
 	})
 	k.client.next += uint32(len(text))
@@ -238,7 +238,7 @@ func TestAttackFastOpen(t *testing.T) {
 				fence := s.talk(ctx, netip.AddrPortFrom(tt.client, clientPort+1), netip.AddrPortFrom(tt.server, lab.ControlPort))
 				second := fence.segment(fence.client, lab.SYN, "")
 				fence.send(t, fence.client, second)
-				came := waitFor(t, ctx, s.atOut, "a SYN comes", func(got lab.Segment) bool {
+				came := waitFor(ctx, t, s.atOut, "a SYN comes", func(got lab.Segment) bool {
 					return got.Src == syn.Src || got.Src == second.Src
 				})
 				if came.Src == second.Src {

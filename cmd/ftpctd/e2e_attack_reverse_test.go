@@ -191,7 +191,7 @@ func TestAttackDataToControlPort(t *testing.T) {
 	}
 }
 
-func waitFor(t *testing.T, ctx context.Context, from *lab.Sniffer, what string, match func(lab.Segment) bool) lab.Segment {
+func waitFor(ctx context.Context, t *testing.T, from *lab.Sniffer, what string, match func(lab.Segment) bool) lab.Segment {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

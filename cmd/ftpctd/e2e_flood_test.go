@@ -37,9 +37,9 @@ func TestFlood(t *testing.T) {
 		name   string
 		config string
 		// begin prepares the flood and returns it. It ends by itself.
-		begin func(ctx context.Context, t *testing.T, s *stage, d *daemon) func() error
+		begin func(ctx context.Context, t *testing.T, s *stage) func() error
 	}{
-		{name: "refused lines of one connection", begin: func(ctx context.Context, t *testing.T, s *stage, _ *daemon) func() error {
+		{name: "refused lines of one connection", begin: func(ctx context.Context, t *testing.T, s *stage) func() error {
 			k := s.crowd(ctx, 0)
 			k.handshake(t)
 			k.say(t, k.server, "220 hello\r\n")
@@ -48,7 +48,7 @@ func TestFlood(t *testing.T) {
 				return repeat(500, func(int) error { return k.push(k.client, manyLines) })
 			}
 		}},
-		{name: "segments of connections that nobody opened", begin: func(ctx context.Context, _ *testing.T, s *stage, _ *daemon) func() error {
+		{name: "segments of connections that nobody opened", begin: func(ctx context.Context, _ *testing.T, s *stage) func() error {
 			return func() error {
 				return repeat(1000, func(i int) error {
 					k := s.crowd(ctx, i)
@@ -56,7 +56,7 @@ func TestFlood(t *testing.T) {
 				})
 			}
 		}},
-		{name: "announcements that supersede each other", begin: func(ctx context.Context, t *testing.T, s *stage, _ *daemon) func() error {
+		{name: "announcements that supersede each other", begin: func(ctx context.Context, t *testing.T, s *stage) func() error {
 			sessions := s.sessions(ctx, t, 64, false)
 			return func() error {
 				// Fewer than the queue holds: what it does not hold passes unread.
@@ -71,7 +71,7 @@ func TestFlood(t *testing.T) {
 				})
 			}
 		}},
-		{name: "sessions that announce the same endpoint", begin: func(ctx context.Context, t *testing.T, s *stage, _ *daemon) func() error {
+		{name: "sessions that announce the same endpoint", begin: func(ctx context.Context, t *testing.T, s *stage) func() error {
 			sessions := s.sessions(ctx, t, 100, true)
 			line := announce(netip.AddrPortFrom(sessions[0].client.addr.Addr(), secretPort)) + "\r\n"
 			return func() error {
@@ -81,7 +81,7 @@ func TestFlood(t *testing.T) {
 				})
 			}
 		}},
-		{name: "announcements of connections that nobody opened", begin: func(ctx context.Context, _ *testing.T, s *stage, _ *daemon) func() error {
+		{name: "announcements of connections that nobody opened", begin: func(ctx context.Context, _ *testing.T, s *stage) func() error {
 			return func() error {
 				return repeat(6000, func(i int) error {
 					k := s.crowd(ctx, i)
@@ -90,7 +90,7 @@ func TestFlood(t *testing.T) {
 				})
 			}
 		}},
-		{name: "sessions of one client that fill the kernel's table", begin: func(ctx context.Context, t *testing.T, s *stage, _ *daemon) func() error {
+		{name: "sessions of one client that fill the kernel's table", begin: func(ctx context.Context, t *testing.T, s *stage) func() error {
 			// nf_conntrack_expect_max is 4096 or less, unless it was raised.
 			sessions := s.sessions(ctx, t, 4300, true)
 			for batch := range slices.Chunk(sessions, 200) {
@@ -106,7 +106,7 @@ func TestFlood(t *testing.T) {
 			}
 			return func() error { return nil }
 		}},
-		{name: "half-open connections", config: "[limits]\nconnections = 64\n", begin: func(ctx context.Context, t *testing.T, s *stage, _ *daemon) func() error {
+		{name: "half-open connections", config: "[limits]\nconnections = 64\n", begin: func(ctx context.Context, _ *testing.T, s *stage) func() error {
 			return func() error {
 				return repeat(1000, func(i int) error {
 					k := s.crowd(ctx, i)
@@ -126,7 +126,7 @@ func TestFlood(t *testing.T) {
 				server.Put("file", want)
 				labtest.Serve(t, s.inside, server)
 				d := startSilent(t, s.Router, config+tt.config)
-				flood := tt.begin(ctx, t, s, d)
+				flood := tt.begin(ctx, t, s)
 				honest := labtest.Connect(ctx, t, s.outside, s.inside.IPv4())
 				slow := labtest.Dial(ctx, t, s.outside, netip.AddrPortFrom(s.inside.IPv4(), lab.ControlPort)) // greeted, not logged in
 
