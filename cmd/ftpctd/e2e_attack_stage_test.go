@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"strconv"
 	"testing"
 
@@ -134,15 +133,6 @@ func (s *stage) rpFilter(t *testing.T, value int) {
 	t.Helper()
 	for _, link := range []string{"all", "default", s.Client.Name(), s.Server.Name()} {
 		sysctl(t, s.Router, "ipv4/conf/"+link+"/rp_filter", strconv.Itoa(value))
-	}
-}
-
-// sysctl sets a value of a host's /proc/sys/net.
-func sysctl(t *testing.T, h *lab.Host, key, value string) {
-	t.Helper()
-	err := h.Do(func() error { return os.WriteFile("/proc/sys/net/"+key, []byte(value), 0) })
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
