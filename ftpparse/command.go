@@ -98,16 +98,17 @@ func isAll(line []byte) bool {
 // argument is what follows the verb, without the blanks around it.
 func argument(line []byte) []byte {
 	a := line[4:]
-	for len(a) > 0 && a[0] == ' ' {
-		a = a[1:]
-	}
+	a = a[skipBlanks(a, 0):]
 	for len(a) > 0 && a[len(a)-1] == ' ' {
 		a = a[:len(a)-1]
 	}
 	return a
 }
 
-// extended reads <d>net-prt<d>net-addr<d>tcp-port<d> of RFC 2428 section 2.
+// extended reads <d>net-prt<d>net-addr<d>tcp-port<d> of RFC 2428 section 2. Some
+// clients leave out the last delimiter. A client whose socket serves both families
+// spells its IPv4 address as an IPv4-mapped one: that is the IPv4 address (RFC 4291
+// section 2.5.5.2), and on an IPv6 connection another host's.
 func (c *cursor) extended() (netip.AddrPort, Reason) {
 	d, ok := c.delimiter()
 	if !ok {
@@ -128,7 +129,7 @@ func (c *cursor) extended() (netip.AddrPort, Reason) {
 	if r != "" {
 		return netip.AddrPort{}, r
 	}
-	if !c.accept(d) {
+	if !c.done() && !c.accept(d) {
 		return netip.AddrPort{}, Malformed
 	}
 	return netip.AddrPortFrom(addr, port), ""
@@ -162,7 +163,7 @@ func (c *cursor) netAddr(family uint32, d byte) (netip.Addr, Reason) {
 		if !ok {
 			return netip.Addr{}, BadAddress
 		}
-		return a, ""
+		return a.Unmap(), ""
 	default:
 		return netip.Addr{}, BadFamily
 	}

@@ -15,13 +15,13 @@ import (
 // The slow and obvious reading of the grammar, for FuzzLine.
 var (
 	oracleCommand = regexp.MustCompile(`(?is)^(PORT|EPRT|LPRT) (.*)$`)
-	oracleList    = regexp.MustCompile(`^[0-9]{1,3}(,[0-9]{1,3})*$`)
+	oracleList    = regexp.MustCompile(`^[0-9]{1,3}( *, *[0-9]{1,3})*$`)
 	oraclePort    = regexp.MustCompile(`^[0-9]{1,5}$`)
 	oracleReply   = regexp.MustCompile(`(?s)^(227|228|229)(?: (.*))?$`)
-	oracleRun     = regexp.MustCompile(`[0-9,]+`)
-	oracleBefore  = regexp.MustCompile(`[A-Za-z+\-._]$`)
-	oracleBehind  = regexp.MustCompile(`^([A-Za-z+\-_]|\.[0-9])`)
-	oracle229     = regexp.MustCompile(`(?s)^[^(]*\(([^)]*)\)`)
+	oracleRun     = regexp.MustCompile(`[0-9]+( *, *[0-9]+)*`)
+	oracleBefore  = regexp.MustCompile(`[A-Za-z+\-._,]$`)
+	oracleBehind  = regexp.MustCompile(`^([A-Za-z+\-_,]|\.[0-9])`)
+	oracle229     = regexp.MustCompile(`(?s)^(?:[^(]|\([A-Za-z])*\(([^)A-Za-z][^)]*|)\)`)
 )
 
 func oracleNumbers(s string) []int {
@@ -30,7 +30,7 @@ func oracleNumbers(s string) []int {
 	}
 	var out []int
 	for f := range strings.SplitSeq(s, ",") {
-		n, _ := strconv.Atoi(f)
+		n, _ := strconv.Atoi(strings.Trim(f, " "))
 		if n > 255 {
 			return nil
 		}
@@ -91,19 +91,20 @@ func oracleNetAddr(family, addr string) (netip.Addr, bool) {
 		return netip.AddrFrom4(four), true
 	}
 	a, err := netip.ParseAddr(addr)
-	return a, err == nil && family == "2" && a.Is6() && a.Zone() == ""
+	return a.Unmap(), err == nil && family == "2" && a.Is6() && a.Zone() == ""
 }
 
 func oracleDelimiter(d string) bool {
 	return len(d) == 1 && d[0] >= 33 && d[0] <= 126 && (d[0] < '0' || d[0] > '9')
 }
 
-// oracleEPRT cuts the port off the end: the delimiter may be a dot.
+// oracleEPRT cuts the port off the end: the delimiter may be a dot. The last
+// delimiter may be missing.
 func oracleEPRT(arg string) netip.AddrPort {
-	if len(arg) < 4 || !oracleDelimiter(arg[:1]) || arg[2] != arg[0] || arg[len(arg)-1] != arg[0] {
+	if len(arg) < 4 || !oracleDelimiter(arg[:1]) || arg[2] != arg[0] {
 		return netip.AddrPort{}
 	}
-	rest := arg[3 : len(arg)-1]
+	rest := strings.TrimSuffix(arg[3:], arg[:1])
 	cut := strings.LastIndex(rest, arg[:1])
 	if cut < 0 || !oraclePort.MatchString(rest[cut+1:]) || arg[1] == '2' && strings.Contains(rest[:cut], arg[:1]) {
 		return netip.AddrPort{}
@@ -137,7 +138,7 @@ func oracleParse(line string) netip.AddrPort {
 	}
 	for _, at := range oracleRun.FindAllStringIndex(text, -1) {
 		run := text[at[0]:at[1]]
-		if !strings.Contains(run, ",") || !strings.ContainsAny(run, "0123456789") {
+		if n := strings.Count(run, ",") + 1; n < 6 || m[1] == "228" && n < 9 {
 			continue
 		}
 		if oracleBefore.MatchString(text[:at[0]]) || oracleBehind.MatchString(text[at[1]:]) {
@@ -199,6 +200,7 @@ func FuzzLine(f *testing.F) {
 		"EPRT .1.1.2.3.4.5.", "EPRT |2|::ffff:1.2.3.4|5282|", "LPRT 4,4,132,235,1,2,2,24,131", "LPRT 6,16,16,128,0,0,0,0,0,0,0,8,8,0,32,12,65,122,2,20,162",
 		"227 Entering Passive Mode (10,220,50,76,64,155).", "227 =127,0,0,1,4,51", "227 Logout.", "227 a, b (1,2,3,4,5,6)",
 		"228 Entering Long Passive Mode (4,4,198,51,100,20,2,19,136)", "229 x (|||6446|)", "229 x (||1.2.3.4|6446|)", "229 (||6446|)", "229 (|2|::1|6446|)",
+		"PORT 1, 2 ,3,4,5,6", "EPRT |1|1.2.3.4|6275", "227 (1, 2, 3, 4, 5, 6)", "227 1,024: (1,2,3,4,5,6)", "227 1,,2,3,4,5,6,7", "229 (EPSV) (|||6446|)", "229 (|||64(x|)",
 	} {
 		f.Add(line)
 	}

@@ -20,6 +20,14 @@ const (
 	extended                 // |net-prt|net-addr|tcp-port|
 )
 
+// numbers is how many numbers an endpoint of form f has at least.
+func (f form) numbers() int {
+	if f == longHostPort {
+		return 9 // 4,4,h1,h2,h3,h4,2,p1,p2
+	}
+	return 6
+}
+
 // parseEndpoint reads an endpoint and refuses what follows it: a seventh number,
 // say, which another reader may have taken for part of it.
 func parseEndpoint(text []byte, f form) (netip.AddrPort, Reason) {
@@ -73,19 +81,19 @@ func (c *cursor) number(maxDigits int) (uint32, bool) {
 }
 
 // octets fills out with numbers of 0 to 255 that sep separates, and gives over
-// for a larger one. It is number(3) and accept in one pass: every PORT and 227
-// spends its time here.
+// for a larger one. Blanks may stand around a comma, not around a dot. It is
+// number(3) and separator in one pass: every PORT and 227 spends its time here.
 func (c *cursor) octets(out []byte, sep byte, over Reason) Reason {
 	b, i := c.b, c.i
 	for k := range out {
 		if k > 0 {
 			if i >= len(b) || b[i] != sep {
-				return Malformed
+				return c.spacedOctets(out, sep, over)
 			}
 			i++
 		}
 		if i >= len(b) || !isDigit(b[i]) {
-			return Malformed
+			return c.spacedOctets(out, sep, over)
 		}
 		n := uint(b[i] - '0')
 		i++
@@ -109,6 +117,46 @@ func (c *cursor) octets(out []byte, sep byte, over Reason) Reason {
 	return ""
 }
 
+// spacedOctets is octets for where blanks stand around the commas.
+func (c *cursor) spacedOctets(out []byte, sep byte, over Reason) Reason {
+	if sep != ',' {
+		return Malformed
+	}
+	c.i = skipBlanks(c.b, c.i)
+	for k := range out {
+		if k > 0 && !c.comma() {
+			return Malformed
+		}
+		n, ok := c.number(3)
+		switch {
+		case !ok:
+			return Malformed
+		case n > 255:
+			return over
+		}
+		out[k] = byte(n)
+	}
+	return ""
+}
+
+// skipBlanks is the place of the first byte of b from i on that is no blank.
+func skipBlanks(b []byte, i int) int {
+	for i < len(b) && b[i] == ' ' {
+		i++
+	}
+	return i
+}
+
+// comma consumes a comma and the blanks around it.
+func (c *cursor) comma() bool {
+	c.i = skipBlanks(c.b, c.i)
+	if !c.accept(',') {
+		return false
+	}
+	c.i = skipBlanks(c.b, c.i)
+	return true
+}
+
 // port reads a port of 1 to 65535.
 func (c *cursor) port() (uint16, Reason) {
 	n, ok := c.number(5)
@@ -124,7 +172,7 @@ func (c *cursor) port() (uint16, Reason) {
 // portOctets reads ",p1,p2" and gives p1×256+p2.
 func (c *cursor) portOctets() (uint16, Reason) {
 	var p [2]byte
-	if !c.accept(',') {
+	if !c.accept(',') && !c.comma() {
 		return 0, Malformed
 	}
 	if r := c.octets(p[:], ',', BadPort); r != "" {
@@ -150,11 +198,11 @@ func (c *cursor) hostPort() (netip.AddrPort, Reason) {
 // longHostPort reads af,hal,h1,…,pal,p1,p2 of RFC 1639 section 2.
 func (c *cursor) longHostPort() (netip.AddrPort, Reason) {
 	af, ok := c.number(3)
-	if !ok || !c.accept(',') {
+	if !ok || !c.comma() {
 		return netip.AddrPort{}, Malformed
 	}
 	hal, ok := c.number(3)
-	if !ok || !c.accept(',') {
+	if !ok || !c.comma() {
 		return netip.AddrPort{}, Malformed
 	}
 	if known := af == 4 && hal == 4 || af == 6 && hal == 16; !known {
@@ -164,7 +212,7 @@ func (c *cursor) longHostPort() (netip.AddrPort, Reason) {
 	if r := c.octets(a[:hal], ',', BadAddress); r != "" {
 		return netip.AddrPort{}, r
 	}
-	if !c.accept(',') {
+	if !c.comma() {
 		return netip.AddrPort{}, Malformed
 	}
 	if pal, ok := c.number(3); !ok || pal != 2 {

@@ -50,58 +50,94 @@ func ParseReply(line []byte) (code Code, more bool) {
 
 // parseList reads the comma-separated numbers in the text of a 227 or 228.
 // RFC 959 shows them with and without parentheses, and RFC 1123 section
-// 4.1.2.6 has clients look for the first digit; real servers write "=1,2,…" or
-// words that hold digits before it. So the first run of digits and commas that
-// has both is the list, the whole run, and a reader that would pick another part
-// of it does not get its way: the run must be exactly one endpoint.
+// 4.1.2.6 has clients look for the first digit; real servers write "=1,2,…", blanks
+// behind the commas, or words that hold digits and commas before it. So the first
+// list of numbers that is long enough for an endpoint counts, all of it, and a
+// reader that would pick another part of it does not get its way: the list must be
+// exactly one endpoint.
 func parseList(text []byte, f form) (netip.AddrPort, Reason) {
-	for comma := bytes.IndexByte(text, ','); comma >= 0; {
-		start, end := comma, comma+1
-		for start > 0 && isDigit(text[start-1]) {
-			start--
+	for from := 0; ; {
+		comma := bytes.IndexByte(text[from:], ',')
+		if comma < 0 {
+			return netip.AddrPort{}, Malformed
 		}
-		for end < len(text) && text[end] == ',' {
-			end++
-		}
-		if start == comma && (end == len(text) || !isDigit(text[end])) {
-			next := bytes.IndexByte(text[end:], ',')
-			if next < 0 {
-				break
-			}
-			comma = end + next
+		comma += from
+		start := numberBefore(text[from:comma]) + from
+		if start == comma {
+			from = comma + 1
 			continue
 		}
-		for end < len(text) && inList[text[end]] {
-			end++
+		if f == hostPort {
+			// Most are short and simple.
+			c := cursor{b: text, i: start}
+			a, why := c.hostPort()
+			if why == "" && (c.done() || text[c.i] == ')') && standsAlone(text, start, c.i) {
+				return a, ""
+			}
+		}
+		end, n := listFrom(text, start)
+		if n < f.numbers() {
+			from = max(end, comma+1)
+			continue
 		}
 		if !standsAlone(text, start, end) {
 			return netip.AddrPort{}, Malformed
 		}
 		return parseEndpoint(text[start:end], f)
 	}
-	return netip.AddrPort{}, Malformed
 }
 
-// inList has the bytes that a list of numbers is made of.
-var inList = func() (in [256]bool) {
-	for _, ch := range []byte("0123456789,") {
-		in[ch] = true
+// numberBefore is where the number begins that text ends with, blanks behind it or
+// not; len(text) if it ends with none.
+func numberBefore(text []byte) int {
+	end := len(text)
+	for end > 0 && text[end-1] == ' ' {
+		end--
 	}
-	return in
-}()
+	start := end
+	for start > 0 && isDigit(text[start-1]) {
+		start--
+	}
+	if start == end {
+		return len(text)
+	}
+	return start
+}
+
+// listFrom measures the list of n numbers that begins at start: commas, with or
+// without blanks, stand between two numbers.
+func listFrom(text []byte, start int) (end, n int) {
+	for i := start; ; {
+		for i < len(text) && isDigit(text[i]) {
+			i++
+		}
+		end = i
+		n++
+		if i == len(text) || text[i] != ',' {
+			if i = skipBlanks(text, i); i == len(text) || text[i] != ',' {
+				return end, n
+			}
+		}
+		if i++; i == len(text) || !isDigit(text[i]) {
+			if i = skipBlanks(text, i); i == len(text) || !isDigit(text[i]) {
+				return end, n
+			}
+		}
+	}
+}
 
 // standsAlone reports whether text[start:end] is a list of its own and not the
 // middle of something else: a sign, a letter or a decimal point beside it.
 func standsAlone(text []byte, start, end int) bool {
 	if start > 0 {
 		switch before := text[start-1]; {
-		case isLetter(before), before == '-', before == '+', before == '.', before == '_':
+		case isLetter(before), before == '-', before == '+', before == '.', before == '_', before == ',':
 			return false
 		}
 	}
 	if end < len(text) {
 		switch after := text[end]; {
-		case isLetter(after), after == '-', after == '+', after == '_':
+		case isLetter(after), after == '-', after == '+', after == '_', after == ',':
 			return false
 		case after == '.':
 			return end+1 == len(text) || !isDigit(text[end+1])
@@ -115,13 +151,20 @@ func isLetter(ch byte) bool { return ch|0x20 >= 'a' && ch|0x20 <= 'z' }
 // parseExtendedPassive reads (<d>net-prt<d>net-addr<d>tcp-port<d>) of RFC 2428
 // section 3. The first two fields should be blank; some servers fill in the
 // address, with or without its family (glftpd, DrFTPD, ProFTPD), and one leaves
-// a delimiter out: (||port|).
+// a delimiter out: (||port|). A parenthesis that begins with a letter is a word
+// ahead of it: (EPSV).
 func parseExtendedPassive(text []byte) (netip.AddrPort, Reason) {
-	open := bytes.IndexByte(text, '(')
-	if open < 0 {
+	c := cursor{b: text, i: bytes.IndexByte(text, '(') + 1}
+	for c.i > 0 && !c.done() && isLetter(c.b[c.i]) {
+		next := bytes.IndexByte(text[c.i:], '(') + 1
+		if next == 0 {
+			return netip.AddrPort{}, Malformed
+		}
+		c.i += next
+	}
+	if c.i == 0 {
 		return netip.AddrPort{}, Malformed
 	}
-	c := cursor{b: text, i: open + 1}
 	d, ok := c.delimiter()
 	if !ok || d == '(' || d == ')' {
 		return netip.AddrPort{}, Malformed
