@@ -29,6 +29,12 @@ const (
 	VerbACCT
 	VerbABOR
 	VerbQUIT
+	// VerbTransfer stands for the commands that use the data connection: RETR, STOR,
+	// STOU, APPE, LIST, NLST and MLSD.
+	VerbTransfer
+	// VerbText stands for STAT, HELP and SITE, whose multi-line replies hold text of
+	// others' choice, such as file names.
+	VerbText
 
 	verbEPSVAll // what the session makes of VerbEPSV
 )
@@ -70,11 +76,11 @@ func wordOf(line []byte) word { return word(binary.BigEndian.Uint32(line) | 0x20
 
 // slot is where in the vocabulary the word would be: a hash that gives each verb a
 // slot of its own. The factor was found by trying.
-func (w word) slot() word { return w * 0x311c4f >> 28 }
+func (w word) slot() word { return w * 0xf7e43b >> 26 }
 
 // vocabulary has the verbs that the session tells apart, each in its slot. Most
 // lines have another verb, and one look says so.
-var vocabulary = func() (slots [16]struct {
+var vocabulary = func() (slots [64]struct {
 	word word
 	verb Verb
 },
@@ -83,6 +89,8 @@ var vocabulary = func() (slots [16]struct {
 		"PORT": VerbPORT, "EPRT": VerbEPRT, "LPRT": VerbLPRT, "PASV": VerbPASV, "P@SW": VerbPASV, "CPSV": VerbPASV,
 		"EPSV": VerbEPSV, "LPSV": VerbLPSV, "AUTH": VerbAUTH, "REIN": VerbREIN, "USER": VerbUSER, "PASS": VerbPASS,
 		"ACCT": VerbACCT, "ABOR": VerbABOR, "QUIT": VerbQUIT,
+		"RETR": VerbTransfer, "STOR": VerbTransfer, "STOU": VerbTransfer, "APPE": VerbTransfer, "LIST": VerbTransfer,
+		"NLST": VerbTransfer, "MLSD": VerbTransfer, "STAT": VerbText, "HELP": VerbText, "SITE": VerbText,
 	} {
 		w := wordOf([]byte(name))
 		slots[w.slot()].word, slots[w.slot()].verb = w, verb
@@ -172,25 +180,79 @@ func (c *cursor) netAddr(family uint32, d byte) (netip.Addr, Reason) {
 // isVerb reports whether the first word of line is an FTP command: the registry
 // of RFC 5797 and the extensions that clients are known to send. It is asked of
 // a connection's first line only, where GET, POST or a TLS hello give away that
-// this is not FTP.
+// this is not FTP. Blanks before it are somebody's slip: servers pass over them, or
+// answer 5xx.
 func isVerb(line []byte) bool {
-	n := bytes.IndexByte(line, ' ')
-	if n < 0 {
-		n = len(line)
-	}
+	word := firstWord(line)
 	for _, v := range verbs {
-		if len(v) == n && bytes.EqualFold(line[:n], []byte(v)) {
+		if len(v) == len(word) && bytes.EqualFold(word, []byte(v)) {
 			return true
 		}
 	}
 	return false
 }
 
+// isForeign reports whether line is the request of a protocol that ends it with its
+// name and version, whatever it begins with: a web page may choose the method of
+// a request.
+func isForeign(line []byte) bool {
+	line = bytes.TrimRight(line, " ")
+	word := line[bytes.LastIndexByte(line, ' ')+1:]
+	for _, v := range versions {
+		if len(word) > len(v) && bytes.EqualFold(word[:len(v)], []byte(v)) {
+			return true
+		}
+	}
+	return false
+}
+
+// mayBeSlip reports whether line, which begins with no FTP command, may still come
+// from somebody who speaks FTP: an unknown extension, or a slip of the keyboard. It
+// is printable, begins with letters alone, and is no command of another protocol.
+func mayBeSlip(line []byte) bool {
+	for _, ch := range line {
+		if ch < ' ' || ch > '~' {
+			return false
+		}
+	}
+	word := firstWord(line)
+	for _, ch := range word {
+		if !isLetter(ch) {
+			return false
+		}
+	}
+	for _, v := range foreignVerbs {
+		if bytes.EqualFold(word, []byte(v)) {
+			return false
+		}
+	}
+	return len(word) > 0
+}
+
+// firstWord is what stands between the blanks before it and the first blank behind.
+func firstWord(line []byte) []byte {
+	line = line[skipBlanks(line, 0):]
+	if n := bytes.IndexByte(line, ' '); n >= 0 {
+		line = line[:n]
+	}
+	return line
+}
+
 var verbs = [...]string{
 	"ABOR", "ACCT", "ADAT", "ALLO", "APPE", "AUTH", "AVBL", "CCC", "CDUP", "CLNT", "CONF", "CPSV", "CSID",
-	"CWD", "DELE", "ENC", "EPRT", "EPSV", "FEAT", "HELP", "HOST", "LANG", "LIST", "LPRT", "LPSV", "MDTM",
-	"MFCT", "MFMT", "MIC", "MKD", "MLSD", "MLST", "MODE", "NLST", "NOOP", "OPTS", "P@SW", "PASS", "PASV",
+	"CWD", "DELE", "ENC", "EPRT", "EPSV", "FEAT", "HELP", "HOST", "LANG", "LIST", "LPRT", "LPSV", "MACB", "MDTM",
+	"MFCT", "MFMT", "MIC", "MKD", "MLSD", "MLST", "MODE", "NLST", "NOOP", "OPEN", "OPTS", "P@SW", "PASS", "PASV",
 	"PBSZ", "PORT", "PRET", "PROT", "PWD", "QUIT", "REIN", "REST", "RETR", "RMD", "RNFR", "RNTO", "SITE",
 	"SIZE", "SMNT", "SSCN", "STAT", "STOR", "STOU", "STRU", "SYST", "TYPE", "USER", "XCRC", "XCUP", "XCWD",
-	"XMKD", "XPWD", "XRMD",
+	"XAUT", "XMKD", "XPWD", "XRMD",
+}
+
+// versions are what ends the requests of HTTP and its kin.
+var versions = [...]string{"HTTP/", "RTSP/", "SIP/", "ICAP/"}
+
+// foreignVerbs are first words of other protocols that clients can be made to speak to
+// a port of somebody's choice.
+var foreignVerbs = [...]string{
+	"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI",
+	"HELO", "EHLO", "LHLO", "PROXY", "NICK",
 }

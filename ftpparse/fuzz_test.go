@@ -317,3 +317,107 @@ func FuzzSegmentation(f *testing.F) {
 		cut.Release()
 	})
 }
+
+// oracleGreeting finds what may be the begin of a greeting, oracleLogin a reply that
+// logs in by itself, and oracleDone any success.
+var (
+	oracleGreeting = regexp.MustCompile(`(?:^|\n)[124][0-9][0-9](?:[ -]|\r*\n)`)
+	oracleLogin    = regexp.MustCompile(`(?:^|\n)23[02]`)
+	oracleDone     = regexp.MustCompile(`(?:^|\n)2[0-9][0-9](?: |\r*\n)`)
+)
+
+// oraclePassive counts the lines of a server's stream that may announce an endpoint:
+// those that begin with 227, 228 or 229 and are no text of a multi-line reply.
+func oraclePassive(text string) (n int) {
+	var multi Code
+	for line := range strings.SplitAfterSeq(text, "\n") {
+		if !strings.HasSuffix(line, "\n") {
+			return n
+		}
+		code, more := ParseReply([]byte(strings.TrimRight(line, "\r\n")))
+		switch {
+		case multi != 0:
+			if code != multi || more {
+				continue
+			}
+			multi = 0
+		case more:
+			multi = code
+			continue
+		}
+		if code.Via() != ViaNone {
+			n++
+		}
+	}
+	return n
+}
+
+func oracleVerb(text string) bool {
+	for line := range strings.SplitSeq(text, "\n") {
+		if isVerb([]byte(strings.TrimRight(line, "\r"))) {
+			return true
+		}
+	}
+	return false
+}
+
+// FuzzClientGaps loses parts of the client's stream, and nothing of the server's. What
+// the server says must mean no more than without that.
+func FuzzClientGaps(f *testing.F) {
+	f.Add("220 r\r\n\x00USER a\r\n\x00331 p\r\n\x00NOOP\r\nPASS b\r\n\x00200 ok\r\n530 no\r\n\x00PORT 1,2,3,4,5,6\r\n\x00200 ok\r\n", []byte{1, 2, 3})
+	f.Add("220 r\r\n\x00USER a\r\nSTAT\r\n\x00331 p\r\n213-x\r\n\x00PASV\r\n\x00227 ok (1,2,3,4,5,6)\r\n213 x\r\n", []byte{0, 1, 0, 9})
+	f.Add("\x00PASV\r\n\x00227 ok (1,2,3,4,5,6)\r\n\x00PASS x\r\n\x00220 x\r\n230 x\r\n", []byte{4})
+	f.Add("220 r\r\n\x00hello\r\nUSER a\r\nEPSV\r\n\x00500 no\r\n230 x\r\n229 (|||5000|)\r\n\x00LIST\r\n\x00226 x\r\n", []byte{1})
+	f.Fuzz(func(t *testing.T, dialogue string, choices []byte) {
+		// TLS and telnet commands are not the oracle's.
+		if len(dialogue) > 4000 || strings.Contains(dialogue, "234") || strings.Contains(dialogue, "\xff") {
+			return
+		}
+		const isn = 0xfffffff0
+		var s Session
+		s.Start(isn, isn)
+		defer s.Release()
+		plan := schedule{choices: choices}
+		var client, server string // the client's as far as it was not lost
+		var sent uint32
+		passive, before := 0, -1 // before: of the server's stream, the bytes ahead of the first gap
+		for i, text := range strings.Split(dialogue, "\x00") {
+			var events []Event
+			if i%2 == 0 {
+				server += text
+				events = s.Segment(nil, Segment{Dir: DirReply, Seq: isn + uint32(len(server)-len(text)), Ack: isn + sent, HasAck: true, Payload: []byte(text)})
+			} else {
+				for _, line := range strings.SplitAfter(text, "\n") {
+					if lost := plan.next(4) == 1; !lost {
+						client += line
+						events = s.Segment(events, Segment{Seq: isn + sent, Ack: isn + uint32(len(server)), HasAck: true, Payload: []byte(line)})
+					}
+					sent += uint32(len(line))
+				}
+			}
+			for _, e := range events {
+				switch e.Kind {
+				case Gap:
+					if before < 0 {
+						before = len(server) - len(text)
+					}
+				case Announced:
+					if !oracleGreeting.MatchString(server) || !oracleVerb(client) {
+						t.Fatalf("%s, and the server has said %q and the client %q", e.describe(), server, client)
+					}
+					if early := server[:max(before, 0)]; before >= 0 && !e.BeforeLogin && !oracleLogin.MatchString(server) && len(oracleDone.FindAllString(early, 2)) < 2 {
+						t.Fatalf("%s, and the server has said no more than %q, %q of it before a gap", e.describe(), server, early)
+					}
+					if !e.Via.Active() {
+						passive++
+					}
+				case Opaque, Cleared:
+					t.Fatalf("%s without TLS", e.describe())
+				}
+			}
+			if n := oraclePassive(server); passive > n {
+				t.Fatalf("%d announced, and of the server's lines %d may", passive, n)
+			}
+		}
+	})
+}

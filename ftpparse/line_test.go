@@ -122,7 +122,17 @@ func TestParseCommand(t *testing.T) {
 		{"ACCT", "ACCT x", command{Verb: VerbACCT}},
 		{"ABOR", "ABOR", command{Verb: VerbABOR}},
 		{"QUIT", "Quit", command{Verb: VerbQUIT}},
-		{"other verb", "RETR file", command{}},
+		{"RETR", "RETR file", command{Verb: VerbTransfer}},
+		{"STOR", "stor file", command{Verb: VerbTransfer}},
+		{"STOU", "STOU", command{Verb: VerbTransfer}},
+		{"APPE", "APPE file", command{Verb: VerbTransfer}},
+		{"LIST", "LIST", command{Verb: VerbTransfer}},
+		{"NLST", "NLST", command{Verb: VerbTransfer}},
+		{"MLSD", "MLSD", command{Verb: VerbTransfer}},
+		{"STAT", "STAT", command{Verb: VerbText}},
+		{"HELP", "HELP", command{Verb: VerbText}},
+		{"SITE", "SITE HELP", command{Verb: VerbText}},
+		{"other verb", "SIZE file", command{}},
 		{"three letters", "PWD", command{}},
 		{"tuple in an argument", "USER PORT 192,0,2,10,19,136", command{Verb: VerbUSER}},
 		{"empty", "", command{}},
@@ -240,6 +250,9 @@ func TestIsVerb(t *testing.T) {
 		{"FEAT", true},
 		{"CCC", true},
 		{"P@SW", true},
+		{"OPEN host", true},
+		{"MACB ENABLE", true},
+		{"  USER a", true},
 		{"GET / HTTP/1.1", false},
 		{"POST / HTTP/1.1", false},
 		{"OPTIONS * HTTP/1.1", false},
@@ -252,6 +265,45 @@ func TestIsVerb(t *testing.T) {
 		if got := isVerb([]byte(tt.line)); got != tt.want {
 			t.Errorf("isVerb(%q) = %v, want %v", tt.line, got, tt.want)
 		}
+	}
+}
+
+func TestOtherProtocols(t *testing.T) {
+	tests := []struct {
+		name, line    string
+		foreign, slip bool
+	}{
+		{name: "a word", line: "hello", slip: true},
+		{name: "a verb with two letters swapped", line: "UESR a", slip: true},
+		{name: "a blank before it", line: " UESR a", slip: true},
+		{name: "an extension with an argument", line: "XFOO 1/2:3", slip: true},
+		{name: "HTTP", line: "GET / HTTP/1.1", foreign: true},
+		{name: "HTTP with a method of the page's choice", line: "USER / HTTP/1.1", foreign: true, slip: true},
+		{name: "HTTP, lower case, blanks behind", line: "user / http/1.0  ", foreign: true, slip: true},
+		{name: "RTSP", line: "DESCRIBE rtsp://x RTSP/1.0", foreign: true, slip: true},
+		{name: "SIP", line: "REGISTER sip:x SIP/2.0", foreign: true, slip: true},
+		{name: "version alone", line: "USER HTTP/", slip: true},
+		{name: "HTTP 0.9", line: "GET /"},
+		{name: "lower case", line: "post /"},
+		{name: "SMTP", line: "EHLO x"},
+		{name: "PROXY", line: "PROXY TCP4 192.0.2.1 198.51.100.20 1 21"},
+		{name: "SSH", line: "SSH-2.0-x"},
+		{name: "a header", line: "Host: x"},
+		{name: "digits", line: "a001 LOGIN"},
+		{name: "TLS", line: "\x16\x03\x01"},
+		{name: "a control character", line: "hello\tx"},
+		{name: "Latin-1", line: "h\xe4llo"},
+		{name: "blanks", line: "  "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := isForeign([]byte(tt.line)); got != tt.foreign {
+				t.Errorf("isForeign(%q) = %v", tt.line, got)
+			}
+			if got := mayBeSlip([]byte(tt.line)); got != tt.slip {
+				t.Errorf("mayBeSlip(%q) = %v", tt.line, got)
+			}
+		})
 	}
 }
 

@@ -21,13 +21,14 @@ const (
 
 // Reasons of the session: the line is well formed, but does not count here.
 const (
-	Unpaired      Reason = "unpaired"      // a 227, 228 or 229 that answers no pending command
-	EPSVAll       Reason = "epsv-all"      // anything but EPSV after an accepted EPSV ALL (RFC 2428 section 4)
-	NoGreeting    Reason = "no-greeting"   // the client spoke before the server greeted
-	NotAVerb      Reason = "not-a-verb"    // the client's first line is no FTP command
-	Refused       Reason = "refused"       // the server answered the command with 4xx or 5xx
-	Quit          Reason = "quit"          // the session ended with QUIT
-	Reinitialized Reason = "reinitialized" // REIN, accepted
-	PickedUp      Reason = "picked-up"     // TLS was under way when the connection was first seen
-	AuthAccepted  Reason = "auth"          // AUTH, accepted: transfer parameters start anew (RFC 4217 section 13)
+	Unpaired      Reason = "unpaired"       // a 227, 228 or 229 that answers no pending command
+	EPSVAll       Reason = "epsv-all"       // anything but EPSV after an accepted EPSV ALL (RFC 2428 section 4)
+	NoGreeting    Reason = "no-greeting"    // the server did not greet, or the client spoke first, and not in FTP
+	NotAVerb      Reason = "not-a-verb"     // the client's first line is no FTP command
+	Refused       Reason = "refused"        // the server answered the command with 4xx or 5xx
+	Quit          Reason = "quit"           // the session ended with QUIT
+	TransferEnded Reason = "transfer-ended" // the transfer command that followed has its final reply
+	Reinitialized Reason = "reinitialized"  // REIN, accepted
+	PickedUp      Reason = "picked-up"      // TLS was under way when the connection was first seen
+	AuthAccepted  Reason = "auth"           // AUTH, accepted: transfer parameters start anew (RFC 4217 section 13)
 )

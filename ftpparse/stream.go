@@ -55,13 +55,17 @@ type stream struct {
 	mode            mode
 	telnet          telnet
 	spoiled         bool // the incomplete line has a NUL, a bare CR or is too long
-	tls             tlsFraming
+	// mayNUL ignores one NUL at the start of a line: servers written in C send the one
+	// behind their strings, too. Clients are not known to.
+	mayNUL bool
+	tls    tlsFraming
 }
 
 // lines calls yield for each line that data completes, and keeps the rest.
-// A line is free of telnet commands and of its line end; spoiled tells that two
-// readers may take it for different lines. It stops when yield changes the mode
-// of the stream (AUTH) and returns the bytes that are left then.
+// A line is free of telnet commands and of its line end, whose carriage returns may
+// be several; spoiled tells that two readers may take it for different lines. A line
+// whose begin is lost is empty and spoiled. It stops when yield changes the mode of the
+// stream (AUTH) and returns the bytes that are left then.
 func (s *stream) lines(data []byte, yield func(line []byte, spoiled bool)) (rest []byte) {
 	for len(data) > 0 {
 		switch s.mode {
@@ -72,6 +76,7 @@ func (s *stream) lines(data []byte, yield func(line []byte, spoiled bool)) (rest
 			}
 			data = data[end+1:]
 			s.mode = readLines
+			yield(nil, true)
 			continue
 		case readLines:
 		default:
@@ -85,21 +90,28 @@ func (s *stream) lines(data []byte, yield func(line []byte, spoiled bool)) (rest
 		part := data[:end]
 		data = data[end+1:]
 		if s.line == nil && s.telnet == telnetNone && bytes.IndexByte(part, iac) < 0 {
-			yieldLine(part, false, yield)
+			s.yieldLine(part, false, yield)
 			continue
 		}
 		s.keep(part)
 		line, spoiled := s.line, s.spoiled
 		s.line, s.spoiled, s.telnet = nil, false, telnetNone
-		yieldLine(line, spoiled, yield)
+		s.yieldLine(line, spoiled, yield)
 		releaseLine(line)
 	}
 	return nil
 }
 
-func yieldLine(line []byte, spoiled bool, yield func([]byte, bool)) {
-	if n := len(line); n > 0 && line[n-1] == '\r' {
-		line = line[:n-1]
+// yieldLine calls yield for one line, which still has its carriage returns.
+func (s *stream) yieldLine(line []byte, spoiled bool, yield func([]byte, bool)) {
+	if len(line) > maxLine+1 { // as much as appendLine keeps
+		line, spoiled = line[:maxLine+1], true
+	}
+	for len(line) > 0 && line[len(line)-1] == '\r' {
+		line = line[:len(line)-1]
+	}
+	if s.mayNUL && len(line) > 0 && line[0] == 0 {
+		line = line[1:]
 	}
 	if len(line) > maxLine {
 		line, spoiled = line[:maxLine], true
@@ -273,6 +285,14 @@ func (h *held) add(seq uint32, b []byte) bool {
 		b = b[take:]
 	}
 	return true
+}
+
+// hold keeps data that came ahead of its place and reports whether there is room.
+func (s *stream) hold(seq uint32, data []byte) bool {
+	if s.held == nil {
+		s.held = heldBytes.Get().(*held)
+	}
+	return s.held.add(seq, data)
 }
 
 // first is the sequence number of the first byte that h holds, or seq if that

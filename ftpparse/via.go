@@ -15,9 +15,13 @@ const (
 	R227        // reply to PASV, RFC 959 section 4.1.2
 	R228        // reply to LPSV, RFC 1639 section 3
 	R229        // reply to EPSV, RFC 2428 section 3
+	// DefaultPort is no line: a transfer command in a session that has never named or
+	// asked for an endpoint. The server connects to where the control connection comes
+	// from (RFC 959 section 3.2); the Endpoint is the zero value.
+	DefaultPort
 )
 
-var viaNames = [...]string{"", "PORT", "EPRT", "LPRT", "227", "228", "229"}
+var viaNames = [...]string{"", "PORT", "EPRT", "LPRT", "227", "228", "229", "default"}
 
 // String returns the verb or the reply code.
 func (v Via) String() string {
@@ -27,9 +31,9 @@ func (v Via) String() string {
 	return ""
 }
 
-// Active reports whether the server is to open the data connection: PORT, EPRT
-// and LPRT. Otherwise the client opens it (passive mode).
-func (v Via) Active() bool { return v == PORT || v == EPRT || v == LPRT }
+// Active reports whether the server is to open the data connection: PORT, EPRT, LPRT
+// and DefaultPort. Otherwise the client opens it (passive mode).
+func (v Via) Active() bool { return v == PORT || v == EPRT || v == LPRT || v == DefaultPort }
 
 // Endpoint reads the endpoint in a line that announces one so: the command or the
 // single-line reply, from its first byte, without its line end. It returns why there
