@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"ftpctd/bench/corpora"
 )
@@ -159,6 +163,117 @@ func TestAttackVectors(t *testing.T) {
 	}
 	if err := sc.Err(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+type honestSession struct {
+	attackVector
+	Wish bool
+}
+
+// TestHonestSessions plays honest sessions of real clients and servers. Each must have
+// exactly the expectations that it names, and still have them when its data
+// connections begin.
+func TestHonestSessions(t *testing.T) {
+	// What the Session reads and this package does not act on yet.
+	pending := map[string]string{
+		"S36": "Policy.Judge has to give ftpparse.DefaultPort the client's own address and port",
+		"S37": "Tracker.segment has to count a FIN by Session.Finished",
+	}
+	f, err := os.Open(corpora.Path(t, "attacks", "honest.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		var v honestSession
+		if err := json.Unmarshal(sc.Bytes(), &v); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(v.ID+"-"+v.Cls, func(t *testing.T) {
+			if v.Wish {
+				t.Skip("a wish: served only if no rule gets weaker")
+			}
+			if why := pending[v.ID]; why != "" {
+				t.Skip(why)
+			}
+			cfg := testConfig()
+			cfg.Timeout = 5 * time.Minute
+			p := honestPlayer{t: t, wire: newWire(New(cfg)), want: strings.Fields(v.Expect)}
+			p.handshake()
+			for _, seg := range v.Segments {
+				p.step(seg.Dir == "c", seg.Data)
+			}
+			if !p.data {
+				for _, want := range p.want {
+					p.begins(want)
+				}
+			}
+			slices.Sort(p.want)
+			slices.Sort(p.got)
+			if diff := cmp.Diff(p.want, p.got); diff != "" {
+				t.Errorf("%s: expectations (-want +got):\n%s", v.Note, diff)
+			}
+		})
+	}
+	if err := sc.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// honestPlayer plays the segments of an honest session, stage directions included.
+type honestPlayer struct {
+	*wire
+	t    *testing.T
+	want []string
+	got  []string // what was expected, in the vectors' words
+	data bool     // a data connection has begun
+}
+
+func (p *honestPlayer) step(client bool, data string) {
+	src, dst, seq, ack := p.server, p.client, &p.sseq, p.cseq
+	if client {
+		src, dst, seq, ack = p.client, p.server, &p.cseq, p.sseq
+	}
+	verb, argument, _ := strings.Cut(data, " ")
+	n, _ := strconv.Atoi(argument)
+	switch verb {
+	case "@open":
+		p.cseq, p.sseq = p.cseq+700000, p.sseq+800000
+		p.handshake()
+	case "@fin":
+		p.send(src, dst, *seq, ack, FIN|ACK, "")
+		*seq++
+	case "@fin-ahead":
+		p.send(src, dst, *seq+uint32(n), ack, FIN|ACK, "")
+	case "@wait":
+		p.now = p.now.Add(time.Duration(n) * time.Second)
+		p.wire.t.Expire(p.now)
+	case "@data":
+		p.data = true
+		side := "C->"
+		if !client {
+			side = "S->"
+		}
+		p.begins(side + netip.AddrPortFrom(dst.Addr(), uint16(n)).String())
+	default:
+		d := p.send(src, dst, *seq, ack, ACK, latin1(data))
+		*seq += uint32(len(latin1(data)))
+		for _, x := range d.Expect {
+			side := "C->"
+			if x.Via.Active() {
+				side = "S->"
+			}
+			p.got = append(p.got, side+x.Tuple.Dst.String())
+		}
+	}
+}
+
+// begins checks that a data connection that begins now is expected.
+func (p *honestPlayer) begins(endpoint string) {
+	if s := standing(p.wire.t); !slices.Contains(s, endpoint) {
+		p.t.Errorf("%s begins, and what stands is %q", endpoint, s)
 	}
 }
 
