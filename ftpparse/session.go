@@ -83,9 +83,7 @@ type pending struct {
 }
 
 // announces reports whether p stands for an endpoint that may be in use from p on.
-func (p *pending) announces() bool {
-	return p.via != ViaNone && (p.verb != VerbTransfer || p.via == DefaultPort)
-}
+func (p *pending) announces() bool { return p.via != ViaNone && p.verb != VerbTransfer }
 
 // Session reads one control connection. The zero value is a connection that is
 // picked up in the middle; Start makes it one that is seen from its start. It
@@ -447,7 +445,7 @@ func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
 			p.verb = verbEPSVAll
 		}
 	case VerbTransfer:
-		dst = s.transfer(dst, &p)
+		s.transfer(&p)
 	}
 	s.push(p)
 	return dst
@@ -525,15 +523,31 @@ func (s *Session) wait(addr netip.Addr) {
 	s.waiting = addr
 }
 
-// transfer takes a command that uses the data connection. Without any word on where
-// that is, it is between the default data ports, of which the client's is the one of
-// its control connection.
-func (s *Session) transfer(dst []Event, p *pending) []Event {
-	if s.flags&(fromStart|loggedIn|endpoints) == fromStart|loggedIn && s.proven() {
-		dst = s.announce(dst, DefaultPort, netip.AddrPort{})
-	}
+// transfer takes a command that uses the data connection.
+func (s *Session) transfer(p *pending) {
 	p.via, p.port = s.lastVia, s.lastPort
-	return dst
+	if s.usesDefault() {
+		p.via = DefaultPort
+	}
+}
+
+// usesDefault reports whether nobody has said a word on where the data connection is:
+// then it is between the default data ports, of which the client's is the one of its
+// control connection (RFC 959 section 3.2).
+func (s *Session) usesDefault() bool {
+	return s.flags&(fromStart|loggedIn|endpoints) == fromStart|loggedIn && s.proven()
+}
+
+// preliminary takes a reply that says that more is to come. With it the server agrees to
+// a transfer between the default data ports.
+func (s *Session) preliminary(dst []Event) []Event {
+	if s.length == 0 || s.forgotten > 0 || s.flags&standing != 0 || !s.usesDefault() {
+		return dst
+	}
+	if p := s.at(0); p.verb != VerbTransfer || p.via != DefaultPort {
+		return dst
+	}
+	return s.announce(dst, DefaultPort, netip.AddrPort{})
 }
 
 func (s *Session) announce(dst []Event, via Via, endpoint netip.AddrPort) []Event {
@@ -573,12 +587,14 @@ func (s *Session) reply(dst []Event, line []byte, spoiled bool) []Event {
 		s.multi = code
 		return dst
 	case code < 200:
-		return dst
+		return s.preliminary(dst)
 	case s.flags&(fromStart|welcomed) == fromStart:
 		// The greeting answers no command, even if one has been sent already.
 		if s.flags&greeted != 0 {
 			s.flags |= welcomed
-			s.login(code)
+			if code == 230 || code == 232 { // a device without users
+				s.logIn()
+			}
 		}
 		return dst
 	case s.flags&onTrial != 0:
@@ -803,7 +819,11 @@ func (s *Session) settleActive(dst []Event, p pending, done, failed bool) []Even
 func (s *Session) login(code Code) {
 	switch code {
 	case 230, 232:
-		s.logIn()
+		// Nobody is logged in who has not asked: a server that says so has a reader in
+		// mind, and no client.
+		if s.flags&(fromStart|clientGap|serverGap|unsure|loginLost) != fromStart || s.forgotten > 0 || s.loginPending() {
+			s.logIn()
+		}
 	case 331:
 		s.flags &^= loggedIn | loginDoubt
 	case 530:

@@ -253,15 +253,22 @@ func TestSession(t *testing.T) {
 
 		// The default data port.
 		{
-			name: "transfer without any word on where", script: after("C:STOR a\r\n", "S:150 x\r\n226 x\r\n", "C:STOR b\r\n"),
+			name: "transfer without any word on where", script: after("C:STOR a\r\n", "S:150 x\r\n226 x\r\n", "C:STOR b\r\n", "S:150 x\r\n"),
 			want: []string{"announced default", "withdrawn transfer-ended", "announced default"},
 		},
-		{name: "two such, pipelined", script: after("C:STOR a\r\nSTOR b\r\n", "S:226 x\r\n", "S:226 x\r\n"), want: []string{"announced default", "announced default", "withdrawn transfer-ended"}},
-		{name: "transfer before the login", script: script{"S:220 r\r\n", "C:STOR a\r\n"}, want: nil},
-		{name: "transfer behind a PORT that does not count", script: after("C:PORT 1,2,3\r\n", "S:501 x\r\n", "C:STOR a\r\n"), want: []string{"rejected PORT malformed"}},
-		{name: "transfer behind a PASV that was refused", script: after("C:PASV\r\n", "S:501 x\r\n", "C:STOR a\r\n"), want: nil},
-		{name: "transfer behind a gap", script: after("C~:PORT 192,0,2,10,19,136\r\n", "S:200 x\r\n", "C:x\r\nSTOR a\r\n"), want: []string{"gap"}},
-		{name: "transfer in the middle", middle: true, script: script{"C:STOR a\r\n"}, want: nil},
+		{name: "such a transfer that the server refuses", script: after("C:STOR a\r\n", "S:550 x\r\n"), want: nil},
+		{name: "such a transfer with a PORT behind it", script: after("C:STOR a\r\nPORT 1,2,3\r\n", "S:150 x\r\n"), want: []string{"rejected PORT malformed"}},
+		{name: "150 ahead of the transfer's turn", script: after("C:NOOP\r\nSTOR a\r\n", "S:150 x\r\n200 x\r\n"), want: nil},
+		{
+			name: "two such, pipelined", script: after("C:STOR a\r\nSTOR b\r\n", "S:150 x\r\n226 x\r\n", "S:150 x\r\n226 x\r\n"),
+			want: []string{"announced default", "withdrawn transfer-ended", "announced default", "withdrawn transfer-ended"},
+		},
+		{name: "230 that nobody asked for", script: script{"S:220 r\r\n230 in\r\n", "C:SYST\r\n", "S:215 x\r\n", "C:PORT 192,0,2,10,19,136\r\n"}, want: []string{"announced PORT 192.0.2.10:5000 before-login"}},
+		{name: "transfer before the login", script: script{"S:220 r\r\n", "C:STOR a\r\n", "S:150 x\r\n"}, want: nil},
+		{name: "transfer behind a PORT that does not count", script: after("C:PORT 1,2,3\r\n", "S:501 x\r\n", "C:STOR a\r\n", "S:150 x\r\n"), want: []string{"rejected PORT malformed"}},
+		{name: "transfer behind a PASV that was refused", script: after("C:PASV\r\n", "S:501 x\r\n", "C:STOR a\r\n", "S:150 x\r\n"), want: nil},
+		{name: "transfer behind a gap", script: after("C~:PORT 192,0,2,10,19,136\r\n", "S:200 x\r\n", "C:x\r\nSTOR a\r\n", "S:150 x\r\n"), want: []string{"gap"}},
+		{name: "transfer in the middle", middle: true, script: script{"C:STOR a\r\n", "S:150 x\r\n"}, want: nil},
 
 		// Multi-line replies.
 		{
