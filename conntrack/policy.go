@@ -88,6 +88,9 @@ type Policy struct {
 func (p *Policy) Judge(c *Connection, e *ftpparse.Event) (Tuple, Reason) {
 	port := e.Endpoint.Port()
 	addr := e.Endpoint.Addr()
+	if e.Via == ftpparse.DefaultPort {
+		addr, port = c.Reply.Dst.Addr(), c.Reply.Dst.Port()
+	}
 	if e.Via.Active() {
 		return tuple(c.Reply.Src.Addr(), addr, port), p.judgeActive(c, addr, port, e.BeforeLogin)
 	}

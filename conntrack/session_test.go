@@ -175,11 +175,6 @@ type honestSession struct {
 // exactly the expectations that it names, and still have them when its data
 // connections begin.
 func TestHonestSessions(t *testing.T) {
-	// What the Session reads and this package does not act on yet.
-	pending := map[string]string{
-		"S36": "Policy.Judge has to give ftpparse.DefaultPort the client's own address and port",
-		"S37": "Tracker.segment has to count a FIN by Session.Finished",
-	}
 	f, err := os.Open(corpora.Path(t, "attacks", "honest.jsonl"))
 	if err != nil {
 		t.Fatal(err)
@@ -194,9 +189,6 @@ func TestHonestSessions(t *testing.T) {
 		t.Run(v.ID+"-"+v.Cls, func(t *testing.T) {
 			if v.Wish {
 				t.Skip("a wish: served only if no rule gets weaker")
-			}
-			if why := pending[v.ID]; why != "" {
-				t.Skip(why)
 			}
 			cfg := testConfig()
 			cfg.Timeout = 5 * time.Minute

@@ -18,6 +18,9 @@ const (
 	// maxBuffered bounds the bytes held for incomplete lines and out-of-order
 	// segments of all control connections together.
 	maxBuffered = 64 << 20
+	// dataPort is where servers open data connections from (RFC 959 section 3.2). Such
+	// a connection is never a control connection, even if it goes to a control port.
+	dataPort = 20
 	// sourceShare is the part of the table's connections, and of all expectations,
 	// that one client may have: 1/sourceShare.
 	sourceShare = 4
@@ -99,6 +102,7 @@ type Tracker struct {
 	free  *conn
 
 	expected   expectationTable
+	refused    refusedPorts
 	sources    map[sourceKey]*source
 	opaque     map[Hosts]*conn // the newest of those that cannot be read for TLS
 	holders    holder          // ring of the connections that hold buffers, the oldest last
@@ -110,6 +114,9 @@ type Tracker struct {
 	clock    time.Duration // from start to now: where now is monotonic, setting the clock ages nothing
 	events   []ftpparse.Event
 	decision Decision
+	// unconfirmed tells that conntrack does not confirm the connection of the packet: it
+	// is asked once, however many lines the packet has.
+	unconfirmed bool
 }
 
 // New makes a Tracker.
@@ -224,6 +231,9 @@ func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
 	t.stats.Packets++
 	t.begin(now)
 	dir, c, key := t.lookup(p)
+	if key.clientPort == dataPort {
+		return &t.decision
+	}
 	if c == nil && p.Flags&(SYN|FIN|RST) != 0 {
 		// An older connection ends, or its ends begin another one, which may well get
 		// its ID: that is made of the tuples and of the entry's place in memory
@@ -253,6 +263,7 @@ func (t *Tracker) begin(now time.Time) {
 	t.decision.Opaque = t.decision.Opaque[:0]
 	t.decision.Readable = t.decision.Readable[:0]
 	t.decision.Contested, t.decision.Anew, t.decision.Skip = false, false, false
+	t.unconfirmed = false
 }
 
 // lookup finds the connection of p and the direction p travels in. Where both
@@ -308,12 +319,21 @@ func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	if c != nil && c.state&(handshake|closed) == handshake && c.isn == [2]uint32{client, server} {
 		return // repeated
 	}
-	nat, ok := t.opening(key)
+	nat, ok, again := t.opening(key)
+	if again && c != nil && c.state&(closed|skipped) == 0 {
+		t.giveUp(c, NotSeenFromStart)
+	}
 	if !ok {
 		return
 	}
 	t.cfg.Older.take(&key)
 	switch {
+	case t.refused.has(&key, t.clock):
+		if c == nil {
+			c = t.insert(key, unread)
+		}
+		t.giveUp(c, ControlPort)
+		return
 	case c == nil:
 		c = t.insert(key, silent)
 	case c.state&synData != 0:
@@ -342,21 +362,24 @@ func (t *Tracker) open(c *conn, why Reason) {
 }
 
 // opening asks conntrack whether key is a control connection of which the client's SYN
-// and the server's answer were seen, and nothing else yet.
-func (t *Tracker) opening(key connKey) (nat *Connection, ok bool) {
+// and the server's answer were seen, and nothing else yet. again reports that it had its
+// handshake already: conntrack takes the SYN/ACK for the answer to a SYN that came in the
+// middle. Who sent that is unknown, and what follows is not the session that was read.
+func (t *Tracker) opening(key connKey) (nat *Connection, ok, again bool) {
 	if t.cfg.Lookup == nil {
-		return nil, true
+		return nil, true, false
 	}
 	ends := key.master()
 	found, ok := t.cfg.Lookup(ends)
 	if !ok || !found.isControl(ends) || found.State != StateSynRecv {
-		return nil, false
+		return nil, false, false
 	}
-	return found.translation(key.zone), true
+	return found.translation(key.zone), !found.Assured, found.Assured
 }
 
 // pickUp adds a connection that was there before the Tracker, once. What nobody
-// vouches for is not read: who sends it chose where its reader begins.
+// vouches for is not read: who sends it chose where its reader begins. It returns nil
+// where only a session could make room for the note of that.
 func (t *Tracker) pickUp(key connKey) *conn {
 	id, ok := t.cfg.Older.take(&key)
 	var nat *Connection
@@ -368,6 +391,10 @@ func (t *Tracker) pickUp(key connKey) *conn {
 		nat = found.translation(key.zone)
 	}
 	if !ok {
+		if oldest := t.oldest(); len(t.conns) >= t.cfg.Connections && oldest != nil && oldest.rank > unread {
+			t.stats.Unseen++
+			return nil
+		}
 		c := t.insert(key, unread)
 		t.giveUp(c, NotSeenFromStart)
 		return c
@@ -418,7 +445,9 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 		if len(p.Payload) == 0 {
 			return
 		}
-		c = t.pickUp(key)
+		if c = t.pickUp(key); c == nil {
+			return
+		}
 	} else {
 		t.touch(c, c.rank)
 	}
@@ -458,6 +487,7 @@ func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
 		c.isn[0] = p.Seq
 		c.session.Start(p.Seq, server)
 	}
+	c.session.LoginOptional = !t.cfg.Policy.RequireLogin
 	t.events = c.session.Segment(t.events[:0], ftpparse.Segment{
 		Dir: dir, Seq: p.Seq, Ack: p.Ack, HasAck: p.Flags&ACK != 0,
 		FIN: p.Flags&FIN != 0, Payload: p.Payload,
@@ -501,9 +531,14 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	case ftpparse.Announced:
 		connection, ok := t.connection(c)
 		tuple, why := t.cfg.Policy.Judge(&connection, e)
-		switch port := tuple.Dst.Port(); {
+		port := tuple.Dst.Port()
+		isControl := port == connection.Original.Dst.Port() || slices.Contains(t.cfg.Ports, port)
+		if isControl {
+			t.refuse(c, e.Via, port)
+		}
+		switch {
 		case why != "":
-		case port == connection.Original.Dst.Port(), slices.Contains(t.cfg.Ports, port):
+		case isControl:
 			why = ControlPort
 		case !ok:
 			why = NoMaster
@@ -521,11 +556,14 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 		}
 	case ftpparse.Rejected:
 		master := c.key.master()
+		if port := e.Endpoint.Port(); slices.Contains(t.cfg.Ports, port) {
+			t.refuse(c, e.Via, port) // the other side may not be as strict
+		}
 		t.reject(Event{Master: master, Via: e.Via, Tuple: asked(master, e), Reason: e.Reason})
 	case ftpparse.Withdrawn:
 		for x := c.newest; x != nil; {
 			older := x.older
-			if e.Via == ftpparse.ViaNone || x.Via.Active() == e.Via.Active() && x.Tuple.Dst.Port() == e.Endpoint.Port() {
+			if e.Via == ftpparse.ViaNone || e.Via == ftpparse.DefaultPort && x.Via == e.Via || x.Via.Active() == e.Via.Active() && x.Tuple.Dst.Port() == e.Endpoint.Port() {
 				t.withdraw(x, e.Reason)
 			}
 			x = older
@@ -565,8 +603,12 @@ func (t *Tracker) skip(c *conn) {
 func (t *Tracker) connection(c *conn) (_ Connection, ok bool) {
 	ends := c.key.master()
 	if c.state&lookedUp == 0 && t.cfg.Lookup != nil {
+		if t.unconfirmed {
+			return untranslated(c.key.zone, ends), false
+		}
 		found, ok := t.cfg.Lookup(ends)
 		if !ok || !found.isControl(ends) {
+			t.unconfirmed = true
 			return untranslated(c.key.zone, ends), false
 		}
 		c.state |= lookedUp
@@ -746,6 +788,7 @@ func (t *Tracker) Expire(now time.Time) *Decision {
 	for x := t.expected.oldest(); x != nil && x.deadline <= t.clock; x = t.expected.oldest() {
 		t.withdraw(x, Expired)
 	}
+	t.refused.expire(t.clock)
 	for r := range t.lru {
 		ring, linger := &t.lru[r], rank(r).linger()
 		for c := ring.prev; c != ring && t.clock-c.seen > linger; c = ring.prev {

@@ -67,7 +67,7 @@ func TestPolicy(t *testing.T) {
 		{"PORT to a third host", nil, false, []string{"C:PORT 203,0,113,9,154,208"}, "reject PORT 198.51.100.20 > 203.0.113.9:39632 foreign-address"},
 		{"PORT to the server itself", nil, false, []string{"C:PORT 198,51,100,20,154,208"}, "reject PORT 198.51.100.20 > 198.51.100.20:39632 foreign-address"},
 		{"PORT to a privileged port", nil, false, []string{"C:PORT 192,0,2,10,0,22"}, "reject PORT 198.51.100.20 > 192.0.2.10:22 below-min-port"},
-		{"EPRT mapped address", nil, false, []string{"C:EPRT |2|::ffff:192.0.2.10|5000|"}, "reject EPRT 198.51.100.20 > [::ffff:192.0.2.10]:5000 foreign-address"},
+		{"EPRT mapped address", nil, false, []string{"C:EPRT |2|::ffff:192.0.2.10|5000|"}, "expect EPRT 198.51.100.20 > 192.0.2.10:5000"},
 		{"EPRT IPv6", nil, true, []string{"C:EPRT |2|2001:db8:0:0::10|5000|"}, "expect EPRT 2001:db8::20 > [2001:db8::10]:5000"},
 		{"active range", func(p *Policy) { p.ActivePorts = PortRange{40000, 50000} }, false, []string{"C:PORT 192,0,2,10,154,208"}, "reject PORT 198.51.100.20 > 192.0.2.10:39632 port-not-allowed"},
 		{"active mode off", func(p *Policy) { p.Active = false }, false, []string{"C:PORT 192,0,2,10,154,208"}, "reject PORT 198.51.100.20 > 192.0.2.10:39632 active-disabled"},

@@ -148,11 +148,11 @@ func TestNeverPickedUp(t *testing.T) {
 		{"evicted", func(w *wire) {
 			w.login()
 			forget(w)
-		}, []string{"open", "open", "open", "open", "close evicted", "open", "close evicted", notSeen}},
+		}, []string{"open", "open", "open", "open", "close evicted", "open"}},
 		{"evicted, not FTP", func(w *wire) {
 			post(w)
 			forget(w)
-		}, []string{"open", "not-ftp not-a-verb", "open", "open", "open", "close evicted", "open", "close evicted", notSeen}},
+		}, []string{"open", "not-ftp not-a-verb", "open", "open", "open", "close evicted", "open"}},
 		{"nothing was seen on it for days", func(w *wire) {
 			w.login()
 			w.now = w.now.Add(idleLinger + time.Second)
@@ -239,6 +239,99 @@ func TestNeverPickedUp(t *testing.T) {
 	}
 }
 
+// TestHandshakeInTheMiddle ends a session that conntrack takes the handshake of another
+// connection for: what follows is not what was read.
+func TestHandshakeInTheMiddle(t *testing.T) {
+	var l log
+	cfg := testConfig()
+	cfg.Observe = l.observe
+	w := newWire(nil)
+	kernel := untranslated(0, Tuple{Src: w.client, Dst: w.server})
+	kernel.State = StateSynRecv
+	cfg.Lookup = func(Tuple) (Connection, bool) { return kernel, true }
+	w.t = New(cfg)
+	w.login()
+	kernel.Assured = true
+	w.cseq, w.sseq = w.cseq+1000, w.sseq+1000
+	w.handshake()
+	w.c("PORT 192,0,2,10,154,208\r\n")
+	if diff := cmp.Diff([]string{"open", notSeen}, l.take()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	checkBooks(t, w.t)
+}
+
+// TestDataToControlPort leaves data connections unread that go to a control port, which
+// the firewall may admit for being one.
+func TestDataToControlPort(t *testing.T) {
+	attacker, inside := testServer.Addr(), testClient.Addr()
+	login := func(tr *Tracker, client, server netip.AddrPort) *wire {
+		w := newWire(tr)
+		w.client, w.server = client, server
+		w.login()
+		return w
+	}
+	data := func(tr *Tracker, port uint16) *wire {
+		return login(tr, netip.AddrPortFrom(inside, port), netip.AddrPortFrom(attacker, 2121))
+	}
+	announce := func(tr *Tracker, line string) {
+		login(tr, netip.AddrPortFrom(attacker, 50000), netip.AddrPortFrom(inside, 21)).c(line)
+	}
+	for _, tt := range []struct {
+		name  string
+		play  func(tr *Tracker) *wire
+		later time.Duration
+		want  []string // of the data connection
+	}{
+		{name: "nobody has announced it", play: func(tr *Tracker) *wire { return data(tr, 40000) }, want: []string{"open", "expect PORT 198.51.100.20 > 192.0.2.10:5000"}},
+		{name: "from port 20", play: func(tr *Tracker) *wire { return data(tr, dataPort) }},
+		{name: "announced", play: func(tr *Tracker) *wire {
+			announce(tr, "PORT 198,51,100,20,8,73\r\n")
+			return data(tr, 40000)
+		}, want: []string{"open", "reject PORT 192.0.2.10 > 198.51.100.20:2121 control-port", "not-ftp control-port"}},
+		{name: "announced, below the lowest port", play: func(tr *Tracker) *wire {
+			announce(tr, "PORT 198,51,100,20,0,21\r\n")
+			return login(tr, netip.AddrPortFrom(inside, 40000), netip.AddrPortFrom(attacker, 21))
+		}, want: []string{"open", "reject PORT 192.0.2.10 > 198.51.100.20:21 below-min-port", "not-ftp control-port"}},
+		{name: "announced by a server", play: func(tr *Tracker) *wire {
+			w := login(tr, netip.AddrPortFrom(inside, 50000), netip.AddrPortFrom(attacker, 21))
+			w.c("PASV\r\n")
+			w.s("227 (198,51,100,20,8,73)\r\n")
+			return data(tr, 40000)
+		}, want: []string{"open", "reject 227 192.0.2.10 > 198.51.100.20:2121 control-port", "not-ftp control-port"}},
+		{name: "announced long ago", play: func(tr *Tracker) *wire {
+			announce(tr, "PORT 198,51,100,20,8,73\r\n")
+			w := newWire(tr)
+			tr.Expire(w.now.Add(time.Hour))
+			w.client, w.server, w.now = netip.AddrPortFrom(inside, 40000), netip.AddrPortFrom(attacker, 2121), w.now.Add(time.Hour)
+			w.login()
+			return w
+		}, want: []string{"open", "reject PORT 192.0.2.10 > 198.51.100.20:2121 control-port", "open", "expect PORT 198.51.100.20 > 192.0.2.10:5000"}},
+		{name: "more announced than are told apart", play: func(tr *Tracker) *wire {
+			for i := range maxRefused {
+				if tr.refused.until == nil {
+					tr.refused.until = map[dataKey]time.Duration{}
+				}
+				tr.refused.until[dataKey{port: uint16(i), zone: 1}] = time.Hour
+			}
+			announce(tr, "PORT 198,51,100,20,8,73\r\n")
+			return data(tr, 40000)
+		}, want: []string{"open", "reject PORT 192.0.2.10 > 198.51.100.20:2121 control-port", "not-ftp control-port"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Ports, cfg.Observe = []uint16{21, 2121}, l.observe
+			w := tt.play(New(cfg))
+			w.c("PORT 192,0,2,10,19,136\r\n")
+			if diff := cmp.Diff(tt.want, l.take()); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+			checkBooks(t, w.t)
+		})
+	}
+}
+
 // TestOlder picks up what conntrack had at the start: once, and as long as it is the
 // same connection.
 func TestOlder(t *testing.T) {
@@ -281,9 +374,9 @@ func TestOlder(t *testing.T) {
 			w.send(w.client, w.server, w.cseq, 0, SYN, "")
 		}, []string{notSeen}},
 		{"a new handshake takes its place", older, 0, func(w *wire, kernel *Connection) {
-			kernel.State = StateSynRecv
+			kernel.State, kernel.Assured = StateSynRecv, false
 			w.handshake()
-			kernel.State = StateEstablished
+			kernel.State, kernel.Assured = StateEstablished, true
 			w.t.forget(w.t.conns[keyOf(w.client, w.server)], Evicted)
 		}, []string{"open", "close evicted", notSeen}},
 		{"in a zone", inZone, 3, nothing, expect},
