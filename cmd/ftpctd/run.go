@@ -158,6 +158,9 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 			return err
 		}
 		rule = rules.table.Mode()
+		if !rules.table.Labels() {
+			log.Warn("the kernel's connections have no labels (CONFIG_NF_CONNTRACK_LABELS): a client's handshake may be forged while its connection lives")
+		}
 		entry.Table = rules.table // before a packet is handled
 	}
 

@@ -179,7 +179,7 @@ func TestCheck(t *testing.T) {
 		}, "", Fail, "/boot/config-6.1.0 lacks CONFIG_NF_CT_NETLINK", "kernel"},
 		{"the kernel can queue only by xt", "kernel-config", func(h Host) Host {
 			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(kernelConfig, "CONFIG_NFT_QUEUE=m\n", "")))
-		}, "", OK, "/proc/config.gz has all that is needed; not there, and not needed: CONFIG_NFT_QUEUE", ""},
+		}, "", OK, "/proc/config.gz has all that is needed; not there, and not needed: CONFIG_NF_CONNTRACK_LABELS, CONFIG_NFT_QUEUE", ""},
 		{"the kernel cannot queue", "kernel-config", func(h Host) Host {
 			config := strings.ReplaceAll(kernelConfig, "CONFIG_NFT_QUEUE=m\n", "")
 			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(config, "CONFIG_NFT_COMPAT=m\n", "")))

@@ -35,6 +35,7 @@ var options = []option{
 	{name: "NF_TABLES_INET", needed: true},
 	{name: "NFT_CT", module: "nft_ct", needed: true},
 	{name: "NFT_FIB_INET", module: "nft_fib_inet", spoof: true},
+	{name: "NF_CONNTRACK_LABELS"},
 	{name: "NFT_QUEUE", module: "nft_queue"},
 	{name: "NFT_COMPAT", module: "nft_compat", instead: "NFT_QUEUE"},
 	{name: "NETFILTER_XT_TARGET_NFQUEUE", module: "xt_NFQUEUE", instead: "NFT_QUEUE"},

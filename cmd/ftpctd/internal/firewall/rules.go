@@ -69,6 +69,8 @@ type ruleset struct {
 	table *nftables.Table
 	ports []expr.Any // what compares a port with the control ports
 	queue expr.Any
+	// labels tells that connections have labels: see addControlChain.
+	labels bool
 }
 
 // addRuleset adds the whole table, in nft's words, with the helper "sane",
@@ -93,8 +95,11 @@ type ruleset struct {
 //		chain control-arriving {
 //			ct status expected return
 //			tcp flags & (fin|syn|rst|ack) == syn @ih,0,8 >= 0 ct direction original counter name "fast-open" drop
-//			ct state ! established return
+//			tcp flags & (fin|syn|rst|ack) == syn ct state established ct label set 127
 //			iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" return
+//			tcp flags & (fin|syn|rst|ack) == syn ct state new ct label set 126
+//			ct state ! established return
+//			tcp flags & (fin|syn|rst) == syn ct label != 126 / 126,127 return
 //			@ih,0,8 >= 0 ct mark & 0x100 == 0 queue flags bypass to 21
 //			tcp flags & (fin|syn|rst) != 0 queue flags bypass to 21
 //		}
@@ -124,8 +129,8 @@ type ruleset struct {
 //	}
 //
 // Several ports are in a set, "@ports".
-func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any) error {
-	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName)), queue: queue}
+func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any, labels bool) error {
+	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName)), queue: queue, labels: labels}
 	if err := r.addPorts(cfg.Ports); err != nil {
 		return err
 	}
@@ -206,15 +211,64 @@ func (r ruleset) addControlChain(name string, cfg Config, spoofed []expr.Any) *n
 	// has taken, so that there is no saying where its stream begins. The client sends
 	// the SYN again without data (RFC 7413 section 4.2.2).
 	r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), payloadByte(0), direction(dirOriginal), r.count(counterFastOpen), verdict(expr.VerdictDrop))
+	// Conntrack takes any SYN/ACK that acknowledges the last SYN for a new handshake,
+	// whoever sent that SYN. So the connection's entry bears whether its SYN came from
+	// where the client is, and whether another one came later.
+	if r.labels {
+		r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), ctState(expr.CtStateBitESTABLISHED), setLabel(labelSYNAgain))
+	}
+	if spoofed != nil {
+		r.add(chain, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
+	}
+	if r.labels {
+		r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), ctState(expr.CtStateBitNEW), setLabel(labelSYN))
+	}
 	// Seen both ways: the server's SYN/ACK is the first packet that matters. A flood of
 	// SYNs, or of packets that belong to nothing, wakes nobody.
 	r.add(chain, ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED, expr.CmpOpEq), verdict(expr.VerdictReturn))
-	if spoofed != nil {
-		r.add(chain, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
+	if r.labels {
+		r.add(chain, flags(flagsEnds, expr.CmpOpEq, flagSYN), notBegun(), verdict(expr.VerdictReturn))
 	}
 	r.add(chain, payloadByte(0), unmarked(cfg.SkipMark), []expr.Any{r.queue})
 	r.add(chain, flags(flagsEnds, expr.CmpOpNeq, 0), []expr.Any{r.queue})
 	return chain
+}
+
+// Labels of a connection, the last two of 128: its SYN was believed; another SYN came
+// later.
+const (
+	labelSYN      = 126
+	labelSYNAgain = 127
+)
+
+// notBegun matches connections that did not begin with one SYN, from where their client
+// is.
+func notBegun() []expr.Any {
+	return append([]expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: register}},
+		masked(label(labelSYN, labelSYNAgain), expr.CmpOpNeq, label(labelSYN))...)
+}
+
+// setLabel sets a label of the connection.
+func setLabel(bit uint) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: register, Data: label(bit)},
+		&expr.Ct{Key: expr.CtKeyLABELS, Register: register, SourceRegister: true},
+	}
+}
+
+// label is a bitmap of 128 bits, in words of the host (struct nf_conn_labels of
+// include/net/netfilter/nf_conntrack_labels.h).
+func label(bits ...uint) []byte {
+	var words [2]uint64
+	for _, bit := range bits {
+		words[bit/64] |= 1 << (bit % 64)
+	}
+	return binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, words[0]), words[1])
+}
+
+// hasLabels reports whether the kernel's connections can have labels.
+func hasLabels() bool {
+	return feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, setLabel(labelSYN)) }}.probe() == nil
 }
 
 // spoofed matches packets whose source address is not believed, and is nil where

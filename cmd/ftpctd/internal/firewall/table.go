@@ -59,6 +59,7 @@ type Table struct {
 	cfg      Config
 	queue    expr.Any
 	mode     string
+	labels   bool
 	elements *elements
 
 	mu  sync.Mutex     // guards what follows
@@ -88,7 +89,7 @@ func Install(cfg Config) (*Table, error) {
 		_ = nft.CloseLasting()
 		return nil, newError(opInstall, "", err)
 	}
-	t := &Table{cfg: cfg, queue: queue, mode: mode, nft: nft, elements: elements}
+	t := &Table{cfg: cfg, queue: queue, mode: mode, labels: hasLabels(), nft: nft, elements: elements}
 	if err := t.load(); err != nil {
 		_ = nft.CloseLasting()
 		elements.close()
@@ -101,7 +102,7 @@ func Install(cfg Config) (*Table, error) {
 func (t *Table) load() error {
 	// Adding what exists is no error, so that deleting is none either.
 	t.nft.DelTable(t.nft.AddTable(newTable(tableName)))
-	err := addRuleset(t.nft, t.cfg, t.queue)
+	err := addRuleset(t.nft, t.cfg, t.queue, t.labels)
 	if err == nil {
 		err = t.nft.Flush()
 	}
@@ -124,6 +125,10 @@ func wanting(cfg Config, queue expr.Any) string {
 // Mode tells how packets are queued: "nft queue", or "xt NFQUEUE" on a kernel
 // without the former.
 func (t *Table) Mode() string { return t.mode }
+
+// Labels tells whether the rules can see that a handshake was forged in the middle of a
+// connection. It needs CONFIG_NF_CONNTRACK_LABELS.
+func (t *Table) Labels() bool { return t.labels }
 
 // Apply changes the sets of data connections, in the order of changes. It takes effect
 // before it returns, and does not wait for anything but the kernel's own work. After an
