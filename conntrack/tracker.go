@@ -18,6 +18,9 @@ const (
 	// maxBuffered bounds the bytes held for incomplete lines and out-of-order
 	// segments of all control connections together.
 	maxBuffered = 64 << 20
+	// maxLines is how many announcements of a packet count, or as many as a control
+	// connection may have expectations, and how many refusals are told one by one.
+	maxLines = 16
 	// dataPort is where servers open data connections from (RFC 959 section 3.2). Such
 	// a connection is never a control connection, even if it goes to a control port.
 	dataPort = 20
@@ -493,9 +496,7 @@ func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
 		FIN: p.Flags&FIN != 0, Payload: p.Payload,
 	})
 	t.countBuffers(c)
-	for i := range t.events {
-		t.event(c, &t.events[i])
-	}
+	t.act(c)
 	skip := t.decision.Skip
 	for t.buffered > maxBuffered {
 		t.stats.Evicted++
@@ -522,6 +523,36 @@ func (t *Tracker) spoke(c *conn, dir ftpparse.Direction) {
 			return
 		}
 		t.touch(c, assured)
+	}
+}
+
+// act acts on what a session has read in a packet. Honest ones announce an endpoint or
+// two; of a packet full of them those are passed over that would not last to its end,
+// and refusals are counted.
+func (t *Tracker) act(c *conn) {
+	announced, rejected, most := 0, 0, max(maxLines, t.cfg.MaxExpected)
+	for i := range t.events {
+		if t.events[i].Kind == ftpparse.Announced {
+			announced++
+		}
+	}
+	for i := range t.events {
+		e := &t.events[i]
+		switch e.Kind {
+		case ftpparse.Announced:
+			if announced--; announced >= most {
+				continue
+			}
+		case ftpparse.Rejected:
+			if slices.Contains(t.cfg.Ports, e.Endpoint.Port()) {
+				t.refuse(c, e.Via, e.Endpoint.Port()) // the other side may not be as strict
+			}
+			if rejected++; rejected > maxLines {
+				t.stats.Rejected++
+				continue
+			}
+		}
+		t.event(c, e)
 	}
 }
 
@@ -556,9 +587,6 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 		}
 	case ftpparse.Rejected:
 		master := c.key.master()
-		if port := e.Endpoint.Port(); slices.Contains(t.cfg.Ports, port) {
-			t.refuse(c, e.Via, port) // the other side may not be as strict
-		}
 		t.reject(Event{Master: master, Via: e.Via, Tuple: asked(master, e), Reason: e.Reason})
 	case ftpparse.Withdrawn:
 		for x := c.newest; x != nil; {

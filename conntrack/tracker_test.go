@@ -914,6 +914,57 @@ func TestConnSize(t *testing.T) {
 	}
 }
 
+// TestPacketFullOfLines bounds the work that one packet makes: what it announces last
+// counts, and refusals are counted.
+func TestPacketFullOfLines(t *testing.T) {
+	const lines = 100
+	port := func(i int) string { return fmt.Sprintf("PORT 192,0,2,10,39,%d\r\n", i) }
+	for _, tt := range []struct {
+		name     string
+		line     func(i int) string
+		most     int // MaxExpected
+		expected uint64
+		rejected uint64
+		events   int
+		last     string
+	}{
+		{
+			name: "refused", line: func(int) string { return "PORT 1\r\n" }, most: 8,
+			rejected: lines, events: maxLines, last: "reject PORT 198.51.100.20 > invalid AddrPort malformed",
+		},
+		{
+			name: "announced", line: port, most: 8,
+			expected: maxLines, events: 2*maxLines - 8, last: "expect PORT 198.51.100.20 > 192.0.2.10:10083",
+		},
+		{
+			name: "announced, of which many may stand", line: port, most: 50,
+			expected: 50, events: 50, last: "expect PORT 198.51.100.20 > 192.0.2.10:10083",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Observe, cfg.MaxExpected = l.observe, tt.most
+			w := newWire(New(cfg))
+			w.login()
+			l.take()
+			var all strings.Builder
+			for i := range lines {
+				all.WriteString(tt.line(i))
+			}
+			w.c(all.String())
+			s := w.t.Stats()
+			if s.Expected != tt.expected || s.Rejected != tt.rejected {
+				t.Errorf("%d expected and %d rejected, want %d and %d", s.Expected, s.Rejected, tt.expected, tt.rejected)
+			}
+			if got := l.take(); len(got) != tt.events || got[len(got)-1] != tt.last {
+				t.Errorf("%d events, want %d, the last %q:\n%s", len(got), tt.events, tt.last, strings.Join(got, "\n"))
+			}
+			checkBooks(t, w.t)
+		})
+	}
+}
+
 func TestPacketAllocatesNothing(t *testing.T) {
 	cfg := testConfig()
 	tr := New(cfg)

@@ -25,6 +25,7 @@ const (
 	EPSVAll       Reason = "epsv-all"       // anything but EPSV after an accepted EPSV ALL (RFC 2428 section 4)
 	NoGreeting    Reason = "no-greeting"    // the server did not greet, or the client spoke first, and not in FTP
 	NotAVerb      Reason = "not-a-verb"     // the client's first line is no FTP command
+	TooMany       Reason = "too-many"       // more commands without a reply than any client sends
 	Refused       Reason = "refused"        // the server answered the command with 4xx or 5xx
 	Quit          Reason = "quit"           // the session ended with QUIT
 	TransferEnded Reason = "transfer-ended" // the transfer command that followed has its final reply

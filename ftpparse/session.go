@@ -72,6 +72,10 @@ type Event struct {
 // it is to come.
 const maxPending = 32
 
+// maxUnanswered bounds the commands that have no reply yet. Clients send a few hundred at
+// once; who sends so many does not wait for replies, and has its lines read for nothing.
+const maxUnanswered = 1 << 14
+
 // pending is a command that has no final reply yet.
 type pending struct {
 	verb Verb
@@ -448,6 +452,9 @@ func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
 		s.transfer(&p)
 	}
 	s.push(p)
+	if s.forgotten >= maxUnanswered {
+		return s.isNotFTP(dst, TooMany)
+	}
 	return dst
 }
 

@@ -251,6 +251,15 @@ func TestSession(t *testing.T) {
 			want: []string{"announced PORT 192.0.2.10:5000"},
 		},
 
+		{
+			name: "more commands without a reply than any client sends", script: after("C:"+strings.Repeat("NOOP\r\n", maxUnanswered+maxPending), "C:PORT 192,0,2,10,19,138\r\n"),
+			want: []string{"not-ftp too-many"},
+		},
+		{
+			name: "as many, with a reply now and then", script: after("C:"+strings.Repeat("NOOP\r\n", maxUnanswered), "S:"+strings.Repeat("200 x\r\n", 100), "C:"+strings.Repeat("NOOP\r\n", 100), "C:PORT 192,0,2,10,19,138\r\n"),
+			want: []string{"announced PORT 192.0.2.10:5002"},
+		},
+
 		// The default data port.
 		{
 			name: "transfer without any word on where", script: after("C:STOR a\r\n", "S:150 x\r\n226 x\r\n", "C:STOR b\r\n", "S:150 x\r\n"),
