@@ -160,7 +160,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 func (t *Tracker) withdraw(x *expectation, why Reason) {
 	if i := t.undecided(x); i >= 0 {
 		t.decision.Expect = append(t.decision.Expect[:i], t.decision.Expect[i+1:]...)
-	} else if !x.contested && !t.kept(x) {
+	} else if !x.contested && (t.closing || !t.kept(x)) {
 		t.decision.Withdraw = append(t.decision.Withdraw, x.Expectation)
 	}
 	t.stats.Withdrawn++
@@ -238,6 +238,13 @@ func (t *Tracker) Admitted(x *Expectation) bool {
 	}
 	n.contested = false
 	return true
+}
+
+// Stands reports whether the control connection of x expects its tuple, and the kernel has
+// taken that, as far as is known.
+func (t *Tracker) Stands(x *Expectation) bool {
+	n := t.expected.find(x)
+	return n != nil && !n.contested
 }
 
 // Refused tells the Tracker that the kernel has refused an expectation. Perhaps

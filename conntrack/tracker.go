@@ -72,6 +72,10 @@ type Config struct {
 	// long as conntrack has the connection. What it does not confirm is not read. With
 	// nil every handshake counts, and there is no NAT.
 	Lookup func(ends Tuple) (Connection, bool)
+	// Reopen lets a handshake count that conntrack sees on a connection which had one
+	// already, as where a client reuses its port. Conntrack takes any SYN for the first
+	// half of it: set it only where nobody but the client can have sent that SYN.
+	Reopen bool
 	// Older are the connections that may be picked up in the middle; nil for none.
 	Older *Older
 	// Observe is called for each event, in the caller's goroutine; nil for none.
@@ -120,6 +124,7 @@ type Tracker struct {
 	// unconfirmed tells that conntrack does not confirm the connection of the packet: it
 	// is asked once, however many lines the packet has.
 	unconfirmed bool
+	closing     bool
 }
 
 // New makes a Tracker.
@@ -377,7 +382,8 @@ func (t *Tracker) opening(key connKey) (nat *Connection, ok, again bool) {
 	if !ok || !found.isControl(ends) || found.State != StateSynRecv {
 		return nil, false, false
 	}
-	return found.translation(key.zone), !found.Assured, found.Assured
+	again = found.Assured && !t.cfg.Reopen
+	return found.translation(key.zone), !again, again
 }
 
 // pickUp adds a connection that was there before the Tracker, once. What nobody
@@ -826,9 +832,11 @@ func (t *Tracker) Expire(now time.Time) *Decision {
 	return &t.decision
 }
 
-// Close withdraws everything.
+// Close withdraws everything, also what another control connection may have taken the
+// place of: nobody will tell any more.
 func (t *Tracker) Close(now time.Time) *Decision {
 	t.begin(now)
+	t.closing = true
 	for x := t.expected.oldest(); x != nil; x = t.expected.oldest() {
 		t.withdraw(x, Closed)
 	}

@@ -239,26 +239,37 @@ func TestNeverPickedUp(t *testing.T) {
 	}
 }
 
-// TestHandshakeInTheMiddle ends a session that conntrack takes the handshake of another
-// connection for: what follows is not what was read.
+// TestHandshakeInTheMiddle has conntrack take a handshake on a connection that had one
+// for the beginning of another: what follows is not what was read.
 func TestHandshakeInTheMiddle(t *testing.T) {
-	var l log
-	cfg := testConfig()
-	cfg.Observe = l.observe
-	w := newWire(nil)
-	kernel := untranslated(0, Tuple{Src: w.client, Dst: w.server})
-	kernel.State = StateSynRecv
-	cfg.Lookup = func(Tuple) (Connection, bool) { return kernel, true }
-	w.t = New(cfg)
-	w.login()
-	kernel.Assured = true
-	w.cseq, w.sseq = w.cseq+1000, w.sseq+1000
-	w.handshake()
-	w.c("PORT 192,0,2,10,154,208\r\n")
-	if diff := cmp.Diff([]string{"open", notSeen}, l.take()); diff != "" {
-		t.Errorf("events (-want +got):\n%s", diff)
+	for _, tt := range []struct {
+		name   string
+		reopen bool
+		want   []string
+	}{
+		{name: "anybody may have sent the SYN", want: []string{"open", notSeen}},
+		{name: "the client has sent it", reopen: true, want: []string{"open", "close closed", "open", served}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			cfg := testConfig()
+			cfg.Observe, cfg.Reopen = l.observe, tt.reopen
+			w := newWire(nil)
+			kernel := untranslated(0, Tuple{Src: w.client, Dst: w.server})
+			kernel.State = StateSynRecv
+			cfg.Lookup = func(Tuple) (Connection, bool) { return kernel, true }
+			w.t = New(cfg)
+			w.login()
+			kernel.Assured = true
+			w.cseq, w.sseq = w.cseq+1000, w.sseq+1000
+			w.handshake()
+			w.dialogue()
+			if diff := cmp.Diff(tt.want, l.take()); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+			checkBooks(t, w.t)
+		})
 	}
-	checkBooks(t, w.t)
 }
 
 // TestDataToControlPort leaves data connections unread that go to a control port, which

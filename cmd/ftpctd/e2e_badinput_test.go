@@ -283,7 +283,7 @@ func TestTruncatedCapture(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	const want = `{"time":"1970-01-01T00:00:00Z","event":"open","client":"192.168.0.211:40000","server":"192.168.0.201:21"}
+	const want = `{"time":"1970-01-01T00:00:01Z","event":"open","client":"192.168.0.211:40000","server":"192.168.0.201:21","reason":"picked-up"}
 {"time":"1970-01-01T00:00:05Z","event":"expect","client":"192.168.0.211:40000","server":"192.168.0.201:21","via":"PORT","mode":"active","src":"192.168.0.201","dst":"192.168.0.211","dport":39632}
 {"event":"summary","packets":7,"sessions":1,"expect":1,"reject":0}
 `

@@ -158,9 +158,6 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 			return err
 		}
 		rule = rules.table.Mode()
-		if !rules.table.Labels() {
-			log.Warn("the kernel's connections have no labels (CONFIG_NF_CONNTRACK_LABELS): a client's handshake may be forged while its connection lives")
-		}
 		entry.Table = rules.table // before a packet is handled
 	}
 
@@ -195,6 +192,11 @@ func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission engine.
 	tracking.Older = conntrack.NewOlder(connections, cfg.Ports, cfg.Limits.Connections)
 	if n, leftOut := tracking.Older.Len(); n > 0 {
 		log.Info("control connections are older than the daemon: they are read from where they are", "connections", n, "left out", leftOut)
+	}
+	if cfg.Firewall.Manage {
+		if tracking.Reopen = firewall.HasLabels(); !tracking.Reopen {
+			log.Warn("the kernel's connections have no labels (CONFIG_NF_CONNTRACK_LABELS): a handshake may be forged where the server is part of it")
+		}
 	}
 	if admission.Mode == config.AdmitExpect {
 		tracking.KernelShare = kernelShare(log)

@@ -393,6 +393,10 @@ func (e *Engine) Refused(seq uint32, err error) {
 		}
 	default:
 		e.reject(&s.x, err)
+		if reasonOf(err) == conntrack.Clash { // what is in the way may be its own, of an earlier announcement
+			e.waiting.withdrawn = append(e.waiting.withdrawn, s.x)
+			e.serve()
+		}
 	}
 	e.mu.Unlock()
 	e.Flush()

@@ -448,7 +448,7 @@ func TestContestedPacketIsHeld(t *testing.T) {
 	}{
 		{"the place is free", nil, 0, []string{"expect 198.51.100.20:5000"}, ""},
 		{"free after a while", taken, 9 * retryEvery, []string{"expect 198.51.100.20:5000"}, ""},
-		{"never free", func(int) error { return unix.EBUSY }, holdFor + retryEvery, nil, "reason=clash"},
+		{"never free", func(int) error { return unix.EBUSY }, holdFor + retryEvery, []string{"delete 198.51.100.20:5000"}, "reason=clash"},
 		{"refused for another reason", func(int) error { return unix.EMFILE }, 0, nil, "reason=table-full"},
 	}
 	for _, tt := range tests {
@@ -518,6 +518,7 @@ func TestTooManyWait(t *testing.T) {
 
 func TestCloseReleasesWhatIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const one = "delete 198.51.100.20:5000" // of each, if it is its own
 		b := newBench()
 		b.kernel.answer = func(int) error { return unix.EBUSY }
 		b.announce("192.0.2.10:40000")
@@ -530,9 +531,35 @@ func TestCloseReleasesWhatIsHeld(t *testing.T) {
 		if len(b.accepted) != 1 {
 			t.Errorf("released %v, want the one that was held", b.accepted)
 		}
-		if diff := cmp.Diff([]string{"delete 198.51.100.20:5000"}, b.kernel.calls); diff != "" {
+		if diff := cmp.Diff([]string{one, one}, b.kernel.calls); diff != "" {
 			t.Errorf("calls (-want +got):\n%s", diff)
 		}
+	})
+}
+
+// TestAnnouncedAgainWhileHeld lets both packets go with the one expectation that a control
+// connection has announced twice.
+func TestAnnouncedAgainWhileHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		b.kernel.answer = taken
+		b.announce("192.0.2.10:40000")
+		c := netip.MustParseAddrPort("192.0.2.10:40001")
+		b.announce(c.String())
+		b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 7, Flags: nfq.ACK, Payload: []byte("PASV\r\n")})
+		b.id++
+		v := b.Packet(&nfq.Packet{ID: b.id, Src: server, Dst: c, Seq: 29, Ack: 13, Flags: nfq.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n")})
+		if !v.Hold || len(b.waiting.list) != 1 {
+			t.Errorf("held %v, %d wait; want one that waits for both", v.Hold, len(b.waiting.list))
+		}
+		b.tasks.Wait()
+		if len(b.accepted) != 2 {
+			t.Errorf("released %v, want both", b.accepted)
+		}
+		if n := b.Stats().Outstanding; n != 2 {
+			t.Errorf("%d expectations, want that of each control connection", n)
+		}
+		b.Close()
 	})
 }
 

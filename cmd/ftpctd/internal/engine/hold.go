@@ -22,11 +22,12 @@ type waiting struct {
 	served    bool // the goroutine runs
 }
 
-// waiter is an expectation that waits, and with it the packet that announced it.
+// waiter is an expectation that waits, and with it the packets that announced it, which
+// is none if they have moved on.
 type waiter struct {
 	x        conntrack.Expectation
 	deadline time.Time
-	packet   *heldPacket // nil: it has moved on
+	packets  []*heldPacket
 }
 
 // heldPacket is a packet that is released when the last of its expectations is settled.
@@ -39,7 +40,7 @@ type heldPacket struct {
 // which another control connection may hold the place of. It reports false if
 // too many wait already.
 func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
-	if !e.hasRoom(expect[0].Master, len(expect)) {
+	if !e.hasRoom(expect) {
 		return false
 	}
 	packet := &heldPacket{id: id, left: len(expect)}
@@ -52,23 +53,47 @@ func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
 // wait lets x wait for its place for as long as a packet may be held. It reports false
 // if too many wait already.
 func (e *Engine) wait(x *conntrack.Expectation, packet *heldPacket) bool {
-	if packet == nil && !e.hasRoom(x.Master, 1) {
-		return false
+	w := e.waiter(x)
+	if w == nil {
+		if packet == nil && !e.hasRoom([]conntrack.Expectation{*x}) {
+			return false
+		}
+		w = &waiter{x: *x, deadline: time.Now().Add(holdFor)}
+		e.waiting.list = append(e.waiting.list, w)
 	}
-	e.waiting.list = append(e.waiting.list, &waiter{x: *x, deadline: time.Now().Add(holdFor), packet: packet})
+	if packet != nil {
+		w.packets = append(w.packets, packet)
+	}
 	e.serve()
 	return true
 }
 
-// hasRoom reports whether n more expectations of a client may wait.
-func (e *Engine) hasRoom(master conntrack.Tuple, n int) bool {
+// waiter returns what waits for x already: its control connection has announced it more
+// than once.
+func (e *Engine) waiter(x *conntrack.Expectation) *waiter {
+	for _, w := range e.waiting.list {
+		if w.x.Tuple == x.Tuple && w.x.Master == x.Master && w.x.Zone == x.Zone {
+			return w
+		}
+	}
+	return nil
+}
+
+// hasRoom reports whether expect, all of one client, may wait.
+func (e *Engine) hasRoom(expect []conntrack.Expectation) bool {
+	n := 0
+	for i := range expect {
+		if e.waiter(&expect[i]) == nil {
+			n++
+		}
+	}
 	ofClient := n
 	for _, w := range e.waiting.list {
-		if w.x.Master.Src.Addr() == master.Src.Addr() {
+		if w.x.Master.Src.Addr() == expect[0].Master.Src.Addr() {
 			ofClient++
 		}
 	}
-	return len(e.waiting.list)+n <= maxWaiting && ofClient <= maxWaitingOfClient
+	return n == 0 || len(e.waiting.list)+n <= maxWaiting && ofClient <= maxWaitingOfClient
 }
 
 // serve starts the goroutine that tries what waits, if it does not run.
@@ -84,7 +109,9 @@ func (e *Engine) serveWaiting() {
 	for {
 		withdrawn, turn := e.turn()
 		for i := range withdrawn {
-			e.withdraw(&withdrawn[i])
+			if !e.stands(&withdrawn[i]) {
+				e.withdraw(&withdrawn[i])
+			}
 		}
 		for _, w := range turn {
 			e.try(w)
@@ -113,6 +140,14 @@ func (e *Engine) turn() (withdrawn []conntrack.Expectation, turn []*waiter) {
 		}
 	}
 	return withdrawn, turn
+}
+
+// stands reports whether the control connection of x has announced it again since, and
+// the kernel has taken that.
+func (e *Engine) stands(x *conntrack.Expectation) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.tracker.Stands(x)
 }
 
 // allServed reports whether nothing waits, which ends the goroutine.
@@ -146,20 +181,19 @@ func (e *Engine) try(w *waiter) {
 	if !e.settle(w, err) {
 		e.withdraw(&w.x)
 	}
-	if w.packet == nil {
-		return
-	}
-	if w.packet.left--; w.packet.left > 0 {
-		return
-	}
-	// A queue that closed has let it go already.
-	if err := e.accept(w.packet.id); err != nil && !errors.Is(err, os.ErrClosed) {
-		e.log.Error("cannot release a held packet", "err", err)
+	for _, packet := range w.packets {
+		if packet.left--; packet.left > 0 {
+			continue
+		}
+		// A queue that closed has let it go already.
+		if err := e.accept(packet.id); err != nil && !errors.Is(err, os.ErrClosed) {
+			e.log.Error("cannot release a held packet", "err", err)
+		}
 	}
 }
 
-// settle takes w out of the list. It reports false if x is in the kernel's table, and
-// must not stay there: it was withdrawn meanwhile.
+// settle takes w out of the list. It reports false if nothing of w may stay in the
+// kernel's table: it was withdrawn meanwhile, or the tracker knows of none.
 func (e *Engine) settle(w *waiter, err error) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -171,7 +205,7 @@ func (e *Engine) settle(w *waiter, err error) bool {
 	}
 	if err != nil {
 		e.reject(&w.x, err)
-		return true
+		return reasonOf(err) != conntrack.Clash // what is in the way may be its own, of an earlier announcement
 	}
 	return e.tracker.Admitted(&w.x)
 }

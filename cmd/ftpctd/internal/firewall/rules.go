@@ -95,15 +95,16 @@ type ruleset struct {
 //		chain control-arriving {
 //			ct status expected return
 //			tcp flags & (fin|syn|rst|ack) == syn @ih,0,8 >= 0 ct direction original counter name "fast-open" drop
-//			tcp flags & (fin|syn|rst|ack) == syn ct state established ct label set 127
+//			tcp flags & (fin|syn|rst|ack) == syn ct direction reply ct label set 127
+//			tcp flags & (fin|syn|rst|ack) == syn iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 ct label set 127
 //			iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" return
-//			tcp flags & (fin|syn|rst|ack) == syn ct state new ct label set 126
+//			tcp flags & (fin|syn|rst|ack) == syn ct direction original ct label set 126
 //			ct state ! established return
 //			tcp flags & (fin|syn|rst) == syn ct label != 126 / 126,127 return
 //			@ih,0,8 >= 0 ct mark & 0x100 == 0 queue flags bypass to 21
 //			tcp flags & (fin|syn|rst) != 0 queue flags bypass to 21
 //		}
-//		chain control { … the same without the rule with "spoofed" }
+//		chain control { … the same without the rules that look the way back up }
 //		chain queue-input {
 //			type filter hook input priority -50;
 //			th dport 21 meta l4proto tcp ct direction original jump control-arriving
@@ -212,16 +213,20 @@ func (r ruleset) addControlChain(name string, cfg Config, spoofed []expr.Any) *n
 	// the SYN again without data (RFC 7413 section 4.2.2).
 	r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), payloadByte(0), direction(dirOriginal), r.count(counterFastOpen), verdict(expr.VerdictDrop))
 	// Conntrack takes any SYN/ACK that acknowledges the last SYN for a new handshake,
-	// whoever sent that SYN. So the connection's entry bears whether its SYN came from
-	// where the client is, and whether another one came later.
+	// whoever sent that SYN, and also while the connection lives. So its entry bears
+	// whether a SYN came from where the client is, and whether any other one came.
+	syn := flags(flagsSYN, expr.CmpOpEq, flagSYN)
 	if r.labels {
-		r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), ctState(expr.CtStateBitESTABLISHED), setLabel(labelSYNAgain))
+		r.add(chain, syn, direction(dirReply), setLabel(labelForged))
+		if spoofed != nil {
+			r.add(chain, syn, spoofed, setLabel(labelForged))
+		}
 	}
 	if spoofed != nil {
 		r.add(chain, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
 	}
 	if r.labels {
-		r.add(chain, flags(flagsSYN, expr.CmpOpEq, flagSYN), ctState(expr.CtStateBitNEW), setLabel(labelSYN))
+		r.add(chain, syn, direction(dirOriginal), setLabel(labelSYN))
 	}
 	// Seen both ways: the server's SYN/ACK is the first packet that matters. A flood of
 	// SYNs, or of packets that belong to nothing, wakes nobody.
@@ -234,18 +239,17 @@ func (r ruleset) addControlChain(name string, cfg Config, spoofed []expr.Any) *n
 	return chain
 }
 
-// Labels of a connection, the last two of 128: its SYN was believed; another SYN came
-// later.
+// Labels of a connection, the last two of 128: a SYN of its client's came; a SYN came
+// that is not its client's.
 const (
-	labelSYN      = 126
-	labelSYNAgain = 127
+	labelSYN    = 126
+	labelForged = 127
 )
 
-// notBegun matches connections that did not begin with one SYN, from where their client
-// is.
+// notBegun matches connections whose SYN may be another's than their client's.
 func notBegun() []expr.Any {
 	return append([]expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: register}},
-		masked(label(labelSYN, labelSYNAgain), expr.CmpOpNeq, label(labelSYN))...)
+		masked(label(labelSYN, labelForged), expr.CmpOpNeq, label(labelSYN))...)
 }
 
 // setLabel sets a label of the connection.
@@ -266,8 +270,9 @@ func label(bits ...uint) []byte {
 	return binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, words[0]), words[1])
 }
 
-// hasLabels reports whether the kernel's connections can have labels.
-func hasLabels() bool {
+// HasLabels reports whether the rules can keep a SYN/ACK away whose SYN was forged, also
+// in the middle of a connection. It needs CONFIG_NF_CONNTRACK_LABELS.
+func HasLabels() bool {
 	return feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, setLabel(labelSYN)) }}.probe() == nil
 }
 

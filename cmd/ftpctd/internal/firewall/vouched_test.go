@@ -208,11 +208,13 @@ func TestListing(t *testing.T) {
 		expected = "ct status expected return"
 		fastOpen = `tcp flags & (fin|syn|rst|ack) == syn @ih,0,8 >= 0x0 ct direction original counter name "fast-open" drop`
 		both     = "ct state ! established return"
-		again    = "tcp flags & (fin|syn|rst|ack) == syn ct state established ct label set 127"
-		begins   = "tcp flags & (fin|syn|rst|ack) == syn ct state new ct label set 126"
+		answers  = "tcp flags & (fin|syn|rst|ack) == syn ct direction reply ct label set 127"
+		begins   = "tcp flags & (fin|syn|rst|ack) == syn ct direction original ct label set 126"
 		begun    = "tcp flags & (fin|syn|rst) == 0x2 ct label != 126 / 126,127 return"
 		strict   = `iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" return`
 		loose    = `iif != "lo" fib saddr type != unicast counter name "spoofed" return`
+		forged   = "tcp flags & (fin|syn|rst|ack) == syn "
+		label    = " ct label set 127"
 		payload  = "@ih,0,8 >= 0x0 ct mark & 0x00000100 == 0x00000000 queue"
 		ends     = "tcp flags & (fin|syn|rst) != 0x0 queue"
 	)
@@ -231,15 +233,15 @@ func TestListing(t *testing.T) {
 	}{
 		{"strict", AntiSpoofStrict, map[string][]string{
 			"assign": assign, "assign-input": {"th dport 21 meta l4proto tcp jump assign"},
-			"control":          {expected, fastOpen, again, begins, both, begun, payload, ends},
-			"control-arriving": {expected, fastOpen, again, strict, begins, both, begun, payload, ends},
+			"control":          {expected, fastOpen, answers, begins, both, begun, payload, ends},
+			"control-arriving": {expected, fastOpen, answers, strings.Replace(forged+strict, ` counter name "spoofed" return`, label, 1), strict, begins, both, begun, payload, ends},
 			"queue-input":      hook("control-arriving"), "queue-forward": hook("control-arriving"), "queue-output": hook("control"),
 		}},
 		{"loose", AntiSpoofLoose, map[string][]string{
-			"control-arriving": {expected, fastOpen, again, loose, begins, both, begun, payload, ends},
+			"control-arriving": {expected, fastOpen, answers, strings.Replace(forged+loose, ` counter name "spoofed" return`, label, 1), loose, begins, both, begun, payload, ends},
 		}},
 		{"off", AntiSpoofOff, map[string][]string{
-			"control": {expected, fastOpen, again, begins, both, begun, payload, ends}, "control-arriving": nil,
+			"control": {expected, fastOpen, answers, begins, both, begun, payload, ends}, "control-arriving": nil,
 			"queue-input": hook("control"), "queue-forward": hook("control"), "queue-output": hook("control"),
 		}},
 	} {

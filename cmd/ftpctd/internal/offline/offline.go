@@ -31,7 +31,7 @@ func New(cfg conntrack.Config) *Daemon {
 		kernel: kernel{connections: make(map[key]*connection)},
 		older:  conntrack.NewOlder(nil, cfg.Ports, 0), ports: cfg.Ports,
 	}
-	cfg.Older, cfg.Lookup = d.older, d.kernel.lookup
+	cfg.Older, cfg.Lookup, cfg.Reopen = d.older, d.kernel.lookup, true
 	d.tracker = conntrack.New(cfg)
 	return d
 }

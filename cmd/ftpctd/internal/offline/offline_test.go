@@ -232,7 +232,7 @@ func TestPackets(t *testing.T) {
 			w.handshake()
 			w.login()
 			w.port()
-		}, []string{"open", unseen}},
+		}, []string{"open", "close closed", "open", expect}},
 		{"a connection that conntrack has forgotten", func(w *wire) {
 			w.c(syn, "")
 			w.wait(3 * time.Minute)
