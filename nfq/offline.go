@@ -12,7 +12,8 @@ type Offline struct {
 
 // NewOffline makes an Offline of the queue num.
 func NewOffline(num uint16, h Handler) *Offline {
-	o := &Offline{q: newQueue(Config{Num: num}, h)}
+	o := &Offline{q: newQueue(Config{Num: num})}
+	o.q.handler = h
 	o.q.driver = o
 	o.socket.q = o.q
 	return o

@@ -74,7 +74,8 @@ func TestPingProgress(t *testing.T) {
 	for _, packets := range []int{0, 1} {
 		t.Run(fmt.Sprint(packets, " packets"), func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
-			q := newQueue(Config{}, handler{})
+			q := newQueue(Config{})
+			q.handler = handler{}
 			q.driver = sender(func([]byte) error {
 				for range packets {
 					q.packetIn(1, nil, nil)

@@ -113,7 +113,7 @@ type Stats struct {
 type Queue struct {
 	num     uint16
 	log     *slog.Logger
-	handler Handler
+	handler Handler // set before running is closed
 
 	driver    driver
 	conntrack bool // set while it is opened
@@ -152,7 +152,7 @@ type Queue struct {
 //
 // An error is an *[Error]: of EBUSY if the queue is bound already, it says by
 // whom; os.ErrPermission without CAP_NET_ADMIN.
-func Open(cfg Config, h Handler) (*Queue, error) {
+func Open(cfg Config) (*Queue, error) {
 	open := openSocket
 	switch cfg.Driver {
 	case DriverNetlink, "":
@@ -161,7 +161,7 @@ func Open(cfg Config, h Handler) (*Queue, error) {
 	default:
 		return nil, newError("open", cfg.Num, fmt.Errorf("no driver %q: there are %s and %s", cfg.Driver, DriverNetlink, DriverGoNFQueue))
 	}
-	q := newQueue(cfg, h)
+	q := newQueue(cfg)
 	var err error
 	if q.driver, err = open(cfg, q); err != nil {
 		return nil, err
@@ -175,11 +175,10 @@ func Open(cfg Config, h Handler) (*Queue, error) {
 	return q, nil
 }
 
-func newQueue(cfg Config, h Handler) *Queue {
+func newQueue(cfg Config) *Queue {
 	q := &Queue{
 		num:     cfg.Num,
 		log:     cfg.Logger,
-		handler: h,
 		running: make(chan struct{}),
 		closed:  make(chan struct{}),
 		failed:  make(chan error, 1),
@@ -203,13 +202,14 @@ func (q *Queue) setFlags(cfg Config, set func(flags uint32) error) error {
 	return set(flagFailOpen)
 }
 
-// Run calls the handler until ctx is cancelled, and returns nil then, or until
+// Run gives the packets to h until ctx is cancelled, and returns nil then, or until
 // receiving fails. Either way the queue is closed when it returns. It may be
 // called once.
 //
 // After the cancellation it goes on until no packet has come for 5 ms, or for
 // 100 ms at most, and then accepts what is left, held packets included.
-func (q *Queue) Run(ctx context.Context) error {
+func (q *Queue) Run(ctx context.Context, h Handler) error {
+	q.handler = h
 	close(q.running)
 	select {
 	case <-ctx.Done():

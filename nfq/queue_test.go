@@ -60,7 +60,7 @@ func eachDriver(t *testing.T, test func(t *testing.T, driver string)) {
 func start(t *testing.T, cfg Config, h Handler) (q *Queue, stop func() error) {
 	t.Helper()
 	cfg.Num = queue
-	q, err := Open(cfg, h)
+	q, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func start(t *testing.T, cfg Config, h Handler) (q *Queue, stop func() error) {
 	var runErr error
 	done := make(chan struct{})
 	go func() {
-		runErr = q.Run(ctx)
+		runErr = q.Run(ctx, h)
 		close(done)
 	}()
 	stop = func() error {
@@ -235,13 +235,13 @@ func testBefore(t *testing.T, driver string) {
 				}
 				return Verdict{Before: setMark(p.Src, p.Dst, 1), Hold: tt.hold}
 			}
-			q, err := Open(Config{Num: queue, Driver: driver}, h)
+			q, err := Open(Config{Num: queue, Driver: driver})
 			if err != nil {
 				t.Fatal(err)
 			}
 			done := make(chan error, 1)
 			ctx, cancel := context.WithCancel(t.Context())
-			go func() { done <- q.Run(ctx) }()
+			go func() { done <- q.Run(ctx, h) }()
 			defer func() {
 				cancel()
 				if err := <-done; err != nil {
@@ -345,7 +345,7 @@ func TestConntrackFlag(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := Config{Conntrack: tt.ask}
-			q := newQueue(cfg, handler{})
+			q := newQueue(cfg)
 			var set []uint32
 			err := q.setFlags(cfg, func(flags uint32) error {
 				set = append(set, flags)
@@ -473,13 +473,13 @@ func testOpenUnderTraffic(t *testing.T, driver string) {
 		received <- n
 	}()
 	for range 100 {
-		q, err := Open(Config{Num: queue, Driver: driver}, handler{})
+		q, err := Open(Config{Num: queue, Driver: driver})
 		if err != nil {
 			t.Error(err)
 			break
 		}
 		done := make(chan error, 1)
-		go func() { done <- q.Run(t.Context()) }()
+		go func() { done <- q.Run(t.Context(), handler{}) }()
 		time.Sleep(time.Millisecond)
 		if err := errors.Join(q.Close(), <-done); err != nil {
 			t.Error(err)
@@ -522,7 +522,7 @@ func TestOpenTwice(t *testing.T) { eachDriver(t, testOpenTwice) }
 func testOpenTwice(t *testing.T, driver string) {
 	labtest.EnterNetns(t)
 	q, _ := start(t, Config{Driver: driver}, handler{})
-	_, err := Open(Config{Num: queue, Driver: driver}, handler{})
+	_, err := Open(Config{Num: queue, Driver: driver})
 	if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, unix.EBUSY) || e.Queue != queue {
 		t.Fatalf("error %v, want an *Error of EBUSY", err)
 	}
@@ -554,7 +554,7 @@ func testNoPrivilege(t *testing.T, driver string) {
 	if err := unix.Capset(&header, &none[0]); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Open(Config{Num: queue, Driver: driver}, handler{})
+	_, err := Open(Config{Num: queue, Driver: driver})
 	if !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 		t.Errorf("error %v, want os.ErrPermission and CAP_NET_ADMIN", err)
 	}
@@ -615,23 +615,23 @@ func testNothingLeft(t *testing.T, driver string) {
 		return [2]int{len(fds), runtime.NumGoroutine()}
 	}
 	cycle := func() {
-		q, err := Open(Config{Num: queue, Driver: driver}, handler{})
+		q, err := Open(Config{Num: queue, Driver: driver})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(Config{Num: queue, Driver: driver}, handler{}); err == nil {
+		if _, err := Open(Config{Num: queue, Driver: driver}); err == nil {
 			t.Fatal("a second Open succeeded")
 		}
 		if err := q.Close(); err != nil {
 			t.Fatal(err)
 		}
-		q, err = Open(Config{Num: queue, Driver: driver}, handler{})
+		q, err = Open(Config{Num: queue, Driver: driver})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := q.Run(ctx); err != nil {
+		if err := q.Run(ctx, handler{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -663,20 +663,20 @@ func socketOf(t *testing.T, q *Queue) (fd int) {
 // TestReceiveFails takes the socket away from under the queue.
 func TestReceiveFails(t *testing.T) {
 	labtest.EnterNetns(t)
-	q, err := Open(Config{Num: queue, Driver: DriverGoNFQueue}, handler{})
+	q, err := Open(Config{Num: queue, Driver: DriverGoNFQueue})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := q.driver.(*goNFQueue).nf.Con.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if e, ok := errors.AsType[*Error](q.Run(t.Context())); !ok || e.Op != "receive" {
+	if e, ok := errors.AsType[*Error](q.Run(t.Context(), handler{})); !ok || e.Op != "receive" {
 		t.Errorf("error %v, want an *Error of receive", e)
 	}
 }
 
 func TestUnknownDriver(t *testing.T) {
-	_, err := Open(Config{Num: queue, Driver: "pcap"}, handler{})
+	_, err := Open(Config{Num: queue, Driver: "pcap"})
 	if err == nil || !strings.Contains(err.Error(), DriverNetlink) {
 		t.Errorf("error %v, want one that names the drivers", err)
 	}
@@ -732,12 +732,13 @@ func TestAllocations(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var sent []byte
-			q := newQueue(Config{Num: queue}, handler{packet: func(p *Packet) Verdict {
+			q := newQueue(Config{Num: queue})
+			q.handler = handler{packet: func(p *Packet) Verdict {
 				if !bytes.Equal(p.Conntrack, connection) {
 					t.Errorf("attributes of the connection %x, want %x", p.Conntrack, connection)
 				}
 				return Verdict{Before: before}
-			}})
+			}}
 			take := tt.open(q)
 			close(q.running)
 			if n := testing.AllocsPerRun(100, take); n != 0 {
@@ -777,10 +778,11 @@ func FuzzDatagram(f *testing.F) {
 	f.Add(binary.NativeEndian.AppendUint32(appendHeader(nil, unix.NLMSG_ERROR, 0, 7, 0, 4), 1<<32-16))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var ids []uint32
-		q := newQueue(Config{Num: queue}, handler{
+		q := newQueue(Config{Num: queue})
+		q.handler = handler{
 			packet:  func(p *Packet) Verdict { ids = append(ids, p.ID); return Verdict{} },
 			refused: make(chan refusal, len(b)),
-		})
+		}
 		d := &socket{q: q, fd: -1}
 		d.datagram(b)
 		if n := uint64(len(q.batch)) / uint64(len(appendVerdict(nil, 0, 0))); n != q.packets.Load() || uint64(len(ids)) > n {

@@ -154,7 +154,7 @@ func TestQueueTaken(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	var queue *nfq.Queue
 	err := l.Router.Do(func() (err error) {
-		queue, err = nfq.Open(nfq.Config{Num: 21}, nil)
+		queue, err = nfq.Open(nfq.Config{Num: 21})
 		return err
 	})
 	if err != nil {
@@ -226,7 +226,7 @@ func TestStrangersLock(t *testing.T) {
 			return errno
 		}
 		for _, num := range []uint16{21, engine.LockQueue} {
-			if q, err := nfq.Open(nfq.Config{Num: num}, nil); err == nil {
+			if q, err := nfq.Open(nfq.Config{Num: num}); err == nil {
 				t.Errorf("a user can bind queue %d", num)
 				_ = q.Close()
 			}
@@ -251,7 +251,7 @@ func TestLockTaken(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	var queue *nfq.Queue
 	err := l.Router.Do(func() (err error) {
-		queue, err = nfq.Open(nfq.Config{Num: engine.LockQueue}, nil)
+		queue, err = nfq.Open(nfq.Config{Num: engine.LockQueue})
 		return err
 	})
 	if err != nil {

@@ -121,14 +121,6 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	}
 	defer func() { err = errors.Join(err, admission.Close(kernel)) }()
 
-	var entry *engine.Entry // works with the daemon's own table only
-	if cfg.Firewall.Manage {
-		entry = &engine.Entry{Timeout: cfg.Helper.Timeout}
-	}
-	var admitter conntrack.Admitter // nil in the mode "entry"
-	if admission.Mode == config.AdmitExpect {
-		admitter = engine.Expect{Conn: kernel}
-	}
 	tracking, err := kernelTracking(kernel, cfg, admission, log)
 	if err != nil {
 		return err
@@ -137,34 +129,35 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 	// processor more, the runtime would wake a thread of its own at each packet, to
 	// see whether there is anything for it to do.
 	runtime.GOMAXPROCS(int(cfg.Queue.Count))
-	workers := make([]*worker, 0, cfg.Queue.Count)
+	queues, err := openQueues(cfg, log)
 	defer func() {
-		for _, w := range workers {
-			err = errors.Join(err, w.close())
+		for _, q := range queues {
+			err = errors.Join(err, q.Close())
 		}
 	}()
-	for i := range cfg.Queue.Count {
-		w, err := newWorker(cfg, tracking, cfg.Queue.Num+i, kernel, admitter, entry, log)
-		if err != nil {
-			return err
-		}
-		workers = append(workers, w)
+	if err != nil {
+		return err
 	}
 
 	rule := "managed elsewhere"
 	var rules *ruleset
+	var entry *engine.Entry // works with the daemon's own table only
 	if cfg.Firewall.Manage {
 		if rules, err = installRules(kernel, cfg, admission); err != nil {
 			return err
 		}
 		rule = rules.table.Mode()
-		entry.Table = rules.table // before a packet is handled
+		entry = &engine.Entry{Table: rules.table, Timeout: cfg.Helper.Timeout}
 	}
 
 	tasks, failed := errgroup.WithContext(ctx)
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	for _, w := range workers {
-		tasks.Go(func() error { return w.queue.Run(running) })
+	workers := make([]*worker, 0, len(queues))
+	for _, q := range queues {
+		w := &worker{queue: q, engine: newEngine(cfg, tracking, q, kernel, admission, entry, log)}
+		defer w.engine.Close() // releases the packets that are held, before the queue goes
+		workers = append(workers, w)
+		tasks.Go(func() error { return w.queue.Run(running, w.engine) })
 		tasks.Go(func() error { return w.engine.Run(running) })
 	}
 	log.Info("ready", "ports", cfg.Ports, "admit", admission.Mode, "helper", admission.Helper,
@@ -199,24 +192,23 @@ func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission engine.
 		}
 	}
 	if admission.Mode == config.AdmitExpect {
-		tracking.KernelShare = kernelShare(log)
+		tracking.KernelShare = kernelShare()
 	}
 	return tracking, nil
 }
 
 // kernelShare is the part of the kernel's table of expectations that one client may
 // have.
-func kernelShare(log *slog.Logger) int {
-	const path = "/proc/sys/net/netfilter/nf_conntrack_expect_max"
-	b, err := os.ReadFile(path)
-	if err == nil {
-		var most int
-		if most, err = strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			return max(most/4, 1)
+func kernelShare() int {
+	// What a kernel with little memory takes. The daemon's unit does not let it see
+	// /proc/sys.
+	most := 1024
+	if b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_expect_max"); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			most = n
 		}
 	}
-	log.Warn("cannot tell how many expectations the kernel takes: one client may have all of them", "err", err)
-	return 0
+	return max(most/4, 1)
 }
 
 // worker is a queue with its engine.
@@ -225,21 +217,34 @@ type worker struct {
 	engine *engine.Engine
 }
 
-func newWorker(cfg config.Config, tracking conntrack.Config, num uint16, kernel *ctnetlink.Conn, admitter conntrack.Admitter, entry *engine.Entry, log *slog.Logger) (*worker, error) {
-	w := &worker{}
-	w.engine = engine.New(engine.Config{
-		Tracker: tracking, Kernel: admitter, Entry: entry, Lookup: kernel.Connection,
+// openQueues binds the queues of a configuration. With an error it returns those that
+// are open.
+func openQueues(cfg config.Config, log *slog.Logger) ([]*nfq.Queue, error) {
+	queues := make([]*nfq.Queue, 0, cfg.Queue.Count)
+	for i := range cfg.Queue.Count {
+		q, err := nfq.Open(nfq.Config{
+			Num: cfg.Queue.Num + i, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
+			Driver: string(cfg.Queue.Driver), BusyPoll: cfg.Queue.BusyPoll, Logger: log,
+		})
+		if err != nil {
+			return queues, err
+		}
+		queues = append(queues, q)
+	}
+	return queues, nil
+}
+
+// newEngine makes the engine of a queue. entry is nil if others manage the rules.
+func newEngine(cfg config.Config, tracking conntrack.Config, q *nfq.Queue, kernel *ctnetlink.Conn, admission engine.Admission, entry *engine.Entry, log *slog.Logger) *engine.Engine {
+	c := engine.Config{
+		Tracker: tracking, Entry: entry, Lookup: kernel.Connection,
 		TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
-		Accept: func(id uint32) error { return w.queue.Accept(id) },
-		Send:   func(messages []byte) error { return w.queue.Send(messages) },
-		Log:    log,
-	})
-	var err error
-	w.queue, err = nfq.Open(nfq.Config{
-		Num: num, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
-		Driver: string(cfg.Queue.Driver), BusyPoll: cfg.Queue.BusyPoll, Logger: log,
-	}, w.engine)
-	return w, err
+		Accept: q.Accept, Send: q.Send, Log: log,
+	}
+	if admission.Mode == config.AdmitExpect {
+		c.Kernel = engine.Expect{Conn: kernel}
+	}
+	return engine.New(c)
 }
 
 // tlsPorts are the ports of sessions in TLS. Like every other they are not below
@@ -250,12 +255,6 @@ func tlsPorts(cfg config.Config) conntrack.PortRange {
 		r.Min = max(r.Min, cfg.MinPort)
 	}
 	return r
-}
-
-// close releases the packets that are held, then the queue.
-func (w *worker) close() error {
-	w.engine.Close()
-	return w.queue.Close()
 }
 
 // needNetAdmin fails unless the process may configure the network namespace.

@@ -62,7 +62,7 @@ func TestWatchdogOfStuckHandler(t *testing.T) {
 	w := &worker{engine: engine.New(engine.Config{Tracker: trackerConfig(cfg), Log: slog.New(slog.DiscardHandler)})}
 	var table *firewall.Table
 	err = l.Router.Do(func() (err error) {
-		if w.queue, err = nfq.Open(nfq.Config{Num: cfg.Queue.Num}, handler); err != nil {
+		if w.queue, err = nfq.Open(nfq.Config{Num: cfg.Queue.Num}); err != nil {
 			return err
 		}
 		table, err = firewall.Install(firewall.Config{Ports: cfg.Ports, QueueNum: cfg.Queue.Num, QueueCount: 1})
@@ -73,7 +73,7 @@ func TestWatchdogOfStuckHandler(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- w.queue.Run(ctx) }()
+	go func() { done <- w.queue.Run(ctx, handler) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {

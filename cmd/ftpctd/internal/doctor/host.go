@@ -66,7 +66,7 @@ func ThisHost() (Host, error) {
 		Release: unix.ByteSliceToString(name.Release[:]),
 		Queue: func() error {
 			return inPrivate(func() error {
-				q, err := nfq.Open(nfq.Config{}, nil)
+				q, err := nfq.Open(nfq.Config{})
 				if err != nil {
 					return err
 				}

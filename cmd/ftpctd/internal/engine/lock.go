@@ -24,7 +24,7 @@ const LockQueue = 65520
 // Its error names the process that has it.
 func Lock() (io.Closer, error) {
 	// Nothing reads it, and nothing is to: what strays there passes.
-	q, err := nfq.Open(nfq.Config{Num: LockQueue, Length: 1, CopyRange: 1}, nil)
+	q, err := nfq.Open(nfq.Config{Num: LockQueue, Length: 1, CopyRange: 1})
 	if errors.Is(err, unix.EBUSY) {
 		return nil, lockTaken()
 	}

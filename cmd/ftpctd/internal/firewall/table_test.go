@@ -82,7 +82,7 @@ func (r *recorder) Refused(_ uint32, err error) {
 // run reads queue num until the end of the test, or until stop is called.
 func run(t *testing.T, num uint16, h nfq.Handler) (q *nfq.Queue, stop func()) {
 	t.Helper()
-	q, err := nfq.Open(nfq.Config{Num: num, Length: 4096, ReadBuffer: 4 << 20}, h)
+	q, err := nfq.Open(nfq.Config{Num: num, Length: 4096, ReadBuffer: 4 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func run(t *testing.T, num uint16, h nfq.Handler) (q *nfq.Queue, stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := q.Run(ctx); err != nil {
+		if err := q.Run(ctx, h); err != nil {
 			t.Error(err)
 		}
 	}()
