@@ -160,6 +160,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 func (t *Tracker) withdraw(x *expectation, why Reason) {
 	if i := t.undecided(x); i >= 0 {
 		t.decision.Expect = append(t.decision.Expect[:i], t.decision.Expect[i+1:]...)
+		t.decision.Contested = t.decision.Contested && len(t.decision.Expect) > 0
 	} else if !x.contested && (t.closing || !t.kept(x)) {
 		t.decision.Withdraw = append(t.decision.Withdraw, x.Expectation)
 	}

@@ -563,6 +563,36 @@ func TestAnnouncedAgainWhileHeld(t *testing.T) {
 	})
 }
 
+// TestWithdrawnInTheSamePacket lets a packet go that announces what is contested and
+// withdraws it: nothing of it is left to wait for.
+func TestWithdrawnInTheSamePacket(t *testing.T) {
+	const first, second = "227 (198,51,100,20,23,112)\r\n", "227 (198,51,100,20,19,136)\r\n221 bye\r\n"
+	for _, tt := range []struct {
+		name    string
+		waiting bool
+	}{{"nothing else waits", false}, {"another one waits", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench()
+				b.kernel.answer = taken
+				b.announce("192.0.2.10:40000")
+				if tt.waiting {
+					b.announce("192.0.2.10:40001")
+				}
+				c := netip.MustParseAddrPort("192.0.2.10:40002")
+				b.open(c)
+				b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\nPASV\r\nQUIT\r\n")})
+				b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 19, Flags: nfq.ACK, Payload: []byte(first)})
+				v := b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1 + uint32(len(first)), Ack: 19, Flags: nfq.ACK, Payload: []byte(second)})
+				if want := "delete 198.51.100.20:6000;"; v.Hold || string(v.Before) != want {
+					t.Errorf("hold %v, %q, want %q at once", v.Hold, v.Before, want)
+				}
+				b.Close()
+			})
+		})
+	}
+}
+
 // TestWithdrawnWhileHeld has the control connection end while its expectation
 // waits for its place.
 func TestWithdrawnWhileHeld(t *testing.T) {
