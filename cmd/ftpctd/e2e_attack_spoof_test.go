@@ -177,3 +177,43 @@ func forgedCommand(ctx context.Context, t *testing.T, s *stage, ipv6 bool, port 
 	k.dialogue(t, announce(secret), "200 OK")
 	s.closed(t, server, secret)
 }
+
+// TestAttackForgedData has the first packet of an expected connection come from
+// outside, with the address of the host inside that is to begin it, and from a port of
+// the attacker's choice. What the attacker then sends to that port would belong to the
+// connection.
+func TestAttackForgedData(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name             string
+		attacker, victim netip.Addr
+	}{
+		{"IPv4", attackerIPv4, victimIPv4},
+		{"IPv6", attackerIPv6, victimIPv6},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, config string) {
+				s := newStage(t)
+				s.rpFilter(t, 0)
+				start(t, s.Router, config)
+				k := s.talk(within(t), netip.AddrPortFrom(tt.attacker, clientPort), netip.AddrPortFrom(tt.victim, lab.ControlPort))
+				k.handshake(t)
+				k.login(t)
+
+				secret, data := netip.AddrPortFrom(tt.victim, 22), netip.AddrPortFrom(tt.attacker, 6000)
+				syn := lab.Segment{Src: secret, Dst: data, Seq: 1, Flags: lab.SYN}
+				k.dialogue(t, announce(data), "200 OK")
+				if err := s.out.Send(syn); err != nil {
+					t.Fatal(err)
+				}
+				k.dialogue(t, "NOOP", "200 OK") // behind it
+				if tracked(t, s.Router, secret) {
+					t.Error("the forged packet began the expected connection")
+				}
+
+				k.dialogue(t, announce(data), "200 OK")
+				k.deliver(t, k.server, syn) // by the host itself
+			})
+		})
+	}
+}

@@ -109,6 +109,7 @@ type ruleset struct {
 //			type filter hook input priority -50;
 //			th dport 21 meta l4proto tcp ct direction original jump control-arriving
 //			th sport 21 meta l4proto tcp ct direction reply jump control-arriving
+//			ct state related meta l4proto tcp ct helper "sane" iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" drop
 //		}
 //		chain queue-forward { type filter hook forward priority -50; … }
 //		chain queue-output { type filter hook output priority -50; … jump control }
@@ -122,11 +123,16 @@ type ruleset struct {
 //			meta nfproto ipv4 ip saddr . ip daddr @opaque4 tcp dport 30000-30999 queue flags bypass to 21
 //			meta nfproto ipv6 ip6 saddr . ip6 daddr @opaque6 tcp dport 30000-30999 queue flags bypass to 21
 //		}
+//		chain data-believed {
+//			iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" return
+//			queue flags bypass to 21
+//		}
+//		chain data-arriving { … the same as data, and "jump data-believed" instead of the queue }
 //		chain data-prerouting {
 //			type filter hook prerouting priority -300;
-//			meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn jump data
+//			meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn jump data-arriving
 //		}
-//		chain data-output { type filter hook output priority -300; … }
+//		chain data-output { type filter hook output priority -300; … jump data }
 //	}
 //
 // Several ports are in a set, "@ports".
@@ -139,7 +145,7 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any, labels bool) err
 		r.addAssignment(cfg.Helper)
 	}
 	r.addControl(cfg)
-	return r.addData(cfg.TLSPorts)
+	return r.addData(cfg)
 }
 
 // addAssignment adds what gives new control connections their helper.
@@ -198,7 +204,19 @@ func (r ruleset) addControl(cfg Config) {
 		// with a control port as its own is none of FTP.
 		r.add(base.chain, r.port(offsetDport), direction(dirOriginal), jumpTo(base.control))
 		r.add(base.chain, r.port(offsetSport), direction(dirReply), jumpTo(base.control))
+		if base.control != local && cfg.Helper != "" {
+			r.dropForgedData(base.chain, cfg)
+		}
 	}
+}
+
+// dropForgedData drops the first packet of an expected connection if its source is not
+// believed. Conntrack would take it for the one that was announced: who expects a
+// connection from a host could have begun one from any port of that host, and go on
+// with a SYN of his own to that port, which belongs to the connection then.
+func (r ruleset) dropForgedData(chain *nftables.Chain, cfg Config) {
+	r.add(chain, ctState(expr.CtStateBitRELATED), tcp(), ctHelper(cfg.Helper), cfg.AntiSpoof.spoofed(),
+		r.count(counterSpoofed), verdict(expr.VerdictDrop))
 }
 
 // addControlChain adds a chain that queues a packet to or from a control port, if
@@ -324,30 +342,46 @@ func (r *ruleset) addPorts(ports []uint16) error {
 	return r.nft.AddSet(set, elements)
 }
 
-// addData adds what queues the first packets of data connections.
-func (r ruleset) addData(tlsPorts conntrack.PortRange) error {
-	data := r.chain("data")
+// addData adds what queues the first packets of data connections. One whose source is
+// not believed is left out: see dropForgedData. It then meets the filters as any other.
+func (r ruleset) addData(cfg Config) error {
 	for _, f := range families {
 		if err := r.addSet(f.expected, f.addr, f.addr, nftables.TypeInetService); err != nil {
 			return err
 		}
-		r.add(data, f.pair(), load(expr.PayloadBaseTransportHeader, offsetDport, 2, f.port), lookup(f.expected), []expr.Any{r.queue})
-	}
-	for _, f := range families {
 		if err := r.addSet(f.opaque, f.addr, f.addr); err != nil {
 			return err
 		}
-		if tlsPorts != (conntrack.PortRange{}) {
-			r.add(data, f.pair(), lookup(f.opaque), dportIn(tlsPorts), []expr.Any{r.queue})
-		}
 	}
-	for _, chain := range []*nftables.Chain{
-		r.base("data-prerouting", nftables.ChainHookPrerouting, priorityData),
-		r.base("data-output", nftables.ChainHookOutput, priorityData),
+	local := r.addDataChain("data", cfg.TLSPorts, []expr.Any{r.queue})
+	arriving := local
+	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
+		believed := r.chain("data-believed")
+		r.add(believed, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
+		r.add(believed, []expr.Any{r.queue})
+		arriving = r.addDataChain("data-arriving", cfg.TLSPorts, jumpTo(believed))
+	}
+	for _, base := range []struct{ chain, data *nftables.Chain }{
+		{r.base("data-prerouting", nftables.ChainHookPrerouting, priorityData), arriving},
+		{r.base("data-output", nftables.ChainHookOutput, priorityData), local},
 	} {
-		r.add(chain, tcp(), flags(flagsSYN, expr.CmpOpEq, flagSYN), jumpTo(data))
+		r.add(base.chain, tcp(), flags(flagsSYN, expr.CmpOpEq, flagSYN), jumpTo(base.data))
 	}
 	return nil
+}
+
+// addDataChain adds a chain that does something with the SYNs that the sets name.
+func (r ruleset) addDataChain(name string, tlsPorts conntrack.PortRange, do []expr.Any) *nftables.Chain {
+	chain := r.chain(name)
+	for _, f := range families {
+		r.add(chain, f.pair(), load(expr.PayloadBaseTransportHeader, offsetDport, 2, f.port), lookup(f.expected), do)
+	}
+	if tlsPorts != (conntrack.PortRange{}) {
+		for _, f := range families {
+			r.add(chain, f.pair(), lookup(f.opaque), dportIn(tlsPorts), do)
+		}
+	}
+	return chain
 }
 
 // addSet adds an empty set whose elements have a timeout each.
@@ -491,6 +525,17 @@ func payloadIs(b []byte) []expr.Any {
 // ctState matches packets in one of the states.
 func ctState(states uint32) []expr.Any {
 	return ct(expr.CtKeySTATE, states, expr.CmpOpNeq)
+}
+
+// ctHelper matches connections whose master has the helper.
+func ctHelper(name string) []expr.Any {
+	const size = 16 // NF_CT_HELPER_NAME_LEN
+	padded := make([]byte, size)
+	copy(padded, name)
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyHELPER, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: padded},
+	}
 }
 
 // ctStatus compares those bits of the connection's status that are in mask with 0.
