@@ -157,15 +157,16 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 		b = e.appendWithdraw(b, &d.Withdraw[i])
 	}
 	e.buf = b
-	if d.Contested && e.hold(p.ID, d.Expect) {
-		return nfq.Verdict{Before: b, Hold: true}
-	}
+	held := d.Contested && e.hold(p.ID, d.Expect)
 	for i := range d.Expect {
 		x := &d.Expect[i]
 		if e.viaEntry(x) {
 			if err := e.expectEntry(x); err != nil {
 				e.reject(x, err)
 			}
+			continue
+		}
+		if held {
 			continue
 		}
 		b = e.kernel.AppendExpect(b, e.seq, x)
@@ -175,7 +176,7 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 		}
 	}
 	e.buf = b
-	return nfq.Verdict{Before: b}
+	return nfq.Verdict{Before: b, Hold: held}
 }
 
 // viaEntry reports whether x is for an entry, and not for the kernel's table.

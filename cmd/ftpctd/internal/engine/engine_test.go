@@ -563,6 +563,32 @@ func TestAnnouncedAgainWhileHeld(t *testing.T) {
 	})
 }
 
+// TestHeldBeyondShare keeps out of the kernel's table what a client announces beyond
+// its share, in a packet that is held for another expectation, too.
+func TestHeldBeyondShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		b.cfg.Tracker.KernelShare = 2
+		b.Engine = New(b.cfg)
+		b.announce("192.0.2.10:40000")
+		c := netip.MustParseAddrPort("192.0.2.10:40001")
+		b.open(c)
+		b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\nPASV\r\n")})
+		v := b.Packet(&nfq.Packet{
+			Src: server, Dst: c, Seq: 1, Ack: 13, Flags: nfq.ACK,
+			Payload: []byte("227 (198,51,100,20,19,136)\r\n227 (198,51,100,20,23,112)\r\n"),
+		})
+		if !v.Hold {
+			t.Error("not held")
+		}
+		b.tasks.Wait()
+		if diff := cmp.Diff([]string{"expect 198.51.100.20:5000"}, b.kernel.calls); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+		b.Close()
+	})
+}
+
 // TestWithdrawnInTheSamePacket lets a packet go that announces what is contested and
 // withdraws it: nothing of it is left to wait for.
 func TestWithdrawnInTheSamePacket(t *testing.T) {

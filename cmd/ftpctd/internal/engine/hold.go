@@ -36,11 +36,17 @@ type heldPacket struct {
 	left int
 }
 
-// hold keeps a packet back until the kernel has taken its expectations, one of
-// which another control connection may hold the place of. It reports false if
-// too many wait already.
-func (e *Engine) hold(id uint32, expect []conntrack.Expectation) bool {
-	if !e.hasRoom(expect) {
+// hold keeps a packet back until the kernel has taken those of its expectations that
+// are for its table, one of which another control connection may hold the place of. It
+// reports false if there is none, or if too many wait already.
+func (e *Engine) hold(id uint32, announced []conntrack.Expectation) bool {
+	var expect []conntrack.Expectation
+	for i := range announced {
+		if !e.viaEntry(&announced[i]) {
+			expect = append(expect, announced[i])
+		}
+	}
+	if len(expect) == 0 || !e.hasRoom(expect) {
 		return false
 	}
 	packet := &heldPacket{id: id, left: len(expect)}
