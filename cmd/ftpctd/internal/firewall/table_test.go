@@ -494,6 +494,8 @@ func TestLifecycle(t *testing.T) {
 		"control",
 		"control-arriving",
 		"data",
+		"data-arriving",
+		"data-believed",
 		"data-output hook 3 priority -300",
 		"data-prerouting hook 0 priority -300",
 		"queue-forward hook 2 priority -50",

@@ -226,6 +226,8 @@ func TestListing(t *testing.T) {
 	hook := func(chain string) []string {
 		return []string{"th dport 21 meta l4proto tcp ct direction original jump " + chain, "th sport 21 meta l4proto tcp ct direction reply jump " + chain}
 	}
+	arriving := append(hook("control-arriving"),
+		`ct state related meta l4proto tcp ct helper "sane" `+strings.Replace(strict, "return", "drop", 1))
 	for _, tt := range []struct {
 		name  string
 		spoof AntiSpoof
@@ -235,7 +237,7 @@ func TestListing(t *testing.T) {
 			"assign": assign, "assign-input": {"th dport 21 meta l4proto tcp jump assign"},
 			"control":          {expected, fastOpen, answers, begins, both, begun, payload, ends},
 			"control-arriving": {expected, fastOpen, answers, strings.Replace(forged+strict, ` counter name "spoofed" return`, label, 1), strict, begins, both, begun, payload, ends},
-			"queue-input":      hook("control-arriving"), "queue-forward": hook("control-arriving"), "queue-output": hook("control"),
+			"queue-input":      arriving, "queue-forward": arriving, "queue-output": hook("control"),
 		}},
 		{"loose", AntiSpoofLoose, map[string][]string{
 			"control-arriving": {expected, fastOpen, answers, strings.Replace(forged+loose, ` counter name "spoofed" return`, label, 1), loose, begins, both, begun, payload, ends},
