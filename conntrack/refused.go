@@ -14,7 +14,8 @@ type refusedPorts struct {
 }
 
 // maxRefused bounds the endpoints that are told apart. Beyond it whatever the same host
-// opens to the same port counts as data.
+// opens to the same port counts as data; of IPv6 the network, in which a host may take
+// any address.
 const maxRefused = 1 << 12
 
 // refuse notes that the other side of c may be about to open a data connection to a
@@ -36,6 +37,9 @@ func (t *Tracker) refuse(c *conn, via ftpparse.Via, port uint16) {
 // anywhere is the key of whatever goes to the port.
 func (k dataKey) anywhere() dataKey {
 	k.dst = [16]byte{}
+	if k.family == 6 {
+		clear(k.src[8:])
+	}
 	return k
 }
 

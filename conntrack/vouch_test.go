@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"ftpctd/ftpparse"
 )
 
 // track follows what conntrack makes of a packet of the wire's connection: as much of
@@ -769,4 +771,28 @@ func TestKernelShare(t *testing.T) {
 		t.Errorf("after the end of a session: %+v, want room again", d)
 	}
 	checkBooks(t, tr)
+}
+
+// TestRefusedOfNetwork bounds what one IPv6 network, of which a host may take any
+// address, has the tracker keep, and holds that none of it is forgotten.
+func TestRefusedOfNetwork(t *testing.T) {
+	tr := New(testConfig())
+	ends := func(i int) connKey {
+		server := netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})
+		return keyOf(netip.MustParseAddrPort("[fd07:1::2]:40000"), netip.AddrPortFrom(server, 21))
+	}
+	for i := range 2 * maxRefused {
+		tr.refuse(&conn{key: ends(i)}, ftpparse.EPRT, 21)
+	}
+	if n := len(tr.refused.until); n > maxRefused+1 {
+		t.Errorf("%d endpoints of one network are kept", n)
+	}
+	for _, i := range []int{0, 2*maxRefused - 1} {
+		control := ends(i)
+		data := control.turned()
+		data.serverPort = 21
+		if !tr.refused.has(&data, 0) {
+			t.Errorf("what server %d may open is forgotten", i)
+		}
+	}
 }
