@@ -549,8 +549,11 @@ func TestAnnouncedAgainWhileHeld(t *testing.T) {
 		b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 7, Flags: nfq.ACK, Payload: []byte("PASV\r\n")})
 		b.id++
 		v := b.Packet(&nfq.Packet{ID: b.id, Src: server, Dst: c, Seq: 29, Ack: 13, Flags: nfq.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n")})
-		if !v.Hold || len(b.waiting.list) != 1 {
-			t.Errorf("held %v, %d wait; want one that waits for both", v.Hold, len(b.waiting.list))
+		b.mu.Lock()
+		waiting := len(b.waiting.list)
+		b.mu.Unlock()
+		if !v.Hold || waiting != 1 {
+			t.Errorf("held %v, %d wait; want one that waits for both", v.Hold, waiting)
 		}
 		b.tasks.Wait()
 		if len(b.accepted) != 2 {
