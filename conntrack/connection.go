@@ -24,10 +24,16 @@ type Connection struct {
 	// of packets in the middle, which may have been forged (nf_conntrack_tcp_loose), or
 	// another host told it of the connection.
 	PickedUp bool
+	// Unread reports that the daemon has given the connection up (UnreadLabel).
+	Unread bool
 	// Expected reports that another connection announced this one (IPS_EXPECTED):
 	// it is a data connection, whatever its ports.
 	Expected bool
 }
+
+// UnreadLabel is the label of connections that are not read, of the 128 that conntrack has
+// for each. It is what keeps the rules from queueing them, and outlives the daemon.
+const UnreadLabel = 125
 
 // TCPState is a state of conntrack's TCP tracking: enum tcp_conntrack of
 // include/uapi/linux/netfilter/nf_conntrack_tcp.h.

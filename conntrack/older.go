@@ -25,7 +25,7 @@ func NewOlder(list []Connection, ports []uint16, limit int) *Older {
 		c := &list[i]
 		ends := c.Ends()
 		switch {
-		case !c.Assured, c.PickedUp, c.Expected, c.State != StateEstablished, !slices.Contains(ports, ends.Dst.Port()):
+		case !c.Assured, c.Unread, c.PickedUp, c.Expected, c.State != StateEstablished, !slices.Contains(ports, ends.Dst.Port()):
 		case len(o.ids) >= limit:
 			o.out++
 		default:

@@ -44,6 +44,9 @@ type Decision struct {
 	// packets that begin and end the connection need be given to the Tracker any
 	// more: it is no FTP, or in TLS with Config.SkipOpaque.
 	Anew, Skip bool
+	// Reopened tells of Anew that conntrack uses the entry of the earlier connection
+	// again.
+	Reopened bool
 }
 
 // Hosts are the two ends of control connections.

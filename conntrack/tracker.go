@@ -270,7 +270,7 @@ func (t *Tracker) begin(now time.Time) {
 	t.decision.Expect = t.decision.Expect[:0]
 	t.decision.Opaque = t.decision.Opaque[:0]
 	t.decision.Readable = t.decision.Readable[:0]
-	t.decision.Contested, t.decision.Anew, t.decision.Skip = false, false, false
+	t.decision.Contested, t.decision.Anew, t.decision.Reopened, t.decision.Skip = false, false, false, false
 	t.unconfirmed = false
 }
 
@@ -328,8 +328,11 @@ func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 		return // repeated
 	}
 	nat, ok, again := t.opening(key)
-	if again && c != nil && c.state&(closed|skipped) == 0 {
-		t.giveUp(c, NotSeenFromStart)
+	if again && !t.cfg.Reopen {
+		if c != nil && c.state&(closed|skipped) == 0 {
+			t.giveUp(c, NotSeenFromStart)
+		}
+		return
 	}
 	if !ok {
 		return
@@ -360,7 +363,7 @@ func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	c.state, c.nat = handshake|lookedUp, nat
 	c.isn = [2]uint32{client, server}
 	c.session.Start(client, server)
-	t.decision.Anew = true
+	t.decision.Anew, t.decision.Reopened = true, again
 	t.open(c, "")
 }
 
@@ -382,8 +385,7 @@ func (t *Tracker) opening(key connKey) (nat *Connection, ok, again bool) {
 	if !ok || !found.isControl(ends) || found.State != StateSynRecv {
 		return nil, false, false
 	}
-	again = found.Assured && !t.cfg.Reopen
-	return found.translation(key.zone), !again, again
+	return found.translation(key.zone), true, found.Assured
 }
 
 // pickUp adds a connection that was there before the Tracker, once. What nobody

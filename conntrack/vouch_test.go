@@ -395,6 +395,7 @@ func TestOlder(t *testing.T) {
 		{"in a zone", inZone, 3, nothing, expect},
 		{"in another zone", inZone, 0, nothing, []string{notSeen}},
 		{"not listed: not ASSURED", func() Connection { c := older; c.Assured = false; return c }(), 0, alter(func(c *Connection) { c.Assured = true }), []string{notSeen}},
+		{"not listed: given up by an earlier daemon", func() Connection { c := older; c.Unread = true; return c }(), 0, nothing, []string{notSeen}},
 		{"not listed: conntrack picked it up", func() Connection { c := older; c.PickedUp = true; return c }(), 0, nothing, []string{notSeen}},
 		{"not listed: a data connection", func() Connection { c := older; c.Expected = true; return c }(), 0, alter(func(c *Connection) { c.Expected = false }), []string{notSeen}},
 		{"not listed: half closed", func() Connection { c := older; c.State = 5; return c }(), 0, nothing, []string{notSeen}},

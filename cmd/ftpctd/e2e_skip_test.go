@@ -81,14 +81,14 @@ func TestSkipMark(t *testing.T) {
 	for _, tt := range []struct {
 		name, config, line string
 		log                string
-		skipped            bool
+		skipped, marked    bool
 	}{
-		{"FTP", skip + "skip_tls = true\n", "NOOP", "opened", false},
-		{"no FTP", skip, "GET / HTTP/1.1", "no FTP session", true},
-		{"no FTP, entries", "admit = \"entry\"\n" + skip, "GET / HTTP/1.1", "no FTP session", true},
-		{"no FTP, no mark", "", "GET / HTTP/1.1", "no FTP session", false},
-		{"TLS", skip + "skip_tls = true\n", "AUTH TLS", "went into TLS", true},
-		{"TLS that may return", skip, "AUTH TLS", "went into TLS", false},
+		{name: "FTP", config: skip + "skip_tls = true\n", line: "NOOP", log: "opened"},
+		{name: "no FTP", config: skip, line: "GET / HTTP/1.1", log: "no FTP session", skipped: true, marked: true},
+		{name: "no FTP, entries", config: "admit = \"entry\"\n" + skip, line: "GET / HTTP/1.1", log: "no FTP session", skipped: true, marked: true},
+		{name: "no FTP, no mark", line: "GET / HTTP/1.1", log: "no FTP session", skipped: true}, // but a label
+		{name: "TLS", config: skip + "skip_tls = true\n", line: "AUTH TLS", log: "went into TLS", skipped: true, marked: true},
+		{name: "TLS that may return", config: skip, line: "AUTH TLS", log: "went into TLS"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := start(t, l.Router, tt.config)
@@ -105,8 +105,8 @@ func TestSkipMark(t *testing.T) {
 			if tt.skipped && got != 0 || !tt.skipped && got < 2*lines {
 				t.Errorf("%d packets queued for %d lines and replies, skipped %t", got, lines, tt.skipped)
 			}
-			if n := read(t, marked) - withBit; (n != 0) != tt.skipped {
-				t.Errorf("%d packets of a connection with the mark %#x, skipped %t", n, uint32(others|bit), tt.skipped)
+			if n := read(t, marked) - withBit; (n != 0) != tt.marked {
+				t.Errorf("%d packets of a connection with the mark %#x, marked %t", n, uint32(others|bit), tt.marked)
 			}
 			if err := c.Close(); err != nil {
 				t.Error(err)

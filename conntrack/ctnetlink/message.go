@@ -46,6 +46,8 @@ const (
 	ctaTupleMaster = 14
 	ctaZone        = 18
 	ctaMarkMask    = 21
+	ctaLabels      = 22
+	ctaLabelsMask  = 23
 	ctaFilter      = 25
 
 	ctaHelpName = 1
@@ -257,6 +259,36 @@ func AppendMark(b []byte, seq uint32, zone uint16, t conntrack.Tuple, mark, mask
 	b = appendUint32(b, ctaMarkMask, mask)
 	b = appendZone(b, ctaZone, zone)
 	return endMessage(b, start)
+}
+
+// AppendUnread appends one complete IPCTNL_MSG_CT_NEW message to b and returns the
+// extended slice. It does not allocate when b has room (160 bytes suffice).
+//
+// The message sets or clears [conntrack.UnreadLabel] of the connection t, which may be
+// given in either direction, and leaves other labels as they are
+// (ctnetlink_attach_labels in net/netfilter/nf_conntrack_netlink.c). The only flag is
+// REQUEST: the kernel answers only with an error, which carries seq. ENOSPC means that the
+// connection cannot have labels: it is older than the rules that use them.
+func AppendUnread(b []byte, seq uint32, zone uint16, t conntrack.Tuple, unread bool) []byte {
+	start := len(b)
+	mask := labelOf(conntrack.UnreadLabel)
+	var labels [16]byte
+	if unread {
+		labels = mask
+	}
+	b = appendHeader(b, msgConntrackNew, netlink.Request, seq, family(t))
+	b = appendTuple(b, ctaTupleOrig, t)
+	b = append(appendAttr(b, ctaLabels, uint16(len(labels))), labels[:]...)
+	b = append(appendAttr(b, ctaLabelsMask, uint16(len(mask))), mask[:]...)
+	b = appendZone(b, ctaZone, zone)
+	return endMessage(b, start)
+}
+
+// labelOf is the bitmap with one label, in words of the host (struct nf_conn_labels of
+// include/net/netfilter/nf_conntrack_labels.h).
+func labelOf(bit uint) (labels [16]byte) {
+	binary.NativeEndian.PutUint64(labels[bit/64*8:], 1<<(bit%64))
+	return labels
 }
 
 // AppendDeleteConnection appends one complete IPCTNL_MSG_CT_DELETE message to b and

@@ -61,6 +61,7 @@ type Engine struct {
 	ports    []uint16
 	tlsPorts conntrack.PortRange
 	skipMark uint32
+	labels   bool
 	accept   func(id uint32) error
 	send     func(messages []byte) error
 	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
@@ -122,7 +123,7 @@ type Config struct {
 func New(cfg Config) *Engine {
 	e := &Engine{
 		kernel: cfg.Kernel, entry: cfg.Entry, ports: cfg.Tracker.Ports, tlsPorts: cfg.TLSPorts,
-		skipMark: cfg.SkipMark, accept: cfg.Accept, send: cfg.Send, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
+		skipMark: cfg.SkipMark, labels: cfg.Tracker.Reopen, accept: cfg.Accept, send: cfg.Send, lookup: cfg.Lookup, log: cfg.Log, seq: firstSeq,
 		limiter: event.NewLimiter(),
 		stop:    make(chan struct{}),
 	}
@@ -152,7 +153,7 @@ func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
 		return nfq.Verdict{}
 	}
 	e.opaque(d)
-	b := e.appendMark(e.buf[:0], d)
+	b := e.appendSkip(e.buf[:0], d)
 	for i := range d.Withdraw {
 		b = e.appendWithdraw(b, &d.Withdraw[i])
 	}
@@ -238,21 +239,31 @@ func (e *Engine) remember(s sent) {
 	}
 }
 
-// appendMark marks the connection of the packet if it is to be skipped. When a
-// connection begins it takes the mark off: conntrack may use the entry of an
-// earlier one between the same ends again.
-func (e *Engine) appendMark(b []byte, d *conntrack.Decision) []byte {
-	if e.skipMark == 0 || !d.Skip && !d.Anew {
+// appendSkip labels and marks the connection of the packet if it is to be skipped. When a
+// connection begins it takes both off: conntrack may use the entry of an earlier one
+// between the same ends again.
+func (e *Engine) appendSkip(b []byte, d *conntrack.Decision) []byte {
+	label := e.labels && (d.Skip || d.Reopened)
+	mark := e.skipMark != 0 && (d.Skip || d.Anew)
+	if !label && !mark {
 		return b
 	}
 	t := conntrack.Tuple{Src: e.packet.Src, Dst: e.packet.Dst} // either direction will do
 	if c, ok := e.connection(t); ok {
 		t = c.Original
 	}
-	if d.Skip {
-		return ctnetlink.AppendMark(b, markSeq, e.packet.Zone, t, e.skipMark, e.skipMark)
+	if label {
+		// One that is older than the rules cannot have labels.
+		b = ctnetlink.AppendUnread(b, nfq.SeqSilent, e.packet.Zone, t, d.Skip)
 	}
-	return ctnetlink.AppendMark(b, nfq.SeqSilent, e.packet.Zone, t, 0, e.skipMark)
+	switch {
+	case !mark:
+		return b
+	case d.Skip:
+		return ctnetlink.AppendMark(b, markSeq, e.packet.Zone, t, e.skipMark, e.skipMark)
+	default:
+		return ctnetlink.AppendMark(b, nfq.SeqSilent, e.packet.Zone, t, 0, e.skipMark)
+	}
 }
 
 // connection is conntrack.Config's Lookup. What came with the packet is right

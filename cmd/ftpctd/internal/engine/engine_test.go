@@ -268,6 +268,34 @@ func TestSkip(t *testing.T) {
 	}
 }
 
+// TestUnreadLabel labels a connection that is not read, and takes the label off where
+// conntrack uses its entry for another one.
+func TestUnreadLabel(t *testing.T) {
+	client := netip.MustParseAddrPort("192.0.2.10:40000")
+	ends := conntrack.Tuple{Src: client, Dst: server}
+	kernel := conntrack.Connection{Original: ends, Reply: conntrack.Tuple{Src: server, Dst: client}, State: conntrack.StateSynRecv}
+	b := newBench()
+	defer b.Close()
+	b.cfg.Lookup = func(conntrack.Tuple) (conntrack.Connection, error) { return kernel, nil }
+	b.cfg.Tracker.Reopen = true
+	b.Engine = New(b.cfg)
+	handshake := func(seq uint32) []byte {
+		return b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: seq, Ack: 1, Flags: nfq.SYN | nfq.ACK}).Before
+	}
+	if got := handshake(100); len(got) != 0 {
+		t.Errorf("a new entry: %x", got)
+	}
+	got := b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("GET / HTTP/1.1\r\n")}).Before
+	if want := ctnetlink.AppendUnread(nil, nfq.SeqSilent, 0, ends, true); !bytes.Equal(want, got) {
+		t.Errorf("not FTP: %x, want %x", got, want)
+	}
+	kernel.Assured = true
+	got = handshake(200)
+	if want := ctnetlink.AppendUnread(nil, nfq.SeqSilent, 0, ends, false); !bytes.Equal(want, got) {
+		t.Errorf("the same entry again: %x, want %x", got, want)
+	}
+}
+
 // TestEntryWithoutNAT holds that no entry is made where the control connection is
 // translated.
 func TestEntryWithoutNAT(t *testing.T) {

@@ -101,7 +101,7 @@ type ruleset struct {
 //			tcp flags & (fin|syn|rst|ack) == syn ct direction original ct label set 126
 //			ct state ! established return
 //			tcp flags & (fin|syn|rst) == syn ct label != 126 / 126,127 return
-//			@ih,0,8 >= 0 ct mark & 0x100 == 0 queue flags bypass to 21
+//			@ih,0,8 >= 0 ct label ! 125 ct mark & 0x100 == 0 queue flags bypass to 21
 //			tcp flags & (fin|syn|rst) != 0 queue flags bypass to 21
 //		}
 //		chain control { … the same without the rules that look the way back up }
@@ -252,17 +252,27 @@ func (r ruleset) addControlChain(name string, cfg Config, spoofed []expr.Any) *n
 	if r.labels {
 		r.add(chain, flags(flagsEnds, expr.CmpOpEq, flagSYN), notBegun(), verdict(expr.VerdictReturn))
 	}
-	r.add(chain, payloadByte(0), unmarked(cfg.SkipMark), []expr.Any{r.queue})
+	r.add(chain, payloadByte(0), r.read(), unmarked(cfg.SkipMark), []expr.Any{r.queue})
 	r.add(chain, flags(flagsEnds, expr.CmpOpNeq, 0), []expr.Any{r.queue})
 	return chain
 }
 
-// Labels of a connection, the last two of 128: a SYN of its client's came; a SYN came
-// that is not its client's.
+// Labels of a connection, the last three of 128: the daemon does not read it; a SYN of
+// its client's came; a SYN came that is not its client's.
 const (
+	labelUnread = conntrack.UnreadLabel
 	labelSYN    = 126
 	labelForged = 127
 )
+
+// read matches connections that the daemon reads, or has not seen yet.
+func (r ruleset) read() []expr.Any {
+	if !r.labels {
+		return nil
+	}
+	return append([]expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: register}},
+		masked(label(labelUnread), expr.CmpOpEq, label())...)
+}
 
 // notBegun matches connections whose SYN may be another's than their client's.
 func notBegun() []expr.Any {

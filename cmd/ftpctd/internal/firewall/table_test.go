@@ -169,10 +169,28 @@ func TestQueued(t *testing.T) {
 	}
 }
 
-// TestSkipMark holds that payload is queued no more once its connection's mark has
-// the bit, whatever else the mark has, but what ends the connection is.
-func TestSkipMark(t *testing.T) {
+// TestSkip holds that payload is queued no more once its connection has the label, or a
+// mark with the bit, whatever else the mark has, but what ends the connection is.
+func TestSkip(t *testing.T) {
 	const bit, others = 0x100, 0x80000a01
+	for _, tt := range []struct {
+		name string
+		skip func(conntrack.Tuple) []byte
+	}{
+		{"mark", func(t conntrack.Tuple) []byte { return ctnetlink.AppendMark(nil, 1, 0, t, bit, bit) }},
+		{"label", func(t conntrack.Tuple) []byte { return ctnetlink.AppendUnread(nil, 1, 0, t, true) }},
+		{"label that was taken off and set again", func(t conntrack.Tuple) []byte {
+			b := ctnetlink.AppendUnread(nil, 1, 0, t, true)
+			b = ctnetlink.AppendUnread(b, 1, 0, t, false)
+			return ctnetlink.AppendUnread(b, 1, 0, t, true)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { testSkip(t, bit, others, tt.skip) })
+	}
+}
+
+func testSkip(t *testing.T, bit, others uint32, skip func(conntrack.Tuple) []byte) {
+	t.Helper()
 	labtest.EnterNetns(t)
 	var r recorder
 	r.before = func(p *nfq.Packet) []byte {
@@ -181,7 +199,7 @@ func TestSkipMark(t *testing.T) {
 		case "others":
 			return ctnetlink.AppendMark(nil, 1, 0, master, others, 1<<32-1)
 		case "skip":
-			return ctnetlink.AppendMark(nil, 1, 0, master, bit, bit)
+			return skip(master)
 		}
 		return nil
 	}

@@ -215,7 +215,7 @@ func TestListing(t *testing.T) {
 		loose    = `iif != "lo" fib saddr type != unicast counter name "spoofed" return`
 		forged   = "tcp flags & (fin|syn|rst|ack) == syn "
 		label    = " ct label set 127"
-		payload  = "@ih,0,8 >= 0x0 ct mark & 0x00000100 == 0x00000000 queue"
+		payload  = "@ih,0,8 >= 0x0 ct label ! 125 ct mark & 0x00000100 == 0x00000000 queue"
 		ends     = "tcp flags & (fin|syn|rst) != 0x0 queue"
 	)
 	assign := []string{
