@@ -55,10 +55,9 @@ func (s *Sink) Write(lines []byte) (int, error) {
 	// until the goroutine has taken note of it.
 	if s.closed || s.dropped > 0 || len(s.pending)+len(lines) > capacity {
 		s.dropped += count(lines)
-		s.mu.Unlock()
-		return len(lines), nil
+	} else {
+		s.pending = append(s.pending, lines...)
 	}
-	s.pending = append(s.pending, lines...)
 	s.mu.Unlock()
 	s.signal()
 	return len(lines), nil

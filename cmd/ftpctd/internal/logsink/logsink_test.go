@@ -68,6 +68,24 @@ func stepped() *reader {
 
 func put(s *Sink, text string) { _, _ = s.Write([]byte(text)) }
 
+// TestLongLine makes sure that a line which never fits is reported, and that those
+// behind it are written.
+func TestLongLine(t *testing.T) {
+	r := stepped()
+	s := New(r, r.report)
+	put(s, strings.Repeat("x", capacity)+"\n")
+	r.step(step{bytes: -1}) // of no line
+	r.step(step{bytes: -1}) // the report
+	put(s, "next\n")
+	r.step(step{bytes: -1})
+	if !s.Close(forever) {
+		t.Error("not flushed")
+	}
+	if diff := cmp.Diff("1 lost\nnext\n", r.String()); diff != "" {
+		t.Errorf("written (-want +got):\n%s", diff)
+	}
+}
+
 // forever is a bound that is not reached.
 const forever = time.Minute
 
