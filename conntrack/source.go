@@ -79,10 +79,10 @@ func (t *Tracker) hasRoom(c *conn) bool {
 	if !t.charge(c) {
 		return false
 	}
-	if c.count == 0 {
-		return c.source.expectations < maxExpectations/sourceShare
+	if c.count < max(t.cfg.MaxExpected, 1) && c.source.expectations >= maxExpectations/sourceShare {
+		return false
 	}
-	return !t.cfg.Shared || c.source.spend(t.clock)
+	return c.count == 0 || !t.cfg.Shared || c.source.spend(t.clock)
 }
 
 // spend takes one of what s may announce beside an unused expectation. It reports false

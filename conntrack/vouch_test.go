@@ -730,6 +730,38 @@ func TestControlPortEndpoint(t *testing.T) {
 	}
 }
 
+// TestExpectationShare gives one client a quarter of all expectations, however many
+// sessions it spreads them over.
+func TestExpectationShare(t *testing.T) {
+	const share = maxExpectations / sourceShare
+	cfg := testConfig()
+	sessions := share/cfg.MaxExpected + 1
+	cfg.Connections = sourceShare * sessions
+	tr := New(cfg)
+	wires := make([]*wire, sessions)
+	for i := range wires {
+		w := newWire(tr)
+		w.client = netip.AddrPortFrom(testClient.Addr(), uint16(40000+i))
+		w.login()
+		wires[i] = w
+	}
+	for n := range cfg.MaxExpected {
+		for i, w := range wires {
+			want := min(1, share-tr.expected.n)
+			port := 2000 + i*cfg.MaxExpected + n
+			d := w.c(fmt.Sprintf("PORT 192,0,2,10,%d,%d\r\n", port>>8, port&0xff))
+			if len(d.Expect) != want {
+				t.Fatalf("session %d, announcement %d: %d expectations, want %d; there are %d", i, n, len(d.Expect), want, tr.expected.n)
+			}
+		}
+	}
+	full := wires[0]
+	if d := full.c("PORT 192,0,2,10,200,0\r\n"); len(d.Expect) != 1 || len(d.Withdraw) != 1 {
+		t.Errorf("%+v, want one in place of another", d)
+	}
+	checkBooks(t, tr)
+}
+
 // TestKernelShare marks what would take more than a client's share of the kernel's
 // table.
 func TestKernelShare(t *testing.T) {
