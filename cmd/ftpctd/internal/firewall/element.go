@@ -109,18 +109,24 @@ func (s *elements) apply(changes []Change) error {
 	return nil
 }
 
-// send sends the batch b and returns the kernel's first error.
+// send sends the batch b and returns the kernel's first error. It leaves nothing in the
+// receive buffer, which the next batch would take for its own error: not even if there
+// were more errors than that holds, which the kernel says first of all.
 func (s *elements) send(b []byte) error {
 	if _, err := unix.Write(s.fd, b); err != nil {
 		return err
 	}
-	var first error
+	var first, overflow error
 	for {
 		n, err := unix.Read(s.fd, s.in)
 		switch {
+		case err == unix.EAGAIN && first == nil:
+			return overflow
 		case err == unix.EAGAIN:
 			return first
 		case err == unix.EINTR:
+		case err == unix.ENOBUFS:
+			overflow = err
 		case err != nil:
 			return err
 		case first == nil:

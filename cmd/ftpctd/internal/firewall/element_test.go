@@ -120,6 +120,29 @@ func timeouts(t *testing.T, set string) map[string]time.Duration {
 	return left
 }
 
+// TestManyErrors makes changes to a table that is gone, whose errors the receive buffer
+// does not hold: none of them is taken for an error of what comes after.
+func TestManyErrors(t *testing.T) {
+	labtest.EnterNetns(t)
+	table := install(t, carried)
+	if err := RemoveStale(); err != nil {
+		t.Fatal(err)
+	}
+	changes := make([]Change, maxChanges)
+	for i := range changes {
+		changes[i] = Change{Src: addr("192.0.2.1"), Dst: netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), Port: 31240, Timeout: time.Minute}
+	}
+	if err := table.Apply(changes); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("without the table: %v, want %v", err, unix.ENOENT)
+	}
+	if _, err := table.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Apply(changes[:1]); err != nil {
+		t.Errorf("with the table: %v", err)
+	}
+}
+
 // TestElements takes an element of every set through its life.
 func TestElements(t *testing.T) {
 	const v6 = "fd000000000000000000000000000002" + "fd000000000000000000000000000001"
