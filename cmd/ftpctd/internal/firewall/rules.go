@@ -649,8 +649,12 @@ func features(cfg Config, queue expr.Any) []feature {
 	}
 	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
 		list = append(list, feature{
-			`the kernel's nftables cannot look up the way back to a source address: load the module nft_fib_inet (CONFIG_NFT_FIB_INET, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6), or set firewall.anti_spoof = "off" if nobody can forge addresses here`,
-			func(r ruleset, chain *nftables.Chain) { r.add(chain, spoofed) },
+			`the kernel's nftables cannot look up the way back to a source address: load the module nft_fib_inet (CONFIG_NFT_FIB_INET, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6; "strict" needs Linux 5.19 or later), or set firewall.anti_spoof = "off" if nobody can forge addresses here`,
+			func(r ruleset, chain *nftables.Chain) {
+				r.add(chain, spoofed)
+				// Older kernels look the way back up in prerouting alone (nft_fib_validate).
+				r.add(r.base("probe-forward", nftables.ChainHookForward, priorityQueue), jumpTo(chain))
+			},
 		})
 	}
 	if cfg.SkipMark != 0 {
