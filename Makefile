@@ -73,7 +73,7 @@ lint: ## golangci-lint with the rules of .golangci.yml
 bench: ## the Go benchmarks: each stage of a packet's way through user space
 	$(GO) test -run '^$$' -bench . ./bench/...
 
-bench-baseline: ## measure anew what bench-compare compares with
+bench-baseline: ## re-record the baseline of bench-compare
 	$(GO) test -run '^$$' -bench . -count 6 ./bench > bench/baseline.txt
 
 bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
