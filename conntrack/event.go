@@ -18,7 +18,7 @@ const (
 	EventReject   EventKind = "reject"   // a line asked for one and was refused (Reason)
 	EventWithdraw EventKind = "withdraw" // an expectation is void (Reason)
 	EventOpaque   EventKind = "opaque"   // the session cannot be read any more: TLS (Reason: Translated behind NAT)
-	EventNotFTP   EventKind = "not-ftp"  // the connection is no FTP session (Reason)
+	EventNotFTP   EventKind = "not-ftp"  // the connection is not read, or not any more: no FTP session, or see Reason
 )
 
 // Event is one thing that happened, for logs, metrics and replay.

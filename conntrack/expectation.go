@@ -27,9 +27,9 @@ type Expectation struct {
 	// Readdressed tells that NAT changes an address of the control connection.
 	Readdressed bool
 	// NAT tells that NAT changes the control connection, and the data connection is to
-	// be translated like it: to the very host that announced it, with the source that the control
-	// connection has there. Its destination port stays. Otherwise NAT is left to the
-	// rules.
+	// be translated like it: to the very host that announced it, with the source that
+	// the control connection has there. Its destination port stays. Otherwise NAT is left
+	// to the rules.
 	NAT bool
 	// Overflow reports that the client has had its share of the kernel's table of
 	// expectations: this one must not go there.

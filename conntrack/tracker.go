@@ -305,8 +305,8 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 // syn notes a SYN with payload (TCP Fast Open). What a client says before the server
 // has answered is not read, and the server may acknowledge any part of it: it would
 // choose where in the client's stream reading begins. That holds for what has ended
-// between the same ends, too. Other SYNs open nothing: a table
-// that SYNs alone can fill is one that a flood empties of real sessions.
+// between the same ends, too. Other SYNs open nothing: a table that SYNs alone can fill
+// is one that a flood empties of real sessions.
 func (t *Tracker) syn(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
 	if len(p.Payload) == 0 || dir != ftpparse.DirOriginal {
 		return
@@ -320,8 +320,8 @@ func (t *Tracker) syn(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
 
 // synAck opens the connection, if conntrack has it from its handshake on: it saw the
 // client's SYN and takes p for the answer. A SYN/ACK that comes later is one that the
-// server sends by itself, to begin anew at a place of its choice what was found to be
-// no FTP.
+// server sends by itself, to have what was found to be no FTP read again, from a place
+// of its choice.
 func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	client, server := p.Ack, p.Seq+1
 	if c != nil && c.state&(handshake|closed) == handshake && c.isn == [2]uint32{client, server} {
@@ -433,11 +433,10 @@ func (t *Tracker) giveUp(c *conn, why Reason) {
 
 // reset takes a RST that is in its place. One that is only close to it does not
 // end the connection for its receiver (RFC 5961 section 3.2), and must not end it
-// here: the session would go unread. Behind a FIN
-// the place of the FIN will do, as it does for Linux (tcp_reset_check of
-// net/ipv4/tcp_input.c): a host that has closed answers so to what was sent before
-// its FIN had come. Of what is skipped the place is not known, and no payload comes
-// that it could be picked up with.
+// here: the session would go unread. Behind a FIN the place of the FIN will do, as it
+// does for Linux (tcp_reset_check of net/ipv4/tcp_input.c): a host that has closed
+// answers so to what was sent before its FIN had come. Of what is skipped the place is
+// not known; what comes after the end of that is not read either.
 func (t *Tracker) reset(c *conn, p *Packet, dir ftpparse.Direction) {
 	if c == nil || c.state&closed != 0 {
 		return

@@ -511,7 +511,7 @@ func TestOpaqueHosts(t *testing.T) {
 		t.Errorf("first: %+v", d)
 	}
 	if d := auth(second); !slices.Equal(d.Opaque, hosts) {
-		t.Errorf("second: %+v, want the hosts again: their time begins anew", d)
+		t.Errorf("second: %+v, want the hosts again, to restart their time", d)
 	}
 	if m, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); !ok || m.Src != second.client {
 		t.Errorf("master %v, %v, want the newest", m, ok)
@@ -551,8 +551,8 @@ func TestOpaqueHosts(t *testing.T) {
 	}
 }
 
-// TestSkip has the tracker do without the payload of what it need not read, and
-// notice its end all the same, whatever went by unseen.
+// TestSkip withholds the payload of what the tracker need not read: the end is noticed
+// all the same, whatever went by unseen.
 func TestSkip(t *testing.T) {
 	const unseen = 12345
 	tests := []struct {

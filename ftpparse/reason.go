@@ -31,5 +31,5 @@ const (
 	TransferEnded Reason = "transfer-ended" // the transfer command that followed has its final reply
 	Reinitialized Reason = "reinitialized"  // REIN, accepted
 	PickedUp      Reason = "picked-up"      // TLS was under way when the connection was first seen
-	AuthAccepted  Reason = "auth"           // AUTH, accepted: transfer parameters start anew (RFC 4217 section 13)
+	AuthAccepted  Reason = "auth"           // AUTH, accepted: transfer parameters are reset (RFC 4217 section 13)
 )

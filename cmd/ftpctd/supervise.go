@@ -111,7 +111,7 @@ func (s *supervisor) look() {
 }
 
 // test feeds the watchdog if the daemon works: the receive loop of each queue
-// answers, and the lock of each engine, which the status needs, is to be had.
+// answers, and the lock of each engine, which the status needs, can be taken.
 func (s *supervisor) test(ctx context.Context) {
 	patience, cancel := context.WithTimeout(ctx, s.systemd.Interval())
 	defer cancel()

@@ -343,8 +343,8 @@ func appendFind(b []byte, t conntrack.Tuple) []byte {
 }
 
 // appendFindServers appends an IPCTNL_MSG_CT_GET message that asks for the connections
-// of all zones whose replies come from a port, in the family of unspecified. The reply direction
-// names the server's own port, whatever NAT makes of it.
+// of all zones whose replies come from a port, in the family of unspecified. The reply
+// direction names the server's own port, whatever NAT makes of it.
 func appendFindServers(b []byte, unspecified netip.Addr, port uint16) []byte {
 	start := len(b)
 	t := conntrack.Tuple{Src: netip.AddrPortFrom(unspecified, port), Dst: netip.AddrPortFrom(unspecified, 0)}

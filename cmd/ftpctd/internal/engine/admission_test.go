@@ -113,7 +113,7 @@ func TestInstall(t *testing.T) {
 		{name: "the helper went away", admission: own, answers: []error{gone, nil}, registered: 1},
 		{name: "it went away a family at a time", admission: own, answers: []error{gone, gone, nil}, registered: 2},
 		{name: "it stays away", admission: own, answers: []error{gone, gone, gone}, want: gone, registered: 2},
-		{name: "it is not to be had any more", admission: own, answers: []error{gone}, noRegister: unix.EBUSY, want: unix.EBUSY, registered: 1},
+		{name: "it is gone", admission: own, answers: []error{gone}, noRegister: unix.EBUSY, want: unix.EBUSY, registered: 1},
 		{name: "something else", admission: own, answers: []error{unix.EPERM}, want: unix.EPERM},
 		{name: "the kernel's helper", admission: carrier, answers: []error{gone}, want: gone},
 	}

@@ -339,7 +339,7 @@ func (e *Engine) hosts(h conntrack.Hosts) firewall.Change {
 	return c
 }
 
-// Refill puts the sessions in TLS into the table, where their time begins anew.
+// Refill puts the sessions in TLS into the table, and restarts their time.
 // Data connections that were expected are not in a table that was made again any
 // more: clients ask again. Packets are handled meanwhile.
 func (e *Engine) Refill() {
@@ -357,8 +357,7 @@ func (e *Engine) opaqueHosts() []conntrack.Hosts {
 	return slices.Collect(e.tracker.OpaqueHosts())
 }
 
-// renew begins the time of hosts anew, unless the last of their sessions in TLS has
-// ended.
+// renew restarts the time of hosts, unless the last of their sessions in TLS has ended.
 func (e *Engine) renew(h conntrack.Hosts) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

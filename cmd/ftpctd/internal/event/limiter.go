@@ -32,7 +32,7 @@ type Summary struct {
 	Kind  Kind
 	Lines uint64
 	// Client is the host (IPv6: the /64) that more than half of them are about,
-	// or invalid if there is none such.
+	// or invalid if there is none.
 	Client netip.Addr
 }
 

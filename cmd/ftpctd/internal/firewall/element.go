@@ -17,8 +17,8 @@ import (
 type Change struct {
 	Src, Dst netip.Addr
 	Port     uint16
-	// Timeout is for how long; what is there already begins its time anew. 0 removes
-	// the element. It is no error if there is none.
+	// Timeout is how long the element stays, counted again if it is there already. 0
+	// removes the element. It is no error if there is none.
 	Timeout time.Duration
 }
 

@@ -617,7 +617,7 @@ const noTables = "the kernel has no nftables for inet: load the module nf_tables
 
 // feature is something that the kernel may lack.
 type feature struct {
-	// advice says what is wanting and where it is to be had.
+	// advice says what is missing and how to get it.
 	advice string
 	// add adds a rule, or more, that uses it to chain.
 	add func(r ruleset, chain *nftables.Chain)

@@ -98,7 +98,7 @@ func Install(cfg Config) (*Table, error) {
 	return t, nil
 }
 
-// load makes the table anew.
+// load replaces the table.
 func (t *Table) load() error {
 	// Adding what exists is no error, so that deleting is none either.
 	t.nft.DelTable(t.nft.AddTable(newTable(tableName)))
