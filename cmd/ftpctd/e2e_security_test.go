@@ -78,12 +78,12 @@ func TestAttacks(t *testing.T) {
 		},
 		{
 			name: "HTTP", lines: post, from: l.Server,
-			log: []string{"no FTP session", "reason=not-a-verb"},
+			log: []string{"is not read", "reason=not-a-verb"},
 		},
 		{
 			name: "HTTP to a server without a greeting", lines: post, from: l.Server,
 			server: script{greeting: silent},
-			log:    []string{"no FTP session", "reason=no-greeting"},
+			log:    []string{"is not read", "reason=no-greeting"},
 		},
 		{
 			name: "227 of a third host, strict", login: true, lines: []string{"PASV"}, from: l.Client,

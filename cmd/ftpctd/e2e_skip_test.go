@@ -84,9 +84,9 @@ func TestSkipMark(t *testing.T) {
 		skipped, marked    bool
 	}{
 		{name: "FTP", config: skip + "skip_tls = true\n", line: "NOOP", log: "opened"},
-		{name: "no FTP", config: skip, line: "GET / HTTP/1.1", log: "no FTP session", skipped: true, marked: true},
-		{name: "no FTP, entries", config: "admit = \"entry\"\n" + skip, line: "GET / HTTP/1.1", log: "no FTP session", skipped: true, marked: true},
-		{name: "no FTP, no mark", line: "GET / HTTP/1.1", log: "no FTP session", skipped: true}, // but a label
+		{name: "no FTP", config: skip, line: "GET / HTTP/1.1", log: "is not read", skipped: true, marked: true},
+		{name: "no FTP, entries", config: "admit = \"entry\"\n" + skip, line: "GET / HTTP/1.1", log: "is not read", skipped: true, marked: true},
+		{name: "no FTP, no mark", line: "GET / HTTP/1.1", log: "is not read", skipped: true}, // but a label
 		{name: "TLS", config: skip + "skip_tls = true\n", line: "AUTH TLS", log: "went into TLS", skipped: true, marked: true},
 		{name: "TLS that may return", config: skip, line: "AUTH TLS", log: "went into TLS"},
 	} {
@@ -140,7 +140,7 @@ func TestSkippedPortsAgain(t *testing.T) {
 	if err := first.PrintfLine("GET / HTTP/1.1"); err != nil {
 		t.Fatal(err)
 	}
-	d.logged(t, "no FTP session")
+	d.logged(t, "is not read")
 	if err := conn.(*net.TCPConn).SetLinger(0); err != nil { // to be closed by a RST
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ var messages = map[conntrack.EventKind]string{
 	conntrack.EventReject:   "data connection refused",
 	conntrack.EventWithdraw: "expectation withdrawn",
 	conntrack.EventOpaque:   "control connection went into TLS: its data ports cannot be learned; give the server a passive port range, and open it or name it in passive.tls_ports",
-	conntrack.EventNotFTP:   "no FTP session: nothing will be expected on it",
+	conntrack.EventNotFTP:   "control connection is not read: nothing will be expected on it",
 }
 
 // Warnings about a packet, as the limiter and its summaries name them.
