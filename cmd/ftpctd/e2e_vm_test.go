@@ -61,6 +61,11 @@ func TestSystemd(t *testing.T) {
 		return strings.Contains(property(t, "StatusText"), "expected: 4, refused: 0")
 	})
 
+	// The sandbox keeps nothing from it that it would miss.
+	if log := journal(t); strings.Contains(log, "level=WARN") {
+		t.Errorf("the service warns:\n%s", log)
+	}
+
 	// A broken configuration is reported and changes nothing.
 	const config = "/etc/ftpctd/ftpctd.toml"
 	reference, err := os.ReadFile(config)
