@@ -43,7 +43,7 @@ WITH_DIR = set -e; dir=$$(mktemp -d); trap 'rm -r "$$dir"' EXIT; trap 'exit 1' H
 
 # Tests that need no more of the kernel than the daemon does, and so say something
 # of another kernel; the others are the same on all.
-VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts(BehindNAT)?|StaleExpectation(InZone)?|End|RulesRemoved|NAT|ActiveBehindNAT|Zone)$$
+VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts(BehindNAT)?|StaleExpectation(InZone)?|End|RulesRemoved|NAT|ActiveBehindNAT|Zone|Loopback|AntiSpoof(NAT)?|ForgedSource|FastOpen|ListedAtStart|AlmostSANE|ControlPortAnnounced|Attack.*)$$
 
 test-vm: root deps build ## the demo and the tests that depend on the kernel, on Debian's kernels in virtual machines (KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)
@@ -54,7 +54,8 @@ test-vm: root deps build ## the demo and the tests that depend on the kernel, on
 	$$vmrun -- $(BIN) demo; \
 	(cd conntrack/ctnetlink && $$vmrun -- $$dir/ctnetlink.test -test.v -test.timeout 10m); \
 	(cd nfq && $$vmrun -- $$dir/nfq.test -test.v -test.timeout 10m); \
-	cd cmd/ftpctd; $$vmrun -- $$dir/ftpctd.test -test.v -test.timeout 10m -test.parallel 2 -test.run '$(VM_TESTS)'; \
+	cd cmd/ftpctd; $$vmrun -- sh -c 'modprobe br_netfilter; exec "$$@"' sh \
+		$$dir/ftpctd.test -test.v -test.timeout 25m -test.parallel 1 -test.run '$(VM_TESTS)'; \
 	FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
 		$$vmrun -systemd -- $$dir/ftpctd.test -test.v -test.timeout 10m -test.run '^TestSystemd$$'
 
