@@ -57,9 +57,14 @@ type Active struct {
 	Ports PortRange
 }
 
+// LockQueue is the number of a packet queue that no rule sends anything to: who has it
+// is the one daemon of the network namespace.
+const LockQueue = 65520
+
 // Queue says how packets come from the kernel.
 type Queue struct {
-	// Num is the number of the first queue. Num+Count-1 is at most 65535.
+	// Num is the number of the first queue. Num+Count-1 is at most 65535, and LockQueue
+	// is none of them.
 	Num uint16
 	// Count is the number of queues, and of their workers.
 	Count uint16

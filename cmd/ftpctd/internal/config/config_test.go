@@ -101,7 +101,7 @@ tls_ports = "40000"
 enabled = false
 ports = "50000-65535"
 [queue]
-num = 65472
+num = 65400
 count = 64
 length = 1
 driver = "go-nfqueue"
@@ -132,7 +132,7 @@ socket = "/tmp/s"
 				MinPort:  2000,
 				Passive:  config.Passive{Address: config.AddressStrict, Ports: config.PortRange{Min: 30000, Max: 30999}, TLSPorts: config.PortRange{Min: 40000, Max: 40000}},
 				Active:   config.Active{Ports: config.PortRange{Min: 50000, Max: 65535}},
-				Queue:    config.Queue{Num: 65472, Count: 64, Length: 1, Driver: config.DriverGoNFQueue, SkipMark: 1 << 31, SkipTLS: true},
+				Queue:    config.Queue{Num: 65400, Count: 64, Length: 1, Driver: config.DriverGoNFQueue, SkipMark: 1 << 31, SkipTLS: true},
 				Helper:   config.Helper{Name: "ftp-2121", Carrier: config.CarrierSANE, MaxExpected: 255, Timeout: time.Hour},
 				Limits:   config.Limits{Connections: 1},
 				Log:      config.Log{Level: slog.LevelDebug, Format: config.LogJSON},
@@ -243,6 +243,7 @@ func TestParseProblems(t *testing.T) {
 		{"queue.count 0", "[queue]\ncount = 0", []string{"f:2:1: queue.count: 0 is out of range; allowed: 1 to 64"}},
 		{"queue.count 65", "[queue]\ncount = 65", []string{"f:2:1: queue.count: 65 is out of range; allowed: 1 to 64"}},
 		{"last queue", "[queue]\nnum = 65535\ncount = 2", []string{"f:3:1: queue.count: the last queue would be 65536; allowed: num + count - 1 up to 65535"}},
+		{"the lock's queue", "[queue]\nnum = 65519\ncount = 2", []string{"f:3:1: queue.count: queue 65520 would be one of them, which is the lock of the daemon; allowed: queues below 65520, or above"}},
 		{"queue.length", "[queue]\nlength = 1048577", []string{"f:2:1: queue.length: 1048577 is out of range; allowed: 1 to 1048576"}},
 		{"queue.driver", "[queue]\ndriver = \"ebpf\"", []string{`f:2:1: queue.driver: "ebpf" is unknown; allowed: netlink, go-nfqueue`}},
 		{"queue.skip_mark two bits", "[queue]\nskip_mark = 0x300", []string{"f:2:1: queue.skip_mark: 0x300 is not a single bit of 32; allowed: " + bit}},

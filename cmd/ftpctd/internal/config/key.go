@@ -107,6 +107,11 @@ func rules() []rule {
 					fmt.Sprintf("the last queue would be %d", last),
 					fmt.Sprintf("num + count - 1 up to %d", math.MaxUint16),
 				}
+			} else if c.Queue.Num <= LockQueue && last >= LockQueue {
+				return &fault{
+					fmt.Sprintf("queue %d would be one of them, which is the lock of the daemon", LockQueue),
+					fmt.Sprintf("queues below %d, or above", LockQueue),
+				}
 			}
 			return nil
 		}},

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/nfq"
 )
 
@@ -17,7 +18,7 @@ import (
 // it, and takes it back when the process ends, however that is. A file or a unix
 // socket would lack one or the other: containers share a network namespace without
 // sharing /run, and any user can bind an abstract name.
-const LockQueue = 65520
+const LockQueue = config.LockQueue
 
 // Lock makes sure that one daemon runs in a network namespace: two would replace
 // each other's rules, even with different queues. Close it to let another one start.
