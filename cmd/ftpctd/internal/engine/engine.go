@@ -191,18 +191,23 @@ func (e *Engine) expectEntry(x *conntrack.Expectation) error {
 	if e.entry == nil {
 		return errShare
 	}
-	return e.batch.expect(x, e.entry.Timeout)
+	c, err := e.entry.change(x)
+	if err == nil {
+		e.batch.add(c)
+		e.batch.expected = append(e.batch.expected, *x)
+	}
+	return err
 }
 
 // appendWithdraw appends the message that takes x back, if it takes one.
 func (e *Engine) appendWithdraw(b []byte, x *conntrack.Expectation) []byte {
 	switch {
 	case e.viaEntry(x):
-		e.batch.withdraw(x)
+		// A first packet that is queued all the same meets no expectation.
+		e.batch.add(changeOf(x, 0))
 	case e.tracker.Contended(x):
 		// By the time that the verdict leaves, the other one's may stand there.
-		e.waiting.withdrawn = append(e.waiting.withdrawn, *x)
-		e.serve()
+		e.withdrawLater(x)
 	default:
 		// A refused delete is one that came too late: there is nothing to do.
 		b = e.kernel.AppendDelete(b, nfq.SeqSilent, x)
@@ -216,7 +221,7 @@ func (e *Engine) Flush() {
 	if len(e.batch.changes) == 0 {
 		return
 	}
-	if err := e.batch.apply(e.entry.Table); err != nil {
+	if err := e.entry.Table.Apply(e.batch.changes); err != nil {
 		e.mu.Lock()
 		for i := range e.batch.expected {
 			e.reject(&e.batch.expected[i], err)
@@ -361,12 +366,23 @@ func (e *Engine) opaqueHosts() []conntrack.Hosts {
 func (e *Engine) renew(h conntrack.Hosts) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.tracker.IsOpaque(h) {
+	if e.tracker.IsOpaque(h) {
+		e.applyHosts(h)
+	}
+}
+
+// applyHosts makes the change of hosts at once.
+func (e *Engine) applyHosts(h conntrack.Hosts) {
+	c := e.hosts(h)
+	err := e.entry.Table.Apply([]firewall.Change{c})
+	if err == nil || !e.mayWarn(warnTLS, "", h.Client) {
 		return
 	}
-	if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil && e.mayWarn(warnTLS, "", h.Client) {
-		e.log.Warn("cannot admit data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
+	message := "cannot admit data connections of a session in TLS"
+	if c.Timeout == 0 {
+		message = "cannot end the admission of data connections of a session in TLS"
 	}
+	e.log.Warn(message, "client", h.Client, "server", h.Server, "err", err)
 }
 
 // Refused implements nfq.Handler: the kernel did not take a message that left
@@ -405,8 +421,7 @@ func (e *Engine) Refused(seq uint32, err error) {
 	default:
 		e.reject(&s.x, err)
 		if reasonOf(err) == conntrack.Clash { // what is in the way may be its own, of an earlier announcement
-			e.waiting.withdrawn = append(e.waiting.withdrawn, s.x)
-			e.serve()
+			e.withdrawLater(&s.x)
 		}
 	}
 	e.mu.Unlock()
@@ -486,22 +501,14 @@ func (e *Engine) expire() {
 	d := e.tracker.Expire(time.Now())
 	if e.servesTLS() {
 		for _, h := range d.Readable {
-			if err := e.entry.Table.Apply([]firewall.Change{e.hosts(h)}); err != nil && e.mayWarn(warnTLS, "", h.Client) {
-				e.log.Warn("cannot end the admission of data connections of a session in TLS", "client", h.Client, "server", h.Server, "err", err)
-			}
+			e.applyHosts(h)
 		}
 	}
 	var unsent []conntrack.Expectation
 	b, from := e.expired[:0], 0
 	for i := range d.Withdraw {
-		x := &d.Withdraw[i]
-		switch {
-		case e.viaEntry(x):
-		case e.tracker.Contended(x):
-			e.waiting.withdrawn = append(e.waiting.withdrawn, *x)
-			e.serve()
-		default:
-			b = e.kernel.AppendDelete(b, nfq.SeqSilent, x)
+		if x := &d.Withdraw[i]; !e.viaEntry(x) {
+			b = e.appendWithdraw(b, x)
 		}
 		if len(b) >= maxDatagram || i == len(d.Withdraw)-1 && len(b) > 0 {
 			if e.send(b) != nil {

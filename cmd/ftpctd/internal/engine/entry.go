@@ -30,26 +30,20 @@ type Entry struct {
 // router's own.
 var errNAT = errors.New("the control connection goes through NAT, which an entry cannot follow: a helper is needed")
 
+// change is the change that adds x to the table. It fails where an entry cannot be made.
+func (n *Entry) change(x *conntrack.Expectation) (firewall.Change, error) {
+	if x.Readdressed {
+		return firewall.Change{}, errNAT
+	}
+	return changeOf(x, n.Timeout), nil
+}
+
 // batch collects what the packets at hand change in the table, so that it takes one
 // transaction and not one for each line.
 type batch struct {
 	changes  []firewall.Change
 	expected []conntrack.Expectation // what changes add
 }
-
-// expect adds x. It fails where an entry cannot be made.
-func (b *batch) expect(x *conntrack.Expectation, timeout time.Duration) error {
-	if x.Readdressed {
-		return errNAT
-	}
-	b.add(changeOf(x, timeout))
-	b.expected = append(b.expected, *x)
-	return nil
-}
-
-// withdraw takes x back. A first packet that is queued all the same meets no
-// expectation.
-func (b *batch) withdraw(x *conntrack.Expectation) { b.add(changeOf(x, 0)) }
 
 // changeOf is the change that adds x, or removes it if timeout is 0.
 func changeOf(x *conntrack.Expectation, timeout time.Duration) firewall.Change {
@@ -69,7 +63,5 @@ func (b *batch) add(c firewall.Change) {
 	}
 	b.changes = append(b.changes, c)
 }
-
-func (b *batch) apply(t Table) error { return t.Apply(b.changes) }
 
 func (b *batch) reset() { b.changes, b.expected = b.changes[:0], b.expected[:0] }

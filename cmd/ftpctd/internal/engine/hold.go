@@ -218,10 +218,17 @@ func (e *Engine) settle(w *waiter, err error) bool {
 
 // admitEntry makes x an expectation of the table.
 func (e *Engine) admitEntry(x *conntrack.Expectation) error {
-	if x.Readdressed {
-		return errNAT
+	c, err := e.entry.change(x)
+	if err != nil {
+		return err
 	}
-	return e.entry.Table.Apply([]firewall.Change{changeOf(x, e.entry.Timeout)})
+	return e.entry.Table.Apply([]firewall.Change{c})
+}
+
+// withdrawLater leaves it to the goroutine that also inserts to withdraw x.
+func (e *Engine) withdrawLater(x *conntrack.Expectation) {
+	e.waiting.withdrawn = append(e.waiting.withdrawn, *x)
+	e.serve()
 }
 
 // withdraw deletes x from the kernel's table, if it stands there unused.
