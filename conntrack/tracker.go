@@ -157,6 +157,14 @@ func keyOf(client, server netip.AddrPort) connKey {
 	}
 }
 
+// turned is the key of a connection whose client is this one's server.
+func (k *connKey) turned() connKey {
+	return connKey{
+		client: k.server, clientPort: k.serverPort, server: k.client, serverPort: k.clientPort,
+		family: k.family, zone: k.zone,
+	}
+}
+
 func familyOf(a netip.Addr) uint16 {
 	if a.Is4() {
 		return 4
@@ -380,12 +388,19 @@ func (t *Tracker) opening(key connKey) (nat *Connection, ok, again bool) {
 	if t.cfg.Lookup == nil {
 		return nil, true, false
 	}
-	ends := key.master()
-	found, ok := t.cfg.Lookup(ends)
-	if !ok || !found.isControl(ends) || found.State != StateSynRecv {
+	found, ok := t.control(&key)
+	if !ok || found.State != StateSynRecv {
 		return nil, false, false
 	}
 	return found.translation(key.zone), true, found.Assured
+}
+
+// control asks conntrack for the connection key. ok is false if it is no control
+// connection whose client key names.
+func (t *Tracker) control(key *connKey) (found Connection, ok bool) {
+	ends := key.master()
+	found, ok = t.cfg.Lookup(ends)
+	return found, ok && found.isControl(ends)
 }
 
 // pickUp adds a connection that was there before the Tracker, once. What nobody
@@ -395,10 +410,9 @@ func (t *Tracker) pickUp(key connKey) *conn {
 	id, ok := t.cfg.Older.take(&key)
 	var nat *Connection
 	if ok && t.cfg.Lookup != nil {
-		ends := key.master()
 		var found Connection
-		found, ok = t.cfg.Lookup(ends)
-		ok = ok && found.isControl(ends) && found.Assured && found.ID == id
+		found, ok = t.control(&key)
+		ok = ok && found.Assured && found.ID == id
 		nat = found.translation(key.zone)
 	}
 	if !ok {
@@ -416,15 +430,20 @@ func (t *Tracker) pickUp(key connKey) *conn {
 	return c
 }
 
-// giveUp leaves c unread for good.
+// giveUp leaves c, the connection of the packet, unread for good.
 func (t *Tracker) giveUp(c *conn, why Reason) {
+	t.abandon(c, why)
+	t.decision.Skip = true
+}
+
+// abandon leaves any connection unread for good.
+func (t *Tracker) abandon(c *conn, why Reason) {
 	t.withdrawAll(c, why)
 	t.clearOpaque(c)
 	t.dropBuffers(c)
 	t.release(c)
 	t.touch(c, unread)
-	c.state &^= closed | synData
-	t.skip(c)
+	c.state = c.state&^(closed|synData) | skipped
 	if why == NotSeenFromStart {
 		t.stats.Unseen++
 	}
@@ -504,14 +523,12 @@ func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
 	})
 	t.countBuffers(c)
 	t.act(c)
-	skip := t.decision.Skip
 	for t.buffered > maxBuffered {
 		t.stats.Evicted++
 		holder := t.holders.prev.conn
-		t.giveUp(holder, Evicted)
-		skip = skip || holder == c
+		t.abandon(holder, Evicted)
+		t.decision.Skip = t.decision.Skip || holder == c
 	}
-	t.decision.Skip = skip // which is about c, not about who gave way to it
 }
 
 // spoke notes that payload came from one side.
@@ -612,7 +629,8 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 			t.setOpaque(c)
 		}
 		if t.cfg.SkipOpaque {
-			t.skip(c)
+			c.state |= skipped
+			t.decision.Skip = true
 		}
 		t.observe(Event{Kind: EventOpaque, Master: c.key.master(), Reason: why})
 	case ftpparse.NotFTP:
@@ -626,12 +644,6 @@ func (t *Tracker) event(c *conn, e *ftpparse.Event) {
 	}
 }
 
-// skip leaves c unread until its end.
-func (t *Tracker) skip(c *conn) {
-	c.state |= skipped
-	t.decision.Skip = true
-}
-
 // connection is c as conntrack has it. ok is false if conntrack has it no more, or has
 // another one, or has it the other way round because it picked the connection up in
 // the middle: nothing can be expected of that.
@@ -641,8 +653,8 @@ func (t *Tracker) connection(c *conn) (_ Connection, ok bool) {
 		if t.unconfirmed {
 			return untranslated(c.key.zone, ends), false
 		}
-		found, ok := t.cfg.Lookup(ends)
-		if !ok || !found.isControl(ends) {
+		found, ok := t.control(&c.key)
+		if !ok {
 			t.unconfirmed = true
 			return untranslated(c.key.zone, ends), false
 		}
