@@ -147,6 +147,9 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 			return err
 		}
 		rule = rules.table.Mode()
+		if tracking.Reopen = rules.table.Labels(); !tracking.Reopen {
+			log.Warn("the kernel's connections have no labels (CONFIG_NF_CONNTRACK_LABELS): a handshake may be forged where the server is part of it")
+		}
 		entry = &engine.Entry{Table: rules.table, Timeout: cfg.Helper.Timeout}
 	}
 
@@ -186,11 +189,6 @@ func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission engine.
 	if n, leftOut := tracking.Older.Len(); n > 0 {
 		log.Info("control connections are older than the daemon: they are read from where they are", "connections", n, "left out", leftOut)
 	}
-	if cfg.Firewall.Manage {
-		if tracking.Reopen = firewall.HasLabels(); !tracking.Reopen {
-			log.Warn("the kernel's connections have no labels (CONFIG_NF_CONNTRACK_LABELS): a handshake may be forged where the server is part of it")
-		}
-	}
 	if admission.Mode == config.AdmitExpect {
 		tracking.KernelShare = kernelShare()
 	}
@@ -200,8 +198,7 @@ func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission engine.
 // kernelShare is the part of the kernel's table of expectations that one client may
 // have.
 func kernelShare() int {
-	// What a kernel with little memory takes. The daemon's unit does not let it see
-	// /proc/sys.
+	// What a kernel with little memory takes, where a sandbox hides /proc/sys.
 	most := 1024
 	if b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_expect_max"); err == nil {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {

@@ -38,7 +38,7 @@ func ParseConnection(b []byte, c *conntrack.Connection) error {
 			err = parseUint32(value, &status)
 			c.Assured, c.Expected = status&ipsAssured != 0, status&ipsExpected != 0
 		case ctaLabels:
-			unread := labelOf(conntrack.UnreadLabel)
+			unread := Labels(conntrack.UnreadLabel)
 			c.Unread = len(value) == len(unread) && binary.NativeEndian.Uint64(value[8:])&binary.NativeEndian.Uint64(unread[8:]) != 0
 		case ctaID:
 			err = parseUint32(value, &c.ID)

@@ -271,7 +271,7 @@ func AppendMark(b []byte, seq uint32, zone uint16, t conntrack.Tuple, mark, mask
 // connection cannot have labels: it is older than the rules that use them.
 func AppendUnread(b []byte, seq uint32, zone uint16, t conntrack.Tuple, unread bool) []byte {
 	start := len(b)
-	mask := labelOf(conntrack.UnreadLabel)
+	mask := Labels(conntrack.UnreadLabel)
 	var labels [16]byte
 	if unread {
 		labels = mask
@@ -284,11 +284,14 @@ func AppendUnread(b []byte, seq uint32, zone uint16, t conntrack.Tuple, unread b
 	return endMessage(b, start)
 }
 
-// labelOf is the bitmap with one label, in words of the host (struct nf_conn_labels of
-// include/net/netfilter/nf_conntrack_labels.h).
-func labelOf(bit uint) (labels [16]byte) {
-	binary.NativeEndian.PutUint64(labels[bit/64*8:], 1<<(bit%64))
-	return labels
+// Labels is the bitmap of a connection with labels, each from 0 to 127, in words of the
+// host (struct nf_conn_labels of include/net/netfilter/nf_conntrack_labels.h).
+func Labels(labels ...uint) (bitmap [16]byte) {
+	for _, l := range labels {
+		word := bitmap[l/64*8:]
+		binary.NativeEndian.PutUint64(word, binary.NativeEndian.Uint64(word)|1<<(l%64))
+	}
+	return bitmap
 }
 
 // AppendDeleteConnection appends one complete IPCTNL_MSG_CT_DELETE message to b and

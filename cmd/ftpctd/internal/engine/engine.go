@@ -61,7 +61,7 @@ type Engine struct {
 	ports    []uint16
 	tlsPorts conntrack.PortRange
 	skipMark uint32
-	labels   bool
+	labels   bool // the rules use them: what is skipped gets one
 	accept   func(id uint32) error
 	send     func(messages []byte) error
 	lookup   func(conntrack.Tuple) (conntrack.Connection, error)
@@ -93,6 +93,8 @@ type sent struct {
 
 // Config sets an Engine up.
 type Config struct {
+	// Tracker sets the tracker up. Its Reopen is set where the rules use labels of
+	// connections.
 	Tracker conntrack.Config
 	// Kernel takes the expectations in the mode "expect". It is nil in the mode
 	// "entry".

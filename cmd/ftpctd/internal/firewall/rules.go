@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
+	"ftpctd/conntrack/ctnetlink"
 )
 
 const tableName = "ftpctd"
@@ -288,19 +289,14 @@ func setLabel(bit uint) []expr.Any {
 	}
 }
 
-// label is a bitmap of 128 bits, in words of the host (struct nf_conn_labels of
-// include/net/netfilter/nf_conntrack_labels.h).
-func label(bits ...uint) []byte {
-	var words [2]uint64
-	for _, bit := range bits {
-		words[bit/64] |= 1 << (bit % 64)
-	}
-	return binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, words[0]), words[1])
+// label is a bitmap for a register.
+func label(labels ...uint) []byte {
+	bitmap := ctnetlink.Labels(labels...)
+	return bitmap[:]
 }
 
-// HasLabels reports whether the rules can keep a SYN/ACK away whose SYN was forged, also
-// in the middle of a connection. It needs CONFIG_NF_CONNTRACK_LABELS.
-func HasLabels() bool {
+// hasLabels reports whether the kernel's connections can have labels.
+func hasLabels() bool {
 	return feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, setLabel(labelSYN)) }}.probe() == nil
 }
 

@@ -89,7 +89,7 @@ func Install(cfg Config) (*Table, error) {
 		_ = nft.CloseLasting()
 		return nil, newError(opInstall, "", err)
 	}
-	t := &Table{cfg: cfg, queue: queue, mode: mode, labels: HasLabels(), nft: nft, elements: elements}
+	t := &Table{cfg: cfg, queue: queue, mode: mode, labels: hasLabels(), nft: nft, elements: elements}
 	if err := t.load(); err != nil {
 		_ = nft.CloseLasting()
 		elements.close()
@@ -125,6 +125,11 @@ func wanting(cfg Config, queue expr.Any) string {
 // Mode tells how packets are queued: "nft queue", or "xt NFQUEUE" on a kernel
 // without the former.
 func (t *Table) Mode() string { return t.mode }
+
+// Labels tells whether the rules use labels of connections, and so keep a SYN/ACK away
+// whose SYN was forged, also in the middle of a connection. It needs
+// CONFIG_NF_CONNTRACK_LABELS.
+func (t *Table) Labels() bool { return t.labels }
 
 // Apply changes the sets of data connections, in the order of changes. It takes effect
 // before it returns, and does not wait for anything but the kernel's own work. After an
