@@ -31,11 +31,7 @@ func TestAttackSimultaneousOpen(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
 				ctx := within(t)
 				s := newStage(t)
-				if tt.port != lab.ControlPort {
-					s.admit(t, tt.port)
-					config += twoPorts
-				}
-				start(t, s.Router, config)
+				s.startWith(t, config, tt.port)
 				server := netip.AddrPortFrom(attackerIPv4, tt.port)
 				secret := netip.AddrPortFrom(s.inside.IPv4(), secretPort)
 				connected := make(chan net.Conn, 1)
@@ -163,13 +159,7 @@ func TestAttackHandshake(t *testing.T) {
 			k.synAck(t, 0)
 		}},
 	} {
-		for _, end := range []struct {
-			family         string
-			client, server netip.Addr
-		}{
-			{"IPv4", victimIPv4, attackerIPv4},
-			{"IPv6", victimIPv6, attackerIPv6},
-		} {
+		for _, end := range victims {
 			t.Run(tt.name+", "+end.family, func(t *testing.T) {
 				eachMode(t, func(t *testing.T, config string) {
 					s := newStage(t)

@@ -76,13 +76,7 @@ func TestAttackSANE(t *testing.T) {
 			k.send(t, k.client, k.segment(k.client, lab.ACK, saneRequest))
 		}},
 	} {
-		for _, end := range []struct {
-			family         string
-			client, server netip.Addr
-		}{
-			{"IPv4", victimIPv4, attackerIPv4},
-			{"IPv6", victimIPv6, attackerIPv6},
-		} {
+		for _, end := range victims {
 			t.Run(tt.name+", "+end.family, func(t *testing.T) {
 				eachMode(t, func(t *testing.T, config string) {
 					s := newStage(t)
@@ -123,13 +117,7 @@ func TestAlmostSANE(t *testing.T) {
 			{"a line of 8 bytes", "NOOP 1\r\n"},
 			{"4 bytes", saneRequest[:4]},
 		} {
-			for _, end := range []struct {
-				family         string
-				client, server netip.Addr
-			}{
-				{"IPv4", victimIPv4, attackerIPv4},
-				{"IPv6", victimIPv6, attackerIPv6},
-			} {
+			for _, end := range victims {
 				t.Run(tt.name+", "+end.family, func(t *testing.T) {
 					k := s.talk(within(t), netip.AddrPortFrom(end.client, uint16(clientPort+i)), netip.AddrPortFrom(end.server, lab.ControlPort))
 					k.handshake(t)

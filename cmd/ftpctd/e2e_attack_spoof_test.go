@@ -41,11 +41,7 @@ func TestAttackForgedClient(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
 				s := newStage(t)
 				s.rpFilter(t, tt.rpFilter)
-				if tt.port != lab.ControlPort {
-					s.admit(t, tt.port)
-					config += twoPorts
-				}
-				start(t, s.Router, config)
+				s.startWith(t, config, tt.port)
 				k := s.talk(within(t), netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, tt.port))
 				k.client.wire = s.out
 				secret := netip.AddrPortFrom(tt.client, secretPort)
@@ -130,11 +126,7 @@ func TestAttackForgedLine(t *testing.T) {
 				eachMode(t, func(t *testing.T, config string) {
 					s := newStage(t)
 					s.rpFilter(t, tt.rpFilter)
-					if tt.port != lab.ControlPort {
-						s.admit(t, tt.port)
-						config += twoPorts
-					}
-					start(t, s.Router, config)
+					s.startWith(t, config, tt.port)
 					tt.attack(within(t), t, s, ipv6, tt.port)
 				})
 			})

@@ -109,6 +109,25 @@ func sniff(t *testing.T, w *lab.Wire) *lab.Sniffer {
 	return s
 }
 
+// victims are the victim as a client, and the attacker as its server.
+var victims = []struct {
+	family         string
+	client, server netip.Addr
+}{
+	{"IPv4", victimIPv4, attackerIPv4},
+	{"IPv6", victimIPv6, attackerIPv6},
+}
+
+// startWith starts the daemon with a control port, which the firewall admits.
+func (s *stage) startWith(t *testing.T, config string, port uint16) {
+	t.Helper()
+	if port != lab.ControlPort {
+		s.admit(t, port)
+		config += twoPorts
+	}
+	start(t, s.Router, config)
+}
+
 // admit opens a port in the firewall, both ways.
 func (s *stage) admit(t *testing.T, port uint16) {
 	t.Helper()

@@ -215,28 +215,6 @@ func retrieves(ctx context.Context, t *testing.T, c *miniftp.Client, want []byte
 	}
 }
 
-// startSilent starts a daemon that logs what daemons log unless they are told
-// otherwise.
-func startSilent(t *testing.T, h *lab.Host, config string) *daemon {
-	t.Helper()
-	d := &daemon{host: h, log: &transcript{}}
-	cmd := program("run", "-c", configFile(t, config))
-	cmd.Stderr = d.log
-	var err error
-	if d.process, err = h.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		d.end(t)
-		if t.Failed() {
-			log := d.log.String()
-			t.Logf("the log of the daemon on %s begins:\n%s", h.Name(), log[:min(len(log), 4000)])
-		}
-	})
-	d.logged(t, "msg=ready")
-	return d
-}
-
 // rss returns the memory of a daemon, in bytes.
 func rss(t *testing.T, d *daemon) int {
 	t.Helper()

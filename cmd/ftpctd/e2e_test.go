@@ -88,12 +88,19 @@ type daemon struct {
 	killed  bool
 }
 
-// start starts the daemon with a configuration and waits until it is ready. At
-// the end of the test it is stopped, and must end well and leave nothing.
+// start is startSilent for a daemon that logs everything.
 func start(t *testing.T, h *lab.Host, config string) *daemon {
 	t.Helper()
+	return startSilent(t, h, config+"\n[log]\nlevel = \"debug\"\n")
+}
+
+// startSilent starts the daemon with a configuration, in which it logs what daemons log
+// unless they are told otherwise, and waits until it is ready. At the end of the test it
+// is stopped, and must end well and leave nothing.
+func startSilent(t *testing.T, h *lab.Host, config string) *daemon {
+	t.Helper()
 	d := &daemon{host: h, log: &transcript{}}
-	cmd := program("run", "-c", configFile(t, config+"\n[log]\nlevel = \"debug\"\n"))
+	cmd := program("run", "-c", configFile(t, config))
 	cmd.Stderr = d.log
 	var err error
 	if d.process, err = h.Start(cmd); err != nil {
