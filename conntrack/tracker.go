@@ -227,7 +227,7 @@ type rank uint8
 
 const (
 	ended     rank = iota
-	unread         // for good; in the table so that it is said once
+	unread         // never read again; in the table so that it is logged once
 	silent         // nobody has spoken since the handshake
 	unassured      // one side has yet to speak
 	assured
@@ -328,7 +328,7 @@ func (t *Tracker) syn(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
 
 // synAck opens the connection, if conntrack has it from its handshake on: it saw the
 // client's SYN and takes p for the answer. A SYN/ACK that comes later is one that the
-// server sends by itself, to have what was found to be no FTP read again, from a place
+// server sends unasked, so that what was found not to be FTP is read again, from a place
 // of its choice.
 func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
 	client, server := p.Ack, p.Seq+1
@@ -430,13 +430,13 @@ func (t *Tracker) pickUp(key connKey) *conn {
 	return c
 }
 
-// giveUp leaves c, the connection of the packet, unread for good.
+// giveUp leaves c, the connection of the packet, unread until its end.
 func (t *Tracker) giveUp(c *conn, why Reason) {
 	t.abandon(c, why)
 	t.decision.Skip = true
 }
 
-// abandon leaves any connection unread for good.
+// abandon leaves any connection unread until its end.
 func (t *Tracker) abandon(c *conn, why Reason) {
 	t.withdrawAll(c, why)
 	t.clearOpaque(c)

@@ -205,7 +205,7 @@ func (e *Engine) expectEntry(x *conntrack.Expectation) error {
 func (e *Engine) appendWithdraw(b []byte, x *conntrack.Expectation) []byte {
 	switch {
 	case e.viaEntry(x):
-		// A first packet that is queued all the same meets no expectation.
+		// A first packet that is queued nevertheless meets no expectation.
 		e.batch.add(changeOf(x, 0))
 	case e.tracker.Contended(x):
 		// By the time that the verdict leaves, the other one's may stand there.
@@ -497,7 +497,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // expire withdraws what nobody has used in time, and what stood for sessions in TLS
 // that are forgotten. It does not wait for the kernel's answers about the former:
 // packets wait meanwhile, because what is withdrawn may be announced again as soon
-// as they are handled. What stands in the table for entries runs out by itself.
+// as they are handled. Elements of the table for entries expire.
 func (e *Engine) expire() {
 	e.mu.Lock()
 	d := e.tracker.Expire(time.Now())

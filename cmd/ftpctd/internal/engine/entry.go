@@ -8,16 +8,16 @@ import (
 	"ftpctd/conntrack"
 )
 
-// Table has the first packet of data connections queued before conntrack sees
-// it. It is firewall.Table.
+// Table queues the first packet of data connections before conntrack sees it. It is
+// firewall.Table.
 type Table interface {
 	// Apply carries out changes in their order.
 	Apply(changes []firewall.Change) error
 }
 
 // Entry is the admission mode "entry", which needs no helper: the tracker keeps the
-// expectations, the table has the first packets of their data connections queued, and
-// such a packet gets its conntrack entry, with the control connection as its master,
+// expectations, the table queues the first packets of their data connections, and such a
+// packet gets its conntrack entry, with the control connection as its master,
 // before conntrack sees it. Conntrack then calls it RELATED.
 type Entry struct {
 	Table Table

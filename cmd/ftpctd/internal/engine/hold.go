@@ -234,7 +234,7 @@ func (e *Engine) withdrawLater(x *conntrack.Expectation) {
 // withdraw deletes x from the kernel's table, if it stands there unused.
 func (e *Engine) withdraw(x *conntrack.Expectation) {
 	if e.viaEntry(x) {
-		return // it runs out by itself
+		return // its element expires
 	}
 	if err := e.kernel.Delete(x); err != nil && !errors.Is(err, unix.ENOENT) && e.mayWarn(warnWithdraw, "", x.Master.Src.Addr()) {
 		e.log.Warn("cannot withdraw an expectation", "err", err)

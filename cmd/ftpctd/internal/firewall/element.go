@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Change adds an element to one of the sets of data connections, or removes it. It has
-// the first packet of connections from Src to Port of Dst queued before conntrack sees
-// it, or to any of Config.TLSPorts where Port is 0. The addresses must be of one family;
-// an IPv4-mapped IPv6 address is IPv4.
+// Change adds an element to one of the sets of data connections, or removes it. With the
+// element, the rules queue the first packet of connections from Src to Port of Dst before
+// conntrack sees it, or to any of Config.TLSPorts where Port is 0. The addresses must be
+// of one family; an IPv4-mapped IPv6 address is IPv4.
 type Change struct {
 	Src, Dst netip.Addr
 	Port     uint16
