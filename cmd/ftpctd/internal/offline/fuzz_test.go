@@ -126,6 +126,8 @@ func FuzzDatagrams(f *testing.F) {
 	f.Add([]byte("\x00" + opened + step(0, 2, say, "PASV\r\n") + step(2, 0, say, "227 ok (192,0,2,2,122,8)\r\n") + step(0, 4, syn, nothing)))
 	f.Add([]byte("\x00" + step(0, 2, say, "NOOP") + step(2, 0, say, "200 ok\r\n") + step(0, 2, say, port)))
 	f.Add([]byte("\x00" + step(0, 2, syn, nothing) + step(2, 0, syn, nothing) + step(0, 2, synAck, nothing) + step(2, 0, login, nothing) + step(0, 2, say, port)))
+	// A server that sends a SYN of its own, and a SYN/ACK that answers nothing.
+	f.Add([]byte("\x00" + step(0, 2, syn, nothing) + step(2, 0, syn, nothing) + step(0, 2, synAck, nothing) + step(2, 0, synAck, nothing)))
 	f.Add([]byte("\x00" + step(0, 2, handshake, nothing) + step(0, 2, say, "POST / HTTP/1.1\r\n") + step(2, 0, rst, nothing) +
 		step(0, 2, wait, "NOOP") + step(0, 2, login, nothing) + step(0, 2, say, port)))
 	f.Add([]byte("\x00" + step(1, 3, handshake, nothing) + step(1, 3, login, nothing) + step(3, 1, handshake, nothing) + step(3, 1, login, nothing) +

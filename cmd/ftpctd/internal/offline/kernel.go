@@ -59,6 +59,7 @@ type connection struct {
 	begun          bool // the capture has a SYN of it
 	listed         bool // it was handed out to be picked up
 	seen           [2]bool
+	syn            [2]bool // a SYN of that direction came: the labels of package firewall
 
 	lastSYN    uint32 // what acknowledges the client's last SYN
 	newSYN     bool   // which was the last packet and was ignored

@@ -121,13 +121,17 @@ func (d *Daemon) queued(c *connection, dir direction, p *conntrack.Packet) bool 
 	if dir == reply {
 		server = p.Src
 	}
-	switch {
-	case c.expected, !slices.Contains(d.ports, server.Port()):
+	if c.expected || !slices.Contains(d.ports, server.Port()) {
 		return false // data, or a connection to somewhere else that comes from a control port
+	}
+	if isFirst(p) {
+		c.syn[dir] = true
+	}
+	switch {
 	case !c.seen[original] || !c.seen[reply]:
 		return false
-	case p.Flags&(conntrack.SYN|conntrack.ACK) == conntrack.SYN && len(p.Payload) > 0:
-		return false // dropped
+	case p.Flags&(conntrack.SYN|conntrack.FIN|conntrack.RST) == conntrack.SYN && c.syn != [2]bool{original: true}:
+		return false // somebody else's SYN may have begun it
 	}
 	return len(p.Payload) > 0 || p.Flags&(conntrack.FIN|conntrack.SYN|conntrack.RST) != 0
 }
