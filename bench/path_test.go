@@ -15,6 +15,7 @@ import (
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 // path does with a packet what the daemon's engine does, which cannot be imported
@@ -26,7 +27,6 @@ type path struct {
 	tracker *conntrack.Tracker
 	ports   []uint16
 	buf     []byte
-	packet  conntrack.Packet
 	seq     uint32
 	sent    [256]sent // the last expectations that left with a verdict
 	log     *slog.Logger
@@ -42,17 +42,14 @@ type sent struct {
 }
 
 // Packet implements nfq.Handler.
-func (h *path) Packet(p *nfq.Packet) nfq.Verdict {
+func (h *path) Packet(p *packet.Packet) nfq.Verdict {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !slices.Contains(h.ports, p.Dst.Port()) && !slices.Contains(h.ports, p.Src.Port()) {
 		return nfq.Verdict{}
 	}
-	h.packet = conntrack.Packet{
-		Src: p.Src, Dst: p.Dst, Zone: ctnetlink.Zone(p.Conntrack), Seq: p.Seq, Ack: p.Ack,
-		Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
-	}
-	d := h.tracker.Packet(time.Now(), &h.packet)
+	p.Zone = ctnetlink.Zone(p.Conntrack)
+	d := h.tracker.Packet(time.Now(), p)
 	if d.Idle() {
 		return nfq.Verdict{}
 	}
@@ -119,7 +116,7 @@ type message struct {
 }
 
 // newMessage makes the message of a packet between client and server.
-func newMessage(tb testing.TB, p conntrack.Packet, server bool) message {
+func newMessage(tb testing.TB, p packet.Packet, server bool) message {
 	tb.Helper()
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		tb.Skip("the attributes are of a little-endian host")

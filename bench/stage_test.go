@@ -13,7 +13,7 @@ import (
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/ftpparse"
-	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 var (
@@ -58,10 +58,10 @@ type speaker struct {
 	seq            [2]uint32
 }
 
-func (s *speaker) packet(st step) conntrack.Packet {
-	p := conntrack.Packet{Src: s.client, Dst: s.server, Seq: s.seq[0], Ack: s.seq[1], Flags: conntrack.ACK, Payload: st.payload}
+func (s *speaker) packet(st step) packet.Packet {
+	p := packet.Packet{Src: s.client, Dst: s.server, Seq: s.seq[0], Ack: s.seq[1], Flags: packet.ACK, Payload: st.payload}
 	if st.server {
-		p = conntrack.Packet{Src: s.server, Dst: s.client, Seq: s.seq[1], Ack: s.seq[0], Flags: conntrack.ACK, Payload: st.payload}
+		p = packet.Packet{Src: s.server, Dst: s.client, Seq: s.seq[1], Ack: s.seq[0], Flags: packet.ACK, Payload: st.payload}
 		s.seq[1] += uint32(len(st.payload))
 	} else {
 		s.seq[0] += uint32(len(st.payload))
@@ -69,7 +69,7 @@ func (s *speaker) packet(st step) conntrack.Packet {
 	return p
 }
 
-func segment(p *conntrack.Packet, st step) ftpparse.Segment {
+func segment(p *packet.Packet, st step) ftpparse.Segment {
 	g := ftpparse.Segment{Seq: p.Seq, Ack: p.Ack, HasAck: true, Payload: p.Payload}
 	if st.server {
 		g.Dir = ftpparse.DirReply
@@ -124,7 +124,7 @@ func loggedIn(cfg conntrack.Config) (*conntrack.Tracker, []speaker) {
 		n := i + 1
 		addr := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
 		who[i] = speaker{client: netip.AddrPortFrom(addr, 50000), server: server}
-		t.Packet(now, &conntrack.Packet{Src: who[i].server, Dst: who[i].client, Flags: conntrack.SYN | conntrack.ACK, Seq: who[i].seq[1], Ack: who[i].seq[0] + 1})
+		t.Packet(now, &packet.Packet{Src: who[i].server, Dst: who[i].client, Flags: packet.SYN | packet.ACK, Seq: who[i].seq[1], Ack: who[i].seq[0] + 1})
 		who[i].seq[0]++
 		who[i].seq[1]++
 		for _, st := range greet {
@@ -160,7 +160,7 @@ func BenchmarkTracker(b *testing.B) {
 }
 
 // rawPacket builds the IP packet of a segment.
-func rawPacket(p conntrack.Packet) []byte {
+func rawPacket(p packet.Packet) []byte {
 	tcp := make([]byte, 32)
 	binary.BigEndian.PutUint16(tcp[0:], p.Src.Port())
 	binary.BigEndian.PutUint16(tcp[2:], p.Dst.Port())
@@ -194,8 +194,8 @@ func BenchmarkDecode(b *testing.B) {
 	}{{"ipv4", speaker{client: client, server: server}}, {"ipv6", v6}} {
 		b.Run(d.kind, func(b *testing.B) {
 			raw := rawPacket(d.who.packet(steps("CPASV\r\n")[0]))
-			var decoder nfq.Decoder
-			var p nfq.Packet
+			var decoder packet.Decoder
+			var p packet.Packet
 			b.ReportAllocs()
 			b.SetBytes(int64(len(raw)))
 			for b.Loop() {
@@ -241,8 +241,8 @@ func BenchmarkReplay(b *testing.B) {
 			for _, s := range segments {
 				bytes += int64(len(s))
 			}
-			var decoder nfq.Decoder
-			var p nfq.Packet
+			var decoder packet.Decoder
+			var p packet.Packet
 			now := time.Unix(1000, 0)
 			b.ReportAllocs()
 			b.SetBytes(bytes)
@@ -250,10 +250,7 @@ func BenchmarkReplay(b *testing.B) {
 				t := conntrack.New(trackerConfig(16))
 				for _, raw := range segments {
 					if decoder.Decode(raw, &p) == nil {
-						t.Packet(now, &conntrack.Packet{
-							Src: p.Src, Dst: p.Dst, Seq: p.Seq, Ack: p.Ack,
-							Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
-						})
+						t.Packet(now, &p)
 					}
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ftpctd/ftpparse"
+	"ftpctd/nfq/packet"
 )
 
 var compareAddrs = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
@@ -145,7 +146,7 @@ func TestNAT(t *testing.T) {
 				t.Errorf("conntrack was asked %d times, want only for the handshake", asked)
 			}
 			// What the kernel was told is what is taken back, too.
-			d = w.send(w.client, w.server, w.cseq, 0, RST, "")
+			d = w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 			if diff := cmp.Diff(tt.want, append([]Expectation(nil), d.Withdraw...), compareAddrs); diff != "" {
 				t.Errorf("withdrawn (-want +got):\n%s", diff)
 			}
@@ -191,7 +192,7 @@ func TestOpaqueBehindNAT(t *testing.T) {
 			if _, got := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); got != want {
 				t.Errorf("is a master: %v, want %v", got, want)
 			}
-			if d := w.send(w.server, w.client, w.sseq, 0, RST, ""); (len(d.Readable) > 0) != want {
+			if d := w.send(w.server, w.client, w.sseq, 0, packet.RST, ""); (len(d.Readable) > 0) != want {
 				t.Errorf("at the end %+v, want hosts in it: %v", d, want)
 			}
 		})
@@ -246,7 +247,7 @@ func TestLookupOnce(t *testing.T) {
 	}
 	known = true
 	announce("confirmed again", 5, true)
-	w.send(w.client, w.server, w.cseq, 0, RST, "")
+	w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 	w.cseq, w.sseq = w.cseq+1000, w.sseq+1000
 	w.login()
 	announce("new connection", 6, true)
@@ -269,7 +270,7 @@ func TestZones(t *testing.T) {
 			t.Errorf("zone %d: %+v, want an expectation of that zone, which nobody contests", w.zone, d)
 		}
 	}
-	d := one.send(one.client, one.server, one.cseq, 0, RST, "")
+	d := one.send(one.client, one.server, one.cseq, 0, packet.RST, "")
 	if len(d.Withdraw) != 1 || d.Withdraw[0].Zone != 1 {
 		t.Errorf("withdrawn %+v, want the one of zone 1", d.Withdraw)
 	}

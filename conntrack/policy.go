@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"net/netip"
+	"strconv"
 
 	"ftpctd/ftpparse"
 )
@@ -63,8 +64,21 @@ type PortRange struct {
 	Min, Max uint16
 }
 
-// Contains reports whether p lies in r.
-func (r PortRange) Contains(p uint16) bool { return p >= r.Min && p <= r.Max }
+// Contains reports whether p lies in r. Port 0 never does.
+func (r PortRange) Contains(p uint16) bool { return p != 0 && r.Min <= p && p <= r.Max }
+
+// String returns the range as the configuration writes it: "30000-30999", a single port,
+// or nothing for the zero range.
+func (r PortRange) String() string {
+	switch {
+	case r == PortRange{}:
+		return ""
+	case r.Min == r.Max:
+		return strconv.Itoa(int(r.Min))
+	default:
+		return strconv.Itoa(int(r.Min)) + "-" + strconv.Itoa(int(r.Max))
+	}
+}
 
 // Policy decides which announced endpoints may be expected. The zero value
 // admits nothing.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ftpctd/bench/corpora"
+	"ftpctd/nfq/packet"
 )
 
 var (
@@ -50,26 +51,26 @@ func newWire(t *Tracker) *wire {
 }
 
 func (w *wire) handshake() {
-	w.send(w.client, w.server, w.cseq, 0, SYN, "")
+	w.send(w.client, w.server, w.cseq, 0, packet.SYN, "")
 	w.cseq++
-	w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
+	w.send(w.server, w.client, w.sseq, w.cseq, packet.SYN|packet.ACK, "")
 	w.sseq++
 }
 
-func (w *wire) send(src, dst netip.AddrPort, seq, ack uint32, flags Flags, data string) Decision {
+func (w *wire) send(src, dst netip.AddrPort, seq, ack uint32, flags packet.Flags, data string) Decision {
 	w.now = w.now.Add(time.Millisecond)
 	w.track(src, flags)
-	return *w.t.Packet(w.now, &Packet{Src: src, Dst: dst, Zone: w.zone, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(data)})
+	return *w.t.Packet(w.now, &packet.Packet{Src: src, Dst: dst, Zone: w.zone, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(data)})
 }
 
 func (w *wire) c(data string) Decision {
-	d := w.send(w.client, w.server, w.cseq, w.sseq, ACK, data)
+	d := w.send(w.client, w.server, w.cseq, w.sseq, packet.ACK, data)
 	w.cseq += uint32(len(data))
 	return d
 }
 
 func (w *wire) s(data string) Decision {
-	d := w.send(w.server, w.client, w.sseq, w.cseq, ACK, data)
+	d := w.send(w.server, w.client, w.sseq, w.cseq, packet.ACK, data)
 	w.sseq += uint32(len(data))
 	return d
 }
@@ -235,10 +236,10 @@ func (p *honestPlayer) step(client bool, data string) {
 		p.cseq, p.sseq = p.cseq+700000, p.sseq+800000
 		p.handshake()
 	case "@fin":
-		p.send(src, dst, *seq, ack, FIN|ACK, "")
+		p.send(src, dst, *seq, ack, packet.FIN|packet.ACK, "")
 		*seq++
 	case "@fin-ahead":
-		p.send(src, dst, *seq+uint32(n), ack, FIN|ACK, "")
+		p.send(src, dst, *seq+uint32(n), ack, packet.FIN|packet.ACK, "")
 	case "@wait":
 		p.now = p.now.Add(time.Duration(n) * time.Second)
 		p.wire.t.Expire(p.now)
@@ -250,7 +251,7 @@ func (p *honestPlayer) step(client bool, data string) {
 		}
 		p.begins(side + netip.AddrPortFrom(dst.Addr(), uint16(n)).String())
 	default:
-		d := p.send(src, dst, *seq, ack, ACK, latin1(data))
+		d := p.send(src, dst, *seq, ack, packet.ACK, latin1(data))
 		*seq += uint32(len(latin1(data)))
 		for _, x := range d.Expect {
 			side := "C->"

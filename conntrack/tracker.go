@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ftpctd/ftpparse"
+	"ftpctd/nfq/packet"
 )
 
 // Bounds that are not the administrator's to choose.
@@ -243,25 +244,25 @@ func (r rank) linger() time.Duration {
 }
 
 // Packet takes the next packet of a control connection. now must not go back.
-func (t *Tracker) Packet(now time.Time, p *Packet) *Decision {
+func (t *Tracker) Packet(now time.Time, p *packet.Packet) *Decision {
 	t.stats.Packets++
 	t.begin(now)
 	dir, c, key := t.lookup(p)
 	if key.clientPort == dataPort {
 		return &t.decision
 	}
-	if c == nil && p.Flags&(SYN|FIN|RST) != 0 {
+	if c == nil && p.Flags&(packet.SYN|packet.FIN|packet.RST) != 0 {
 		// An older connection ends, or its ends begin another one, which may well get
 		// its ID: that is made of the tuples and of the entry's place in memory
 		// (nf_ct_get_id of net/netfilter/nf_conntrack_core.c).
 		t.cfg.Older.take(&key)
 	}
 	switch {
-	case p.Flags&RST != 0:
+	case p.Flags&packet.RST != 0:
 		t.reset(c, p, dir)
-	case p.Flags&SYN == 0:
+	case p.Flags&packet.SYN == 0:
 		t.segment(c, key, p, dir)
-	case p.Flags&ACK == 0:
+	case p.Flags&packet.ACK == 0:
 		t.syn(c, key, p, dir)
 	case dir == ftpparse.DirReply:
 		t.synAck(c, key, p)
@@ -285,7 +286,7 @@ func (t *Tracker) begin(now time.Time) {
 // lookup finds the connection of p and the direction p travels in. Where both
 // ports are control ports, the handshake decides, which conntrack has to confirm; of
 // other packets the connection that is known or older, of which there is only one.
-func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
+func (t *Tracker) lookup(p *packet.Packet) (ftpparse.Direction, *conn, connKey) {
 	toServer := slices.Contains(t.cfg.Ports, p.Dst.Port())
 	toClient := slices.Contains(t.cfg.Ports, p.Src.Port())
 	original := keyOf(p.Src, p.Dst)
@@ -298,10 +299,10 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 	if !toServer {
 		return ftpparse.DirReply, t.conns[reply], reply
 	}
-	switch p.Flags & (SYN | ACK) {
-	case SYN:
+	switch p.Flags & (packet.SYN | packet.ACK) {
+	case packet.SYN:
 		return ftpparse.DirOriginal, t.conns[original], original
-	case SYN | ACK:
+	case packet.SYN | packet.ACK:
 		return ftpparse.DirReply, t.conns[reply], reply
 	}
 	if c := t.conns[reply]; t.conns[original] == nil && (c != nil || t.cfg.Older.has(&reply)) {
@@ -315,7 +316,7 @@ func (t *Tracker) lookup(p *Packet) (ftpparse.Direction, *conn, connKey) {
 // choose where in the client's stream reading begins. That holds for what has ended
 // between the same ends, too. Other SYNs open nothing: a table that SYNs alone can fill
 // is one that a flood empties of real sessions.
-func (t *Tracker) syn(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
+func (t *Tracker) syn(c *conn, key connKey, p *packet.Packet, dir ftpparse.Direction) {
 	if len(p.Payload) == 0 || dir != ftpparse.DirOriginal {
 		return
 	}
@@ -330,7 +331,7 @@ func (t *Tracker) syn(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
 // client's SYN and takes p for the answer. A SYN/ACK that comes later is one that the
 // server sends unasked, so that what was found not to be FTP is read again, from a place
 // of its choice.
-func (t *Tracker) synAck(c *conn, key connKey, p *Packet) {
+func (t *Tracker) synAck(c *conn, key connKey, p *packet.Packet) {
 	client, server := p.Ack, p.Seq+1
 	if c != nil && c.state&(handshake|closed) == handshake && c.isn == [2]uint32{client, server} {
 		return // repeated
@@ -456,7 +457,7 @@ func (t *Tracker) abandon(c *conn, why Reason) {
 // does for Linux (tcp_reset_check of net/ipv4/tcp_input.c): a host that has closed
 // answers so to what was sent before its FIN had come. Of what is skipped the place is
 // not known; what comes after the end of that is not read either.
-func (t *Tracker) reset(c *conn, p *Packet, dir ftpparse.Direction) {
+func (t *Tracker) reset(c *conn, p *packet.Packet, dir ftpparse.Direction) {
 	if c == nil || c.state&closed != 0 {
 		return
 	}
@@ -469,7 +470,7 @@ func (t *Tracker) reset(c *conn, p *Packet, dir ftpparse.Direction) {
 }
 
 // segment reads payload and FIN.
-func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Direction) {
+func (t *Tracker) segment(c *conn, key connKey, p *packet.Packet, dir ftpparse.Direction) {
 	if c == nil {
 		if len(p.Payload) == 0 {
 			return
@@ -486,7 +487,7 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 	if len(p.Payload) > 0 {
 		t.spoke(c, dir)
 	}
-	fin := p.Flags&FIN != 0
+	fin := p.Flags&packet.FIN != 0
 	if c.state&skipped == 0 {
 		t.read(c, p, dir)
 		if c.state&skipped == 0 {
@@ -507,7 +508,7 @@ func (t *Tracker) segment(c *conn, key connKey, p *Packet, dir ftpparse.Directio
 }
 
 // read gives a segment to the session of c.
-func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
+func (t *Tracker) read(c *conn, p *packet.Packet, dir ftpparse.Direction) {
 	if c.state&handshake != 0 && dir == ftpparse.DirOriginal && len(p.Payload) > 1 && int32(p.Seq-c.isn[0]) < 0 {
 		// The SYN/ACK lied about where the client begins (conntrack lets it pass
 		// with nf_conntrack_tcp_be_liberal), to have what comes first go unread. One
@@ -518,8 +519,8 @@ func (t *Tracker) read(c *conn, p *Packet, dir ftpparse.Direction) {
 	}
 	c.session.LoginOptional = !t.cfg.Policy.RequireLogin
 	t.events = c.session.Segment(t.events[:0], ftpparse.Segment{
-		Dir: dir, Seq: p.Seq, Ack: p.Ack, HasAck: p.Flags&ACK != 0,
-		FIN: p.Flags&FIN != 0, Payload: p.Payload,
+		Dir: dir, Seq: p.Seq, Ack: p.Ack, HasAck: p.Flags&packet.ACK != 0,
+		FIN: p.Flags&packet.FIN != 0, Payload: p.Payload,
 	})
 	t.countBuffers(c)
 	t.act(c)

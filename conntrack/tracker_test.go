@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
+
+	"ftpctd/nfq/packet"
 )
 
 // log collects events as "kind via dst reason".
@@ -130,13 +132,13 @@ func TestConnectionLife(t *testing.T) {
 			w.login()
 			w.c(pasv)
 			w.s(answer)
-			w.send(w.client, w.server, w.cseq, w.sseq, FIN|ACK, "")
-			w.send(w.server, w.client, w.sseq, w.cseq+1, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq, w.sseq, packet.FIN|packet.ACK, "")
+			w.send(w.server, w.client, w.sseq, w.cseq+1, packet.FIN|packet.ACK, "")
 		}, []string{expect, withdraw + "closed", "close closed"}},
 		{"FIN one way leaves the connection open", func(w *wire) {
 			w.login()
 			w.c(pasv)
-			w.send(w.client, w.server, w.cseq, w.sseq, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq, w.sseq, packet.FIN|packet.ACK, "")
 			w.cseq++
 			w.s(answer)
 		}, []string{expect}},
@@ -144,17 +146,17 @@ func TestConnectionLife(t *testing.T) {
 			w.login()
 			w.c(pasv)
 			w.s(answer)
-			w.send(w.server, w.client, w.sseq, 0, RST, "")
+			w.send(w.server, w.client, w.sseq, 0, packet.RST, "")
 		}, []string{expect, withdraw + "closed", "close closed"}},
 		{"RST out of place", func(w *wire) {
 			w.login()
-			w.send(w.server, w.client, w.sseq+1<<20, 0, RST, "")
+			w.send(w.server, w.client, w.sseq+1<<20, 0, packet.RST, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
 		{"RST close to its place", func(w *wire) { // RFC 5961: the receiver keeps the connection
 			w.login()
-			w.send(w.client, w.server, w.cseq+1, 0, RST, "")
+			w.send(w.client, w.server, w.cseq+1, 0, packet.RST, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
@@ -164,20 +166,20 @@ func TestConnectionLife(t *testing.T) {
 			w.login()
 			w.c(pasv)
 			w.s(answer)
-			w.send(w.server, w.client, w.sseq, w.cseq, FIN|ACK, "")
-			w.send(w.server, w.client, w.sseq, 0, RST, "")
+			w.send(w.server, w.client, w.sseq, w.cseq, packet.FIN|packet.ACK, "")
+			w.send(w.server, w.client, w.sseq, 0, packet.RST, "")
 		}, []string{expect, withdraw + "closed", "close closed"}},
 		{"RST close to its place after a FIN that is out of place", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, w.cseq+100, w.sseq, FIN|ACK, "")
-			w.send(w.client, w.server, w.cseq-1, 0, RST, "")
+			w.send(w.client, w.server, w.cseq+100, w.sseq, packet.FIN|packet.ACK, "")
+			w.send(w.client, w.server, w.cseq-1, 0, packet.RST, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
 		{"RST close to its place after a FIN in the place of what was read", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, w.cseq-1, w.sseq, FIN|ACK, "")
-			w.send(w.client, w.server, w.cseq-1, 0, RST, "")
+			w.send(w.client, w.server, w.cseq-1, w.sseq, packet.FIN|packet.ACK, "")
+			w.send(w.client, w.server, w.cseq-1, 0, packet.RST, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
@@ -185,14 +187,14 @@ func TestConnectionLife(t *testing.T) {
 			w.login()
 			w.c(pasv)
 			w.s(answer)
-			w.send(w.server, w.client, w.sseq, w.cseq, FIN|ACK, "")
-			w.send(w.server, w.client, w.sseq-1, 0, RST, "")
+			w.send(w.server, w.client, w.sseq, w.cseq, packet.FIN|packet.ACK, "")
+			w.send(w.server, w.client, w.sseq-1, 0, packet.RST, "")
 		}, []string{expect}},
 		{"text that is echoed begins a segment after a RST that its receiver ignored", func(w *wire) {
 			w.login()
 			w.c("XXXX " + answer)
 			w.s("500 unknown: XXXX ")
-			w.send(w.client, w.server, w.cseq+1, 0, RST, "")
+			w.send(w.client, w.server, w.cseq+1, 0, packet.RST, "")
 			w.now = w.now.Add(2 * closedLinger)
 			w.t.Expire(w.now)
 			w.c(pasv)
@@ -200,14 +202,14 @@ func TestConnectionLife(t *testing.T) {
 		}, nil},
 		{"FIN ahead of the bytes before it", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, w.cseq+uint32(len(pasv)), w.sseq, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq+uint32(len(pasv)), w.sseq, packet.FIN|packet.ACK, "")
 			w.c(pasv)
 			w.cseq++
 			w.s(answer)
 		}, []string{expect}},
 		{"nothing is read after the end", func(w *wire) {
 			w.login()
-			w.send(w.server, w.client, w.sseq, 0, RST, "")
+			w.send(w.server, w.client, w.sseq, 0, packet.RST, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{"close closed"}},
@@ -224,34 +226,34 @@ func TestConnectionLife(t *testing.T) {
 		}, []string{expect, withdraw + "closed", "close closed", "open", "reject 227 192.0.2.10 > 198.51.100.20:31240 unpaired", expect}},
 		{"a SYN alone changes nothing", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, 99, 0, SYN, "")
+			w.send(w.client, w.server, 99, 0, packet.SYN, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
 		{"a SYN/ACK that nobody asked for changes nothing", func(w *wire) {
 			w.login()
-			w.send(w.server, w.client, 99, 1, SYN|ACK, "")
+			w.send(w.server, w.client, 99, 1, packet.SYN|packet.ACK, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
 		{"a SYN of the server changes nothing", func(w *wire) {
 			w.login()
-			w.send(w.server, w.client, w.cseq-1, 0, SYN, "")
-			w.send(w.server, w.client, 99, 1, SYN|ACK, "")
+			w.send(w.server, w.client, w.cseq-1, 0, packet.SYN, "")
+			w.send(w.server, w.client, 99, 1, packet.SYN|packet.ACK, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
 		{"a SYN/ACK of the client changes nothing", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, 99, 0, SYN, "")
-			w.send(w.client, w.server, w.cseq, w.sseq, SYN|ACK, "")
+			w.send(w.client, w.server, 99, 0, packet.SYN, "")
+			w.send(w.client, w.server, w.cseq, w.sseq, packet.SYN|packet.ACK, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
 		{"a second SYN/ACK would have the client begin behind its first line", func(w *wire) {
 			const post = "POST / HTTP/1.1\r\n"
 			w.handshake()
-			w.send(w.server, w.client, w.sseq-1, w.cseq+uint32(len(post)), SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq-1, w.cseq+uint32(len(post)), packet.SYN|packet.ACK, "")
 			w.s("220 r\r\n")
 			w.c(post)
 			w.c("USER a\r\n")
@@ -260,7 +262,7 @@ func TestConnectionLife(t *testing.T) {
 		}, []string{"close closed", "open", "not-ftp no-greeting"}},
 		{"a second SYN/ACK would have the client begin ahead of its first line", func(w *wire) {
 			w.handshake()
-			w.send(w.server, w.client, w.sseq-1, w.cseq-100, SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq-1, w.cseq-100, packet.SYN|packet.ACK, "")
 			w.s("220 r\r\n")
 			w.c("POST / HTTP/1.1\r\nHost: a\r\n\r\n")
 			w.s("230 ok\r\n")
@@ -271,13 +273,13 @@ func TestConnectionLife(t *testing.T) {
 		{"a keep-alive before the client has spoken", func(w *wire) {
 			w.handshake()
 			w.s("220 r\r\n")
-			w.send(w.client, w.server, w.cseq-1, w.sseq, ACK, "x")
+			w.send(w.client, w.server, w.cseq-1, w.sseq, packet.ACK, "x")
 			w.c("USER a\r\n")
 		}, nil},
 		{"SYN/ACK repeated", func(w *wire) {
 			w.handshake()
-			w.send(w.client, w.server, w.cseq-1, 0, SYN, "")
-			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.send(w.client, w.server, w.cseq-1, 0, packet.SYN, "")
+			w.send(w.server, w.client, w.sseq-1, w.cseq, packet.SYN|packet.ACK, "")
 			w.s("220 r\r\n")
 			w.c("USER a\r\n")
 		}, nil},
@@ -291,8 +293,8 @@ func TestConnectionLife(t *testing.T) {
 			w.handshake()
 			w.s("220 r\r\n")
 			w.c("POST / HTTP/1.1\r\n")
-			w.send(w.server, w.client, w.sseq, 0, RST, "") // goes no further than here
-			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq, 0, packet.RST, "") // goes no further than here
+			w.send(w.server, w.client, w.sseq-1, w.cseq, packet.SYN|packet.ACK, "")
 			w.now = w.now.Add(2 * closedLinger)
 			w.t.Expire(w.now)
 			w.s("220 r\r\n")
@@ -302,8 +304,8 @@ func TestConnectionLife(t *testing.T) {
 		}, []string{"not-ftp not-a-verb", "close closed", "not-ftp not-seen-from-start"}},
 		{"a FIN out of its place does not end", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, w.cseq+100, w.sseq, FIN|ACK, "")
-			w.send(w.server, w.client, w.sseq-4, w.cseq, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq+100, w.sseq, packet.FIN|packet.ACK, "")
+			w.send(w.server, w.client, w.sseq-4, w.cseq, packet.FIN|packet.ACK, "")
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
@@ -376,14 +378,14 @@ func TestSharedEndpoint(t *testing.T) {
 	x := d.Expect[0]
 
 	t.Run("the first goes before the kernel has the second", func(t *testing.T) {
-		d := first.send(first.server, first.client, first.sseq, 0, RST, "")
+		d := first.send(first.server, first.client, first.sseq, 0, packet.RST, "")
 		if len(d.Withdraw) != 1 {
 			t.Errorf("%+v, want a withdrawal: the place is the first's", d)
 		}
 		if !tr.Admitted(&x) {
 			t.Error("the second is gone")
 		}
-		if d := second.send(second.server, second.client, second.sseq, 0, RST, ""); len(d.Withdraw) != 1 {
+		if d := second.send(second.server, second.client, second.sseq, 0, packet.RST, ""); len(d.Withdraw) != 1 {
 			t.Errorf("%+v, want the second's withdrawal", d)
 		}
 		if tr.Admitted(&x) {
@@ -402,7 +404,7 @@ func TestSharedEndpoint(t *testing.T) {
 		if !tr.Admitted(&x) {
 			t.Fatal("the second is gone")
 		}
-		if d := first.send(first.server, first.client, first.sseq, 0, RST, ""); len(d.Withdraw) != 0 {
+		if d := first.send(first.server, first.client, first.sseq, 0, packet.RST, ""); len(d.Withdraw) != 0 {
 			t.Errorf("%+v, want nothing: the place is the second's", d)
 		}
 	})
@@ -418,7 +420,7 @@ func TestSharedEndpoint(t *testing.T) {
 // with the last one that has not used it.
 func TestShared(t *testing.T) {
 	src, dst := netip.MustParseAddrPort("192.0.2.10:50000"), netip.MustParseAddrPort("198.51.100.20:31240")
-	end := func(w *wire) Decision { return w.send(w.server, w.client, w.sseq, 0, RST, "") }
+	end := func(w *wire) Decision { return w.send(w.server, w.client, w.sseq, 0, packet.RST, "") }
 	again := func(w *wire) Decision {
 		w.c("PASV\r\n")
 		return w.s("227 (198,51,100,20,122,8)\r\n")
@@ -522,7 +524,7 @@ func TestOpaqueHosts(t *testing.T) {
 	if got := slices.Collect(tr.OpaqueHosts()); !slices.Equal(got, hosts) {
 		t.Errorf("opaque hosts %v, want %v", got, hosts)
 	}
-	if d := first.send(first.server, first.client, first.sseq, 0, RST, ""); !d.Idle() {
+	if d := first.send(first.server, first.client, first.sseq, 0, packet.RST, ""); !d.Idle() {
 		t.Errorf("end of the first: %+v, want nothing: the second is open", d)
 	}
 	for _, w := range []struct {
@@ -546,7 +548,7 @@ func TestOpaqueHosts(t *testing.T) {
 	if got := slices.Collect(tr.OpaqueHosts()); len(got) != 0 {
 		t.Errorf("after CCC the opaque hosts are %v, want none", got)
 	}
-	if d := second.send(second.server, second.client, second.sseq, 0, RST, ""); !d.Idle() {
+	if d := second.send(second.server, second.client, second.sseq, 0, packet.RST, ""); !d.Idle() {
 		t.Errorf("end of the second: %+v", d)
 	}
 }
@@ -594,10 +596,10 @@ func TestSkip(t *testing.T) {
 		play func(w *wire)
 	}{
 		{"FIN", func(w *wire) {
-			w.send(w.client, w.server, w.cseq+unseen, w.sseq, FIN|ACK, "last")
-			w.send(w.server, w.client, w.sseq+unseen, w.cseq, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq+unseen, w.sseq, packet.FIN|packet.ACK, "last")
+			w.send(w.server, w.client, w.sseq+unseen, w.cseq, packet.FIN|packet.ACK, "")
 		}},
-		{"RST", func(w *wire) { w.send(w.client, w.server, w.cseq+unseen, 0, RST, "") }},
+		{"RST", func(w *wire) { w.send(w.client, w.server, w.cseq+unseen, 0, packet.RST, "") }},
 	}
 	for _, tt := range tests {
 		for _, end := range ends {
@@ -641,8 +643,8 @@ func TestAnew(t *testing.T) {
 	cfg := testConfig()
 	cfg.Lookup = w.lookup
 	w.t = New(cfg)
-	syn := func() bool { return w.send(w.client, w.server, w.cseq, 0, SYN, "").Anew }
-	synAck := func() bool { return w.send(w.server, w.client, w.sseq, w.cseq+1, SYN|ACK, "").Anew }
+	syn := func() bool { return w.send(w.client, w.server, w.cseq, 0, packet.SYN, "").Anew }
+	synAck := func() bool { return w.send(w.server, w.client, w.sseq, w.cseq+1, packet.SYN|packet.ACK, "").Anew }
 	if syn() {
 		t.Error("a SYN alone begins a connection")
 	}
@@ -652,12 +654,12 @@ func TestAnew(t *testing.T) {
 	if w.s("220 r\r\n").Anew {
 		t.Error("a greeting begins a connection")
 	}
-	w.send(w.client, w.server, w.cseq+1, w.sseq+1, ACK, "")
+	w.send(w.client, w.server, w.cseq+1, w.sseq+1, packet.ACK, "")
 	w.sseq++
 	if synAck() {
 		t.Error("a SYN/ACK that nobody asked for begins a connection")
 	}
-	w.send(w.client, w.server, w.cseq+1, 0, RST, "")
+	w.send(w.client, w.server, w.cseq+1, 0, packet.RST, "")
 	w.cseq, w.sseq = 5, 6
 	syn()
 	if !synAck() {
@@ -725,7 +727,7 @@ func TestLimits(t *testing.T) {
 		w := newWire(tr)
 		w.login()
 		for i := range 1000 {
-			w.send(netip.AddrPortFrom(testClient.Addr(), uint16(i+1)), testServer, 1, 0, SYN, "")
+			w.send(netip.AddrPortFrom(testClient.Addr(), uint16(i+1)), testServer, 1, 0, packet.SYN, "")
 		}
 		if n := tr.Stats().Connections; n != 1 {
 			t.Errorf("%d connections, want the one that was answered", n)
@@ -735,13 +737,13 @@ func TestLimits(t *testing.T) {
 		name string
 		play func(w *wire)
 	}{
-		{"SYNs with data", func(w *wire) { w.send(w.client, w.server, 1, 0, SYN, "x") }},
+		{"SYNs with data", func(w *wire) { w.send(w.client, w.server, 1, 0, packet.SYN, "x") }},
 		{"SYNs that are answered", func(w *wire) { w.handshake() }},
 		{"stray commands", func(w *wire) { w.c("NOOP\r\n") }},
 		{"stray replies", func(w *wire) { w.s("200 ok\r\n") }},
 		{"sessions that have ended", func(w *wire) {
 			w.login()
-			w.send(w.server, w.client, w.sseq, 0, RST, "")
+			w.send(w.server, w.client, w.sseq, 0, packet.RST, "")
 		}},
 	} {
 		t.Run("a flood of "+flood.name+" empties the table of no session", func(t *testing.T) {
@@ -781,7 +783,7 @@ func TestLimits(t *testing.T) {
 		w.login()
 		w.client = netip.AddrPortFrom(testClient.Addr(), 1)
 		w.login()
-		w.send(w.server, w.client, w.sseq, 0, RST, "")
+		w.send(w.server, w.client, w.sseq, 0, packet.RST, "")
 		tr.Expire(w.now.Add(3 * time.Minute))
 		if n := tr.Stats().Connections; n != 1 {
 			t.Errorf("%d connections, want the idle one", n)
@@ -791,7 +793,7 @@ func TestLimits(t *testing.T) {
 		tr := New(testConfig())
 		w := newWire(tr)
 		w.login()
-		w.send(w.server, w.client, w.sseq, 0, RST, "")
+		w.send(w.server, w.client, w.sseq, 0, packet.RST, "")
 		tr.Expire(w.now.Add(time.Minute))
 		if n := tr.Stats().Connections; n != 1 {
 			t.Errorf("%d connections a minute after the end, want 1", n)
@@ -900,7 +902,7 @@ func TestManyConnections(t *testing.T) {
 	}
 	for i := range n {
 		w.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 4000)
-		w.send(w.server, w.client, w.sseq, 0, RST, "")
+		w.send(w.server, w.client, w.sseq, 0, packet.RST, "")
 	}
 	tr.Expire(w.now.Add(time.Hour))
 	if s := tr.Stats(); s.Connections != 0 || s.Outstanding != 0 {
@@ -971,12 +973,12 @@ func TestPacketAllocatesNothing(t *testing.T) {
 	w := newWire(tr)
 	w.login()
 	lines := [][]byte{[]byte("PASV\r\n"), []byte("227 (198,51,100,20,122,8)\r\n"), []byte("NOOP\r\n"), []byte("200 ok\r\n")}
-	p := &Packet{}
+	p := &packet.Packet{}
 	cycle := func() {
 		for i, line := range lines {
-			*p = Packet{Src: w.client, Dst: w.server, Seq: w.cseq, Ack: w.sseq, Flags: ACK, Payload: line}
+			*p = packet.Packet{Src: w.client, Dst: w.server, Seq: w.cseq, Ack: w.sseq, Flags: packet.ACK, Payload: line}
 			if i%2 == 1 {
-				*p = Packet{Src: w.server, Dst: w.client, Seq: w.sseq, Ack: w.cseq, Flags: ACK, Payload: line}
+				*p = packet.Packet{Src: w.server, Dst: w.client, Seq: w.sseq, Ack: w.cseq, Flags: packet.ACK, Payload: line}
 				w.sseq += uint32(len(line))
 			} else {
 				w.cseq += uint32(len(line))
@@ -1009,24 +1011,24 @@ func FuzzPackets(f *testing.F) {
 			i := rnd.IntN(5)
 			client := netip.AddrPortFrom(testClient.Addr(), uint16(40000+i))
 			dir := rnd.IntN(2)
-			p := &Packet{Src: client, Dst: testServer, Seq: seq[i][dir], Ack: seq[i][1-dir], Flags: ACK}
+			p := &packet.Packet{Src: client, Dst: testServer, Seq: seq[i][dir], Ack: seq[i][1-dir], Flags: packet.ACK}
 			if dir == 1 {
 				p.Src, p.Dst = p.Dst, p.Src
 			}
 			switch rnd.IntN(16) {
 			case 0:
-				p.Flags = Flags(rnd.IntN(32))
+				p.Flags = packet.Flags(rnd.IntN(32))
 			case 1:
 				p.Seq += uint32(rnd.IntN(9000)) - 4000
 			case 2:
 				p.Ack += uint32(rnd.IntN(9000)) - 4000
 			}
 			p.Payload = []byte(lines[rnd.IntN(len(lines))])
-			if p.Flags&SYN != 0 || rnd.IntN(8) == 0 {
+			if p.Flags&packet.SYN != 0 || rnd.IntN(8) == 0 {
 				p.Payload = nil
 			}
 			seq[i][dir] = p.Seq + uint32(len(p.Payload))
-			if p.Flags&(SYN|FIN) != 0 {
+			if p.Flags&(packet.SYN|packet.FIN) != 0 {
 				seq[i][dir]++
 			}
 			now = now.Add(time.Duration(rnd.IntN(2000)) * time.Millisecond)

@@ -10,20 +10,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ftpctd/ftpparse"
+	"ftpctd/nfq/packet"
 )
 
 // track follows what conntrack makes of a packet of the wire's connection: as much of
 // tcp_conntracks of net/netfilter/nf_conntrack_proto_tcp.c as the tests need.
-func (w *wire) track(src netip.AddrPort, flags Flags) {
+func (w *wire) track(src netip.AddrPort, flags packet.Flags) {
 	fromClient := src == w.client
 	switch {
-	case flags&RST != 0:
+	case flags&packet.RST != 0:
 		w.state = StateNone
-	case flags&(SYN|ACK) == SYN && fromClient && w.state == StateNone:
+	case flags&(packet.SYN|packet.ACK) == packet.SYN && fromClient && w.state == StateNone:
 		w.state = StateSynSent
-	case flags&(SYN|ACK) == SYN|ACK && !fromClient && w.state == StateSynSent:
+	case flags&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK && !fromClient && w.state == StateSynSent:
 		w.state = StateSynRecv
-	case flags&(SYN|ACK) == ACK && fromClient && w.state == StateSynRecv:
+	case flags&(packet.SYN|packet.ACK) == packet.ACK && fromClient && w.state == StateSynRecv:
 		w.state = StateEstablished
 	}
 }
@@ -127,25 +128,25 @@ func TestNeverPickedUp(t *testing.T) {
 		{"the server speaks first", func(w *wire) { w.s("220 r\r\n") }, []string{notSeen}},
 		{"established before the first packet", func(w *wire) { w.state = StateEstablished }, []string{notSeen}},
 		{"lost SYN/ACK", func(w *wire) {
-			w.send(w.client, w.server, w.cseq, 0, SYN, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.SYN, "")
 			w.cseq++
 			w.sseq++
 			w.state = StateEstablished
 		}, []string{notSeen}},
 		{"lost SYN/ACK, sent again at will", func(w *wire) {
 			w.state = StateEstablished
-			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq-1, w.cseq, packet.SYN|packet.ACK, "")
 		}, []string{notSeen}},
 		{"SYN/ACK sent at will on what is unread", func(w *wire) {
 			w.state = StateEstablished
 			w.c("XXXX ")
-			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq-1, w.cseq, packet.SYN|packet.ACK, "")
 		}, []string{notSeen}},
 		{"SYN of the client, SYN/ACK of the server on what is unread", func(w *wire) {
 			w.state = StateEstablished
 			w.c("XXXX ")
-			w.send(w.client, w.server, w.cseq-1, 0, SYN, "")
-			w.send(w.server, w.client, w.sseq-1, w.cseq, SYN|ACK, "")
+			w.send(w.client, w.server, w.cseq-1, 0, packet.SYN, "")
+			w.send(w.server, w.client, w.sseq-1, w.cseq, packet.SYN|packet.ACK, "")
 		}, []string{notSeen}},
 		{"evicted", func(w *wire) {
 			w.login()
@@ -162,50 +163,50 @@ func TestNeverPickedUp(t *testing.T) {
 		}, []string{"open", "close expired", notSeen}},
 		{"ended for us alone", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, w.cseq, 0, RST, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 			w.state = StateEstablished
 		}, []string{"open", "close closed"}},
 		{"ended for us alone, a while ago", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, w.cseq, 0, RST, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 			w.state = StateEstablished
 			w.now = w.now.Add(closedLinger + time.Second)
 			w.t.Expire(w.now)
 		}, []string{"open", "close closed", notSeen}},
 		{"not FTP, ended for us alone, a while ago", func(w *wire) {
 			post(w)
-			w.send(w.client, w.server, w.cseq, 0, RST, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 			w.state = StateEstablished
 			w.now = w.now.Add(closedLinger + time.Second)
 			w.t.Expire(w.now)
 		}, []string{"open", "not-ftp not-a-verb", "close closed", notSeen}},
 		{"simultaneous open", func(w *wire) {
-			w.send(w.client, w.server, w.cseq, 0, SYN, "")
-			w.send(w.server, w.client, w.sseq, 0, SYN, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.SYN, "")
+			w.send(w.server, w.client, w.sseq, 0, packet.SYN, "")
 			w.cseq++
 			w.sseq++
-			w.send(w.client, w.server, w.cseq-1, w.sseq, SYN|ACK, "")
+			w.send(w.client, w.server, w.cseq-1, w.sseq, packet.SYN|packet.ACK, "")
 			w.state = StateEstablished
 		}, []string{notSeen}},
 		{"SYN with data that the server took", func(w *wire) {
-			w.send(w.client, w.server, w.cseq, 0, SYN, "USER a\r\n")
+			w.send(w.client, w.server, w.cseq, 0, packet.SYN, "USER a\r\n")
 			w.cseq += 9
-			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq, w.cseq, packet.SYN|packet.ACK, "")
 			w.sseq++
 		}, []string{notSeen}},
 		{"SYN with data that the server did not take", func(w *wire) {
-			w.send(w.client, w.server, w.cseq, 0, SYN, "USER a\r\n")
+			w.send(w.client, w.server, w.cseq, 0, packet.SYN, "USER a\r\n")
 			w.cseq++
-			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq, w.cseq, packet.SYN|packet.ACK, "")
 			w.sseq++
 			w.c("USER a\r\n")
 		}, []string{notSeen}},
 		{"SYN with data in the place of a connection that ended", func(w *wire) {
 			w.login()
-			w.send(w.client, w.server, w.cseq, 0, RST, "")
-			w.send(w.client, w.server, w.cseq, 0, SYN, "POST / HTTP/1.1\r\n")
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.SYN, "POST / HTTP/1.1\r\n")
 			w.cseq += 18
-			w.send(w.server, w.client, w.sseq, w.cseq, SYN|ACK, "")
+			w.send(w.server, w.client, w.sseq, w.cseq, packet.SYN|packet.ACK, "")
 			w.sseq++
 		}, []string{"open", "close closed", notSeen}},
 	}
@@ -228,7 +229,7 @@ func TestNeverPickedUp(t *testing.T) {
 				t.Errorf("%d expectations, want none", left)
 			}
 
-			w.send(w.client, w.server, w.cseq, 0, RST, "") // also what conntrack has ended is known by now
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "") // also what conntrack has ended is known by now
 			w.cseq, w.sseq = 5, 6
 			l.take()
 			w.handshake()
@@ -377,14 +378,14 @@ func TestOlder(t *testing.T) {
 			w.t.forget(w.t.conns[keyOf(w.client, w.server)], Evicted)
 		}, []string{pickedUp, "close evicted", notSeen}},
 		{"not after its RST", older, 0, func(w *wire, _ *Connection) {
-			w.send(w.client, w.server, w.cseq, 0, RST, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 		}, []string{notSeen}},
 		{"not after its FIN", older, 0, func(w *wire, _ *Connection) {
-			w.send(w.client, w.server, w.cseq, w.sseq, FIN|ACK, "")
+			w.send(w.client, w.server, w.cseq, w.sseq, packet.FIN|packet.ACK, "")
 			w.cseq++
 		}, []string{notSeen}},
 		{"not after a SYN", older, 0, func(w *wire, _ *Connection) {
-			w.send(w.client, w.server, w.cseq, 0, SYN, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.SYN, "")
 		}, []string{notSeen}},
 		{"a new handshake takes its place", older, 0, func(w *wire, kernel *Connection) {
 			kernel.State, kernel.Assured = StateSynRecv, false
@@ -526,7 +527,7 @@ func TestClientShare(t *testing.T) {
 				return
 			}
 			// One that ends makes room for the next.
-			wires[0].send(wires[0].client, wires[0].server, wires[0].cseq, 0, RST, "")
+			wires[0].send(wires[0].client, wires[0].server, wires[0].cseq, 0, packet.RST, "")
 			wires[4].cseq, wires[4].sseq = 5, 6
 			l.take()
 			wires[4].login()
@@ -546,7 +547,7 @@ func TestRoom(t *testing.T) {
 	}{
 		{"ended", func(w *wire) {
 			w.handshake()
-			w.send(w.client, w.server, w.cseq, 0, RST, "")
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 		}},
 		{"unread", func(w *wire) { w.c("NOOP\r\n") }},
 		{"silent", func(w *wire) { w.handshake() }},
@@ -681,7 +682,7 @@ func TestOpaqueChain(t *testing.T) {
 				if m, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); !ok || m.Src != wires[newest].client {
 					t.Errorf("%d open: master %v, %v, want %v", len(open), m, ok, wires[newest].client)
 				}
-				d := wires[i].send(wires[i].client, wires[i].server, wires[i].cseq, 0, RST, "")
+				d := wires[i].send(wires[i].client, wires[i].server, wires[i].cseq, 0, packet.RST, "")
 				if (len(d.Readable) == 1) != (n == 2) {
 					t.Errorf("end %d: %+v, want the hosts only at the last", n, d)
 				}
@@ -798,7 +799,7 @@ func TestKernelShare(t *testing.T) {
 			t.Errorf("%s: Overflow %v, want %v", s.name, got, s.want)
 		}
 	}
-	same.send(same.client, same.server, same.cseq, 0, RST, "")
+	same.send(same.client, same.server, same.cseq, 0, packet.RST, "")
 	one.c("NOOP\r\n")
 	if d := one.c("PORT 192,0,2,10,10,1\r\n"); len(d.Expect) != 1 || d.Expect[0].Overflow {
 		t.Errorf("after the end of a session: %+v, want room again", d)

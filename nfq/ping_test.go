@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab/labtest"
+	"ftpctd/nfq/packet"
 )
 
 // long is more than an answer takes, short less than a test that waits for none
@@ -30,7 +31,7 @@ func ping(t *testing.T, q *Queue, patience time.Duration) error {
 func TestPing(t *testing.T) {
 	labtest.EnterNetns(t)
 	inHandler, leave := make(chan struct{}), make(chan struct{})
-	q, stop := start(t, Config{}, handler{packet: func(*Packet) Verdict {
+	q, stop := start(t, Config{}, handler{packet: func(*packet.Packet) Verdict {
 		inHandler <- struct{}{}
 		<-leave
 		return Verdict{}

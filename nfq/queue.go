@@ -18,13 +18,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/nfq/packet"
 )
 
 // Handler is what a [Queue] calls, from one goroutine, one call after the other.
 type Handler interface {
 	// Packet is given each packet that could be decoded. The packet waits in the
 	// kernel meanwhile. p and what it borrows are valid until Packet returns.
-	Packet(p *Packet) Verdict
+	Packet(p *packet.Packet) Verdict
 	// Flush is called when the packets at hand have been given to Packet, before
 	// their verdicts leave.
 	Flush()
@@ -119,8 +121,8 @@ type Queue struct {
 	conntrack bool // set while it is opened
 
 	// What follows is of the receive loop's goroutine.
-	decoder   Decoder
-	packet    Packet
+	decoder   packet.Decoder
+	packet    packet.Packet
 	batch     []byte    // what leaves at its end
 	complaint time.Time // when an overrun was last logged
 	gaveWork  bool      // the handler may have begun a goroutine

@@ -23,11 +23,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab/labtest"
+	"ftpctd/nfq/packet"
 )
 
 // handler is a Handler made of functions, of which packet may be nil.
 type handler struct {
-	packet  func(*Packet) Verdict
+	packet  func(*packet.Packet) Verdict
 	refused chan refusal
 }
 
@@ -36,7 +37,7 @@ type refusal struct {
 	Err error
 }
 
-func (h handler) Packet(p *Packet) Verdict {
+func (h handler) Packet(p *packet.Packet) Verdict {
 	if h.packet == nil {
 		return Verdict{}
 	}
@@ -113,8 +114,8 @@ func testEachPayloadOnce(t *testing.T, driver string) {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
 			var mu sync.Mutex
-			var got []Packet
-			q, stop := start(t, Config{Driver: driver}, handler{packet: func(p *Packet) Verdict {
+			var got []packet.Packet
+			q, stop := start(t, Config{Driver: driver}, handler{packet: func(p *packet.Packet) Verdict {
 				mu.Lock()
 				defer mu.Unlock()
 				c := *p
@@ -125,7 +126,7 @@ func testEachPayloadOnce(t *testing.T, driver string) {
 			install(t)
 			client, server := connect(t, tt.host)
 
-			var want []Packet
+			var want []packet.Packet
 			lines := []string{"USER x\r\n", "PASV\r\n", strings.Repeat("x", 5000), "QUIT\r\n"}
 			for i, line := range lines {
 				write(t, client, line)
@@ -134,11 +135,11 @@ func testEachPayloadOnce(t *testing.T, driver string) {
 				}
 				write(t, server, "200\r\n") // not queued
 				read(t, client, 5)
-				want = append(want, Packet{
+				want = append(want, packet.Packet{
 					ID:      uint32(i + 1),
 					Src:     client.LocalAddr().(*net.TCPAddr).AddrPort(),
 					Dst:     server.LocalAddr().(*net.TCPAddr).AddrPort(),
-					Flags:   ACK,
+					Flags:   packet.ACK,
 					Payload: []byte(line),
 				})
 			}
@@ -172,7 +173,7 @@ func TestHold(t *testing.T) { eachDriver(t, testHold) }
 func testHold(t *testing.T, driver string) {
 	labtest.EnterNetns(t)
 	held := make(chan uint32, 100)
-	q, _ := start(t, Config{Driver: driver}, handler{packet: func(p *Packet) Verdict {
+	q, _ := start(t, Config{Driver: driver}, handler{packet: func(p *packet.Packet) Verdict {
 		held <- p.ID
 		return Verdict{Hold: true}
 	}})
@@ -224,7 +225,7 @@ func testBefore(t *testing.T, driver string) {
 			labtest.EnterNetns(t)
 			var q *Queue
 			h := handler{refused: make(chan refusal, 100)}
-			h.packet = func(p *Packet) Verdict {
+			h.packet = func(p *packet.Packet) Verdict {
 				if tt.hold {
 					id := p.ID
 					time.AfterFunc(time.Millisecond, func() {
@@ -305,7 +306,7 @@ func testConntrack(t *testing.T, driver string) {
 		t.Run(fmt.Sprintf("asked %t", asked), func(t *testing.T) {
 			labtest.EnterNetns(t)
 			got := make(chan []byte, 1)
-			q, _ := start(t, Config{Driver: driver, Conntrack: asked}, handler{packet: func(p *Packet) Verdict {
+			q, _ := start(t, Config{Driver: driver, Conntrack: asked}, handler{packet: func(p *packet.Packet) Verdict {
 				got <- bytes.Clone(p.Conntrack)
 				return Verdict{}
 			}})
@@ -366,7 +367,7 @@ func TestRefused(t *testing.T) { eachDriver(t, testRefused) }
 func testRefused(t *testing.T, driver string) {
 	labtest.EnterNetns(t)
 	h := handler{refused: make(chan refusal, 1)}
-	h.packet = func(p *Packet) Verdict {
+	h.packet = func(p *packet.Packet) Verdict {
 		// There is no such connection: an update without CREATE fails.
 		nobody := netip.AddrPortFrom(p.Dst.Addr(), 9)
 		return Verdict{Before: append(setMark(p.Src, nobody, SeqSilent), setMark(p.Src, nobody, 77)...)}
@@ -385,7 +386,7 @@ func TestUndecoded(t *testing.T) { eachDriver(t, testUndecoded) }
 
 func testUndecoded(t *testing.T, driver string) {
 	labtest.EnterNetns(t)
-	q, _ := start(t, Config{Driver: driver, CopyRange: 41}, handler{packet: func(p *Packet) Verdict {
+	q, _ := start(t, Config{Driver: driver, CopyRange: 41}, handler{packet: func(p *packet.Packet) Verdict {
 		t.Errorf("a packet cut by CopyRange was handled: %+v", p)
 		return Verdict{}
 	}})
@@ -407,7 +408,7 @@ func testOverrun(t *testing.T, driver string) {
 	release := make(chan struct{})
 	var mu sync.Mutex
 	var last string
-	q, _ := start(t, Config{Driver: driver, ReadBuffer: 4096}, handler{packet: func(p *Packet) Verdict {
+	q, _ := start(t, Config{Driver: driver, ReadBuffer: 4096}, handler{packet: func(p *packet.Packet) Verdict {
 		<-release
 		mu.Lock()
 		defer mu.Unlock()
@@ -576,7 +577,7 @@ func testStop(t *testing.T, driver string) {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
 			held := make(chan uint32, 100)
-			q, stop := start(t, Config{Driver: driver}, handler{packet: func(p *Packet) Verdict {
+			q, stop := start(t, Config{Driver: driver}, handler{packet: func(p *packet.Packet) Verdict {
 				held <- p.ID
 				return Verdict{Hold: true}
 			}})
@@ -695,6 +696,12 @@ func (c nullConn) Write(f func(fd uintptr) bool) error {
 	return nil
 }
 
+// pasvPacket is a command from 192.0.2.1:40001 to 198.51.100.2:21.
+var pasvPacket = append([]byte{
+	0x45, 0, 0, 46, 0, 1, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 2, // IPv4
+	0x9c, 0x41, 0, 21, 0, 0, 3, 232, 0, 0, 7, 208, 5 << 4, 0b11000, 0xff, 0xff, 0, 0, 0, 0, // TCP
+}, "PASV\r\n"...)
+
 // TestAllocations holds that a packet costs no allocation from the kernel's
 // message, or go-nfqueue's callback, to the system call.
 func TestAllocations(t *testing.T) {
@@ -703,12 +710,11 @@ func TestAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	before := setMark(v4.Src, v4.Dst, 1)
-	packet := ipv4(tcp, 0, nil, segment(timestamps...))
+	before := setMark(netip.MustParseAddrPort("192.0.2.1:40001"), netip.MustParseAddrPort("198.51.100.2:21"), 1)
 	id := uint32(1)
 	connection := appendUint32(nil, 8, 7) // CTA_MARK
-	attribute := nfqueue.Attribute{PacketID: &id, Payload: &packet, Ct: &connection}
-	message := packetMessage(id, packet, connection)
+	attribute := nfqueue.Attribute{PacketID: &id, Payload: &pasvPacket, Ct: &connection}
+	message := packetMessage(id, pasvPacket, connection)
 
 	for _, tt := range []struct {
 		name string
@@ -733,7 +739,7 @@ func TestAllocations(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var sent []byte
 			q := newQueue(Config{Num: queue})
-			q.handler = handler{packet: func(p *Packet) Verdict {
+			q.handler = handler{packet: func(p *packet.Packet) Verdict {
 				if !bytes.Equal(p.Conntrack, connection) {
 					t.Errorf("attributes of the connection %x, want %x", p.Conntrack, connection)
 				}
@@ -773,14 +779,14 @@ func packetMessage(id uint32, packet, conntrack []byte) []byte {
 
 // FuzzDatagram feeds the driver what no kernel sends: it must not read beyond it.
 func FuzzDatagram(f *testing.F) {
-	f.Add(packetMessage(1, ipv4(tcp, 0, nil, segment(timestamps...)), appendUint32(nil, 8, 7)))
+	f.Add(packetMessage(1, pasvPacket, appendUint32(nil, 8, 7)))
 	f.Add(append(packetMessage(1, nil, nil), packetMessage(2, []byte{0x45}, nil)...))
 	f.Add(binary.NativeEndian.AppendUint32(appendHeader(nil, unix.NLMSG_ERROR, 0, 7, 0, 4), 1<<32-16))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var ids []uint32
 		q := newQueue(Config{Num: queue})
 		q.handler = handler{
-			packet:  func(p *Packet) Verdict { ids = append(ids, p.ID); return Verdict{} },
+			packet:  func(p *packet.Packet) Verdict { ids = append(ids, p.ID); return Verdict{} },
 			refused: make(chan refusal, len(b)),
 		}
 		d := &socket{q: q, fd: -1}

@@ -13,7 +13,7 @@ import (
 	"ftpctd/cmd/ftpctd/internal/offline"
 	"ftpctd/cmd/ftpctd/internal/report"
 	"ftpctd/conntrack"
-	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 func newReplayCommand(e env) *cobra.Command {
@@ -63,7 +63,7 @@ func replay(w io.Writer, stdin io.Reader, path string, cfg config.Config, asJSON
 		}
 	}
 	daemon := offline.New(tracking)
-	readErr := feed(packets, func(now time.Time, p *conntrack.Packet) { daemon.Packet(now, p) })
+	readErr := feed(packets, func(now time.Time, p *packet.Packet) { daemon.Packet(now, p) })
 	stats := daemon.Stats()
 	if writeErr == nil {
 		writeErr = writeSummary(report.Summary{
@@ -82,9 +82,9 @@ func openCapture(path string, stdin io.Reader) (*capture.Reader, error) {
 }
 
 // feed calls yield for each whole TCP segment of a capture.
-func feed(packets *capture.Reader, yield func(now time.Time, p *conntrack.Packet)) error {
-	var decoder nfq.Decoder
-	var p nfq.Packet
+func feed(packets *capture.Reader, yield func(now time.Time, p *packet.Packet)) error {
+	var decoder packet.Decoder
+	var p packet.Packet
 	for {
 		now, ip, err := packets.Next()
 		if errors.Is(err, io.EOF) {
@@ -94,10 +94,7 @@ func feed(packets *capture.Reader, yield func(now time.Time, p *conntrack.Packet
 			return err
 		}
 		if decoder.Decode(ip, &p) == nil {
-			yield(now, &conntrack.Packet{
-				Src: p.Src, Dst: p.Dst, Seq: p.Seq, Ack: p.Ack,
-				Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
-			})
+			yield(now, &p)
 		}
 	}
 }
@@ -115,9 +112,9 @@ func trackerConfig(cfg config.Config) conntrack.Config {
 			MinPort:        cfg.MinPort,
 			RequireLogin:   cfg.RequireLogin,
 			PassiveAddress: addresses[cfg.Passive.Address],
-			PassivePorts:   conntrack.PortRange(cfg.Passive.Ports),
+			PassivePorts:   cfg.Passive.Ports,
 			Active:         cfg.Active.Enabled,
-			ActivePorts:    conntrack.PortRange(cfg.Active.Ports),
+			ActivePorts:    cfg.Active.Ports,
 		},
 		Connections: cfg.Limits.Connections,
 		MaxExpected: int(cfg.Helper.MaxExpected),

@@ -21,6 +21,7 @@ import (
 	"ftpctd/cmd/ftpctd/internal/capture"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/conntrack"
+	"ftpctd/nfq/packet"
 )
 
 // jsonLine is a line of replay --json as its readers see it.
@@ -311,7 +312,7 @@ func TestReplayBoundsAFlood(t *testing.T) {
 	}
 	tracker := conntrack.New(cfg)
 	named := netip.MustParseAddr("10.0.0.200")
-	err = feed(packets, func(now time.Time, p *conntrack.Packet) {
+	err = feed(packets, func(now time.Time, p *packet.Packet) {
 		if p.Dst.Port() == 21 {
 			p.Src = netip.AddrPortFrom(named, p.Src.Port())
 		} else {

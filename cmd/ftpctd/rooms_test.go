@@ -58,7 +58,7 @@ var rooms = []room{
 		// Policy and decisions: no socket of its own.
 		path: "ftpctd/conntrack",
 		not:  []string{"net", "net/http", "net/rpc", "os", "os/exec", "syscall"},
-		mod:  []string{"ftpctd/ftpparse"},
+		mod:  []string{"ftpctd/ftpparse", "ftpctd/nfq/packet"},
 	},
 	{
 		// Kernel messages: no FTP.
@@ -72,6 +72,12 @@ var rooms = []room{
 			"github.com/florianl/go-nfqueue/v2/", "github.com/google/gopacket/", "github.com/mdlayher/netlink/",
 			"golang.org/x/sys/unix",
 		},
+	},
+	{
+		// A packet and its headers: no queue, no netlink.
+		path: "ftpctd/nfq/packet",
+		not:  []string{"net", "os", "syscall"},
+		mod:  []string{"github.com/google/gopacket/"},
 	},
 	{
 		// Used by the command, not the other way round.

@@ -247,7 +247,7 @@ func newEngine(cfg config.Config, tracking conntrack.Config, q *nfq.Queue, kerne
 // tlsPorts are the ports of sessions in TLS. Like every other they are not below
 // min_port.
 func tlsPorts(cfg config.Config) conntrack.PortRange {
-	r := conntrack.PortRange(cfg.Passive.TLSPorts)
+	r := cfg.Passive.TLSPorts
 	if r != (conntrack.PortRange{}) {
 		r.Min = max(r.Min, cfg.MinPort)
 	}

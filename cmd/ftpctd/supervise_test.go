@@ -20,12 +20,13 @@ import (
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/cmd/ftpctd/internal/notify"
 	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 // stuckHandler does not return from a packet until it is let go.
 type stuckHandler struct{ in, leave chan struct{} }
 
-func (h stuckHandler) Packet(*nfq.Packet) nfq.Verdict {
+func (h stuckHandler) Packet(*packet.Packet) nfq.Verdict {
 	select {
 	case h.in <- struct{}{}:
 		<-h.leave

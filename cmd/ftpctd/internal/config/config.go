@@ -8,8 +8,9 @@ package config
 import (
 	"log/slog"
 	"os"
-	"strconv"
 	"time"
+
+	"ftpctd/conntrack"
 )
 
 // DefaultPath is where the file is looked for if none is named.
@@ -43,10 +44,10 @@ type Passive struct {
 	// Address decides on a reply that names another host than the server.
 	Address Address
 	// Ports are the ports that a server may announce.
-	Ports PortRange
+	Ports conntrack.PortRange
 	// TLSPorts are the ports admitted for a client whose control connection went
 	// opaque, where the daemon manages its table. The zero range is none.
-	TLSPorts PortRange
+	TLSPorts conntrack.PortRange
 }
 
 // Active is the policy for connections that the server opens.
@@ -54,7 +55,7 @@ type Active struct {
 	// Enabled admits active mode at all.
 	Enabled bool
 	// Ports are the ports that a client may announce.
-	Ports PortRange
+	Ports conntrack.PortRange
 }
 
 // LockQueue is the number of a packet queue that no rule sends anything to: who has it
@@ -190,30 +191,6 @@ const (
 	LogJSON LogFormat = "json"
 )
 
-// A PortRange is a range of TCP ports with both its ends. The zero value holds
-// no port.
-type PortRange struct {
-	Min, Max uint16
-}
-
-// Contains reports whether port is in the range. Port 0 never is.
-func (r PortRange) Contains(port uint16) bool {
-	return port != 0 && r.Min <= port && port <= r.Max
-}
-
-// String returns the range as the file writes it: "30000-30999", a single port,
-// or nothing for the zero range.
-func (r PortRange) String() string {
-	switch {
-	case r == PortRange{}:
-		return ""
-	case r.Min == r.Max:
-		return strconv.Itoa(int(r.Min))
-	default:
-		return strconv.Itoa(int(r.Min)) + "-" + strconv.Itoa(int(r.Max))
-	}
-}
-
 // Default returns the configuration that an empty file gives.
 func Default() Config {
 	return Config{
@@ -221,8 +198,8 @@ func Default() Config {
 		Admit:        AdmitAuto,
 		MinPort:      1024,
 		RequireLogin: true,
-		Passive:      Passive{Address: AddressPeer, Ports: PortRange{1024, 65535}},
-		Active:       Active{Enabled: true, Ports: PortRange{1024, 65535}},
+		Passive:      Passive{Address: AddressPeer, Ports: conntrack.PortRange{Min: 1024, Max: 65535}},
+		Active:       Active{Enabled: true, Ports: conntrack.PortRange{Min: 1024, Max: 65535}},
 		Queue:        Queue{Num: 21, Count: 1, Length: 4096, Driver: DriverNetlink, BusyPoll: 200 * time.Microsecond},
 		Helper:       Helper{Name: "ftpctd", Carrier: CarrierSANE, MaxExpected: 8, Timeout: 300 * time.Second},
 		Firewall:     Firewall{Manage: true, AntiSpoof: AntiSpoofStrict},

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/conntrack"
 )
 
 // referenceFile is the commented file that packages install.
@@ -64,7 +65,7 @@ func fieldNames(typ reflect.Type, prefix string) (names []string) {
 		"AntiSpoof", "anti_spoof")
 	for f := range typ.Fields() {
 		name := prefix + strings.ToLower(words.Replace(f.Name))
-		if f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[config.PortRange]() {
+		if f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[conntrack.PortRange]() {
 			names = append(names, fieldNames(f.Type, name+".")...)
 			continue
 		}
@@ -130,8 +131,8 @@ socket = "/tmp/s"
 				Ports:    []uint16{21, 2121},
 				Admit:    config.AdmitEntry,
 				MinPort:  2000,
-				Passive:  config.Passive{Address: config.AddressStrict, Ports: config.PortRange{Min: 30000, Max: 30999}, TLSPorts: config.PortRange{Min: 40000, Max: 40000}},
-				Active:   config.Active{Ports: config.PortRange{Min: 50000, Max: 65535}},
+				Passive:  config.Passive{Address: config.AddressStrict, Ports: conntrack.PortRange{Min: 30000, Max: 30999}, TLSPorts: conntrack.PortRange{Min: 40000, Max: 40000}},
+				Active:   config.Active{Ports: conntrack.PortRange{Min: 50000, Max: 65535}},
 				Queue:    config.Queue{Num: 65400, Count: 64, Length: 1, Driver: config.DriverGoNFQueue, SkipMark: 1 << 31, SkipTLS: true},
 				Helper:   config.Helper{Name: "ftp-2121", Carrier: config.CarrierSANE, MaxExpected: 255, Timeout: time.Hour},
 				Limits:   config.Limits{Connections: 1},
@@ -173,7 +174,7 @@ socket = "/tmp/s"
 		{
 			"a range that min_port cuts",
 			"min_port = 40000\nactive.ports = \"39999-40000\"\n",
-			with(func(c *config.Config) { c.MinPort, c.Active.Ports = 40000, config.PortRange{Min: 39999, Max: 40000} }),
+			with(func(c *config.Config) { c.MinPort, c.Active.Ports = 40000, conntrack.PortRange{Min: 39999, Max: 40000} }),
 		},
 	}
 	for _, tt := range tests {
@@ -339,38 +340,6 @@ func TestLoad(t *testing.T) {
 	want := path + ":1:1: admit: is an integer; allowed: auto, expect, entry"
 	if _, err := config.Load(path); err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
-	}
-}
-
-func TestPortRange(t *testing.T) {
-	tests := []struct {
-		name    string
-		ports   config.PortRange
-		text    string
-		inside  []uint16
-		outside []uint16
-	}{
-		{"range", config.PortRange{Min: 30000, Max: 30999}, "30000-30999", []uint16{30000, 30500, 30999}, []uint16{0, 29999, 31000}},
-		{"one port", config.PortRange{Min: 21, Max: 21}, "21", []uint16{21}, []uint16{20, 22}},
-		{"all ports", config.PortRange{Min: 1, Max: 65535}, "1-65535", []uint16{1, 65535}, []uint16{0}},
-		{"none", config.PortRange{}, "", nil, []uint16{0, 1, 65535}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := tt.ports.String(); got != tt.text {
-				t.Errorf("String: %q, want %q", got, tt.text)
-			}
-			for _, port := range tt.inside {
-				if !tt.ports.Contains(port) {
-					t.Errorf("does not contain %d", port)
-				}
-			}
-			for _, port := range tt.outside {
-				if tt.ports.Contains(port) {
-					t.Errorf("contains %d", port)
-				}
-			}
-		})
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ftpctd/conntrack"
 )
 
 // A fault is a value that a key does not take.
@@ -86,9 +88,9 @@ type rule struct {
 
 // rules returns what must hold between keys.
 func rules() []rule {
-	reachable := func(name string, ports func(*Config) PortRange) rule {
+	reachable := func(name string, ports func(*Config) conntrack.PortRange) rule {
 		return rule{[]string{name, "min_port"}, func(c *Config) *fault {
-			if r := ports(c); r != (PortRange{}) && r.Max < c.MinPort {
+			if r := ports(c); r != (conntrack.PortRange{}) && r.Max < c.MinPort {
 				return &fault{
 					fmt.Sprintf("no port of %s is as high as min_port, %d", r, c.MinPort),
 					"a range that reaches min_port",
@@ -98,9 +100,9 @@ func rules() []rule {
 		}}
 	}
 	return []rule{
-		reachable("passive.ports", func(c *Config) PortRange { return c.Passive.Ports }),
-		reachable("passive.tls_ports", func(c *Config) PortRange { return c.Passive.TLSPorts }),
-		reachable("active.ports", func(c *Config) PortRange { return c.Active.Ports }),
+		reachable("passive.ports", func(c *Config) conntrack.PortRange { return c.Passive.Ports }),
+		reachable("passive.tls_ports", func(c *Config) conntrack.PortRange { return c.Passive.TLSPorts }),
+		reachable("active.ports", func(c *Config) conntrack.PortRange { return c.Active.Ports }),
 		{[]string{"queue.count", "queue.num"}, func(c *Config) *fault {
 			if last := int(c.Queue.Num) + int(c.Queue.Count) - 1; last > math.MaxUint16 {
 				return &fault{
@@ -268,7 +270,7 @@ func setOptional[T any](dst *T, v any, form string, set func(dst *T, v any, allo
 	return set(dst, v, form+`, or ""`)
 }
 
-func setRange(dst *PortRange, v any, allowed string) *fault {
+func setRange(dst *conntrack.PortRange, v any, allowed string) *fault {
 	s, ok := v.(string)
 	if !ok {
 		return wrongType(v, allowed)
@@ -285,7 +287,7 @@ func setRange(dst *PortRange, v any, allowed string) *fault {
 	if low > high {
 		return &fault{strconv.Quote(s) + " begins above its end", allowed}
 	}
-	*dst = PortRange{low, high}
+	*dst = conntrack.PortRange{Min: low, Max: high}
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/conntrack"
 )
 
 // option is an option of the kernel's configuration that matters.
@@ -301,7 +302,7 @@ func fill(what string, n, highest int, limit string) Result {
 
 // checkFTPS says what can be done about connections that cannot be read.
 func checkFTPS(_ Host, cfg config.Config) Result {
-	if cfg.Passive.TLSPorts != (config.PortRange{}) {
+	if cfg.Passive.TLSPorts != (conntrack.PortRange{}) {
 		if cfg.Firewall.Manage {
 			return Result{Status: OK, Found: fmt.Sprintf("clients under TLS may open data connections to the ports %s of their server", cfg.Passive.TLSPorts)}
 		}

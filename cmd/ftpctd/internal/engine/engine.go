@@ -18,6 +18,7 @@ import (
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 const (
@@ -70,8 +71,7 @@ type Engine struct {
 
 	// What the queue's goroutine makes, and what it still reads after mu is free.
 	buf    []byte
-	packet conntrack.Packet
-	attrs  []byte // what conntrack knows of the connection of packet
+	packet *packet.Packet // the queue's, while Packet runs
 	seq    uint32
 	sent   [256]sent // the last messages that left with a verdict
 	batch  batch
@@ -115,7 +115,7 @@ type Config struct {
 	// Send sends messages that go with no packet. It is nfq.Queue's.
 	Send func(messages []byte) error
 	// Lookup finds the control connection between two ends where the queue's
-	// packets come without nfq.Packet.Conntrack. With nil, whatever comes counts as
+	// packets come without packet.Packet.Conntrack. With nil, whatever comes counts as
 	// what conntrack has.
 	Lookup func(ends conntrack.Tuple) (conntrack.Connection, error)
 	Log    *slog.Logger
@@ -139,18 +139,15 @@ func New(cfg Config) *Engine {
 }
 
 // Packet implements nfq.Handler.
-func (e *Engine) Packet(p *nfq.Packet) nfq.Verdict {
+func (e *Engine) Packet(p *packet.Packet) nfq.Verdict {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !slices.Contains(e.ports, p.Dst.Port()) && !slices.Contains(e.ports, p.Src.Port()) {
 		return nfq.Verdict{Before: e.data(p)}
 	}
-	e.attrs = p.Conntrack
-	e.packet = conntrack.Packet{
-		Src: p.Src, Dst: p.Dst, Zone: ctnetlink.Zone(p.Conntrack), Seq: p.Seq, Ack: p.Ack,
-		Flags: conntrack.Flags(p.Flags), Payload: p.Payload,
-	}
-	d := e.tracker.Packet(time.Now(), &e.packet)
+	p.Zone = ctnetlink.Zone(p.Conntrack)
+	e.packet = p
+	d := e.tracker.Packet(time.Now(), p)
 	if d.Idle() {
 		return nfq.Verdict{}
 	}
@@ -279,8 +276,8 @@ func (e *Engine) appendSkip(b []byte, d *conntrack.Decision) []byte {
 func (e *Engine) connection(ends conntrack.Tuple) (c conntrack.Connection, ok bool) {
 	var err error
 	switch {
-	case e.attrs != nil:
-		err = ctnetlink.ParseConnection(e.attrs, &c)
+	case e.packet.Conntrack != nil:
+		err = ctnetlink.ParseConnection(e.packet.Conntrack, &c)
 	case e.lookup != nil:
 		c, err = e.lookup(ends)
 	default:
@@ -292,8 +289,8 @@ func (e *Engine) connection(ends conntrack.Tuple) (c conntrack.Connection, ok bo
 // data takes the first packet of what may be a data connection: the table had it
 // queued before conntrack saw it. It returns the messages that make the entry, which
 // are to leave ahead of the packet.
-func (e *Engine) data(p *nfq.Packet) []byte {
-	if e.entry == nil || p.Flags&(nfq.SYN|nfq.ACK|nfq.RST|nfq.FIN) != nfq.SYN {
+func (e *Engine) data(p *packet.Packet) []byte {
+	if e.entry == nil || p.Flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
 		return nil
 	}
 	x, expected := e.tracker.Use(p.Src, p.Dst)

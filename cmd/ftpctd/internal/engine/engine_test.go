@@ -24,6 +24,7 @@ import (
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 // fakeKernel is an Admitter whose messages are lines of text. answer, if set,
@@ -75,7 +76,7 @@ type bench struct {
 	accepted []uint32
 	sends    []string
 	id       uint32
-	attrs    []byte // nfq.Packet.Conntrack of what announce sends
+	attrs    []byte // packet.Packet.Conntrack of what announce sends
 }
 
 var server = netip.MustParseAddrPort("198.51.100.20:21")
@@ -193,17 +194,17 @@ func TestSkip(t *testing.T) {
 	const bit = 0x100
 	client := netip.MustParseAddrPort("192.0.2.10:40000")
 	outside := netip.MustParseAddrPort("203.0.113.1:2121")
-	packet := func(src, dst netip.AddrPort, seq, ack uint32, flags nfq.Flags, payload string) nfq.Packet {
-		return nfq.Packet{Src: src, Dst: dst, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(payload)}
+	segment := func(src, dst netip.AddrPort, seq, ack uint32, flags packet.Flags, payload string) packet.Packet {
+		return packet.Packet{Src: src, Dst: dst, Seq: seq, Ack: ack, Flags: flags, Payload: []byte(payload)}
 	}
-	greeted := []nfq.Packet{
-		packet(client, server, 1, 0, nfq.SYN, ""),
-		packet(server, client, 1, 2, nfq.SYN|nfq.ACK, ""),
-		packet(server, client, 2, 2, nfq.ACK, "220 r\r\n"),
+	greeted := []packet.Packet{
+		segment(client, server, 1, 0, packet.SYN, ""),
+		segment(server, client, 1, 2, packet.SYN|packet.ACK, ""),
+		segment(server, client, 2, 2, packet.ACK, "220 r\r\n"),
 	}
-	web := packet(client, server, 2, 9, nfq.ACK, "GET / HTTP/1.1\r\n")
-	auth := packet(client, server, 2, 9, nfq.ACK, "AUTH TLS\r\n")
-	accepted := packet(server, client, 9, 12, nfq.ACK, "234 go\r\n")
+	web := segment(client, server, 2, 9, packet.ACK, "GET / HTTP/1.1\r\n")
+	auth := segment(client, server, 2, 9, packet.ACK, "AUTH TLS\r\n")
+	accepted := segment(server, client, 9, 12, packet.ACK, "234 go\r\n")
 
 	toServer := conntrack.Tuple{Src: client, Dst: server}
 	toClient := conntrack.Tuple{Src: server, Dst: client}
@@ -224,20 +225,20 @@ func TestSkip(t *testing.T) {
 		skipTLS bool
 		attrs   []byte
 		lookup  func(conntrack.Tuple) (conntrack.Connection, error)
-		packets []nfq.Packet
+		packets []packet.Packet
 		want    []message // of which the first, for the handshake, takes the mark off
 	}{
-		{"no FTP", false, false, nil, nil, []nfq.Packet{web}, []message{{0, toClient, 0}, {0, toServer, bit}}},
-		{"no FTP, without a mark", true, false, nil, nil, []nfq.Packet{web}, nil},
-		{"no FTP, behind NAT", false, false, nil, lookup, []nfq.Packet{web}, []message{
+		{"no FTP", false, false, nil, nil, []packet.Packet{web}, []message{{0, toClient, 0}, {0, toServer, bit}}},
+		{"no FTP, without a mark", true, false, nil, nil, []packet.Packet{web}, nil},
+		{"no FTP, behind NAT", false, false, nil, lookup, []packet.Packet{web}, []message{
 			{0, conntrack.Tuple{Src: client, Dst: outside}, 0}, {0, conntrack.Tuple{Src: client, Dst: outside}, bit},
 		}},
-		{"no FTP, in a zone", false, false, conntrackOf(toServer, 7), lookup, []nfq.Packet{web}, []message{
+		{"no FTP, in a zone", false, false, conntrackOf(toServer, 7), lookup, []packet.Packet{web}, []message{
 			{7, toServer, 0}, {7, toServer, bit},
 		}},
-		{"TLS that may return", false, false, nil, nil, []nfq.Packet{auth, accepted}, []message{{0, toClient, 0}}},
-		{"TLS", false, true, nil, nil, []nfq.Packet{auth, accepted}, []message{{0, toClient, 0}, {0, toClient, bit}}},
-		{"FTP", false, true, nil, nil, []nfq.Packet{auth}, []message{{0, toClient, 0}}},
+		{"TLS that may return", false, false, nil, nil, []packet.Packet{auth, accepted}, []message{{0, toClient, 0}}},
+		{"TLS", false, true, nil, nil, []packet.Packet{auth, accepted}, []message{{0, toClient, 0}, {0, toClient, bit}}},
+		{"FTP", false, true, nil, nil, []packet.Packet{auth}, []message{{0, toClient, 0}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -280,12 +281,12 @@ func TestUnreadLabel(t *testing.T) {
 	b.cfg.Tracker.Reopen = true
 	b.Engine = New(b.cfg)
 	handshake := func(seq uint32) []byte {
-		return b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: seq, Ack: 1, Flags: nfq.SYN | nfq.ACK}).Before
+		return b.Packet(&packet.Packet{Src: server, Dst: client, Seq: seq, Ack: 1, Flags: packet.SYN | packet.ACK}).Before
 	}
 	if got := handshake(100); len(got) != 0 {
 		t.Errorf("a new entry: %x", got)
 	}
-	got := b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("GET / HTTP/1.1\r\n")}).Before
+	got := b.Packet(&packet.Packet{Src: client, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("GET / HTTP/1.1\r\n")}).Before
 	if want := ctnetlink.AppendUnread(nil, nfq.SeqSilent, 0, ends, true); !bytes.Equal(want, got) {
 		t.Errorf("not FTP: %x, want %x", got, want)
 	}
@@ -314,8 +315,8 @@ func TestEntryWithoutNAT(t *testing.T) {
 	client := netip.MustParseAddrPort("192.0.2.10:40000")
 	play := func(b *bench, c, s string) {
 		b.open(client)
-		b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte(c)})
-		b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: 1, Ack: 1 + uint32(len(c)), Flags: nfq.ACK, Payload: []byte(s)})
+		b.Packet(&packet.Packet{Src: client, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte(c)})
+		b.Packet(&packet.Packet{Src: server, Dst: client, Seq: 1, Ack: 1 + uint32(len(c)), Flags: packet.ACK, Payload: []byte(s)})
 	}
 	tests := []struct {
 		name   string
@@ -369,7 +370,7 @@ func TestEntry(t *testing.T) {
 		return b
 	}
 	syn := func(b *bench, t conntrack.Tuple) string {
-		return hex.Dump(b.Packet(&nfq.Packet{Src: t.Src, Dst: t.Dst, Flags: nfq.SYN}).Before)
+		return hex.Dump(b.Packet(&packet.Packet{Src: t.Src, Dst: t.Dst, Flags: packet.SYN}).Before)
 	}
 	t.Run("expected", func(t *testing.T) {
 		b := open()
@@ -402,8 +403,8 @@ func TestEntry(t *testing.T) {
 		b := open()
 		defer b.Close()
 		b.open(control.Src)
-		b.Packet(&nfq.Packet{Src: control.Src, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
-		b.Packet(&nfq.Packet{Src: server, Dst: control.Src, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte("234 go\r\n")})
+		b.Packet(&packet.Packet{Src: control.Src, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("AUTH TLS\r\n")})
+		b.Packet(&packet.Packet{Src: server, Dst: control.Src, Seq: 1, Ack: 11, Flags: packet.ACK, Payload: []byte("234 go\r\n")})
 		inside, outside := data, data
 		inside.Dst = netip.AddrPortFrom(server.Addr(), 30000)
 		outside.Dst = netip.AddrPortFrom(server.Addr(), 31000)
@@ -430,8 +431,8 @@ func TestEntry(t *testing.T) {
 func (b *bench) open(c netip.AddrPort) {
 	greeting := "220 r\r\n"
 	seq := 1 - uint32(len(greeting))
-	b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: seq - 1, Ack: 1, Flags: nfq.SYN | nfq.ACK, Conntrack: b.attrs})
-	b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: seq, Ack: 1, Flags: nfq.ACK, Payload: []byte(greeting), Conntrack: b.attrs})
+	b.Packet(&packet.Packet{Src: server, Dst: c, Seq: seq - 1, Ack: 1, Flags: packet.SYN | packet.ACK, Conntrack: b.attrs})
+	b.Packet(&packet.Packet{Src: server, Dst: c, Seq: seq, Ack: 1, Flags: packet.ACK, Payload: []byte(greeting), Conntrack: b.attrs})
 }
 
 // announce lets a client on a new connection announce port 5000 of its server.
@@ -439,9 +440,9 @@ func (b *bench) announce(client string) nfq.Verdict {
 	c := netip.MustParseAddrPort(client)
 	b.open(c)
 	b.id++
-	b.Packet(&nfq.Packet{ID: b.id, Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\n"), Conntrack: b.attrs})
+	b.Packet(&packet.Packet{ID: b.id, Src: c, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("PASV\r\n"), Conntrack: b.attrs})
 	b.id++
-	return b.Packet(&nfq.Packet{ID: b.id, Src: server, Dst: c, Seq: 1, Ack: 7, Flags: nfq.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n"), Conntrack: b.attrs})
+	return b.Packet(&packet.Packet{ID: b.id, Src: server, Dst: c, Seq: 1, Ack: 7, Flags: packet.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n"), Conntrack: b.attrs})
 }
 
 func TestPacketLeavesWithItsExpectation(t *testing.T) {
@@ -450,7 +451,7 @@ func TestPacketLeavesWithItsExpectation(t *testing.T) {
 	if got, want := string(v.Before), "expect#3 198.51.100.20:5000;"; got != want || v.Hold {
 		t.Errorf("verdict %q, hold %v, want %q at once", got, v.Hold, want)
 	}
-	v = b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40000"), Flags: nfq.RST, Seq: 29})
+	v = b.Packet(&packet.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40000"), Flags: packet.RST, Seq: 29})
 	if got, want := string(v.Before), "delete 198.51.100.20:5000;"; got != want {
 		t.Errorf("at the end %q, want %q", got, want)
 	}
@@ -532,7 +533,7 @@ func TestTooManyWait(t *testing.T) {
 				t.Errorf("verdict %q, hold %v, want %q at once", got, v.Hold, want)
 			}
 			end := func(client string) string {
-				return string(b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: nfq.RST, Seq: 29}).Before)
+				return string(b.Packet(&packet.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: packet.RST, Seq: 29}).Before)
 			}
 			if got := end("192.0.2.10:40000"); got != "" {
 				t.Errorf("the end of the first sends %q: the place is the second's", got)
@@ -574,9 +575,9 @@ func TestAnnouncedAgainWhileHeld(t *testing.T) {
 		b.announce("192.0.2.10:40000")
 		c := netip.MustParseAddrPort("192.0.2.10:40001")
 		b.announce(c.String())
-		b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 7, Flags: nfq.ACK, Payload: []byte("PASV\r\n")})
+		b.Packet(&packet.Packet{Src: c, Dst: server, Seq: 7, Flags: packet.ACK, Payload: []byte("PASV\r\n")})
 		b.id++
-		v := b.Packet(&nfq.Packet{ID: b.id, Src: server, Dst: c, Seq: 29, Ack: 13, Flags: nfq.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n")})
+		v := b.Packet(&packet.Packet{ID: b.id, Src: server, Dst: c, Seq: 29, Ack: 13, Flags: packet.ACK, Payload: []byte("227 (198,51,100,20,19,136)\r\n")})
 		b.mu.Lock()
 		waiting := len(b.waiting.list)
 		b.mu.Unlock()
@@ -604,9 +605,9 @@ func TestHeldBeyondShare(t *testing.T) {
 		b.announce("192.0.2.10:40000")
 		c := netip.MustParseAddrPort("192.0.2.10:40001")
 		b.open(c)
-		b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\nPASV\r\n")})
-		v := b.Packet(&nfq.Packet{
-			Src: server, Dst: c, Seq: 1, Ack: 13, Flags: nfq.ACK,
+		b.Packet(&packet.Packet{Src: c, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("PASV\r\nPASV\r\n")})
+		v := b.Packet(&packet.Packet{
+			Src: server, Dst: c, Seq: 1, Ack: 13, Flags: packet.ACK,
 			Payload: []byte("227 (198,51,100,20,19,136)\r\n227 (198,51,100,20,23,112)\r\n"),
 		})
 		if !v.Hold {
@@ -638,9 +639,9 @@ func TestWithdrawnInTheSamePacket(t *testing.T) {
 				}
 				c := netip.MustParseAddrPort("192.0.2.10:40002")
 				b.open(c)
-				b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("PASV\r\nPASV\r\nQUIT\r\n")})
-				b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 19, Flags: nfq.ACK, Payload: []byte(first)})
-				v := b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1 + uint32(len(first)), Ack: 19, Flags: nfq.ACK, Payload: []byte(second)})
+				b.Packet(&packet.Packet{Src: c, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("PASV\r\nPASV\r\nQUIT\r\n")})
+				b.Packet(&packet.Packet{Src: server, Dst: c, Seq: 1, Ack: 19, Flags: packet.ACK, Payload: []byte(first)})
+				v := b.Packet(&packet.Packet{Src: server, Dst: c, Seq: 1 + uint32(len(first)), Ack: 19, Flags: packet.ACK, Payload: []byte(second)})
 				if want := "delete 198.51.100.20:6000;"; v.Hold || string(v.Before) != want {
 					t.Errorf("hold %v, %q, want %q at once", v.Hold, v.Before, want)
 				}
@@ -658,7 +659,7 @@ func TestWithdrawnWhileHeld(t *testing.T) {
 		b.kernel.answer = taken
 		b.announce("192.0.2.10:40000")
 		b.announce("192.0.2.10:40001")
-		b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40001"), Flags: nfq.RST, Seq: 29})
+		b.Packet(&packet.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40001"), Flags: packet.RST, Seq: 29})
 		b.tasks.Wait()
 		if diff := cmp.Diff([]string{"expect 198.51.100.20:5000", "delete 198.51.100.20:5000"}, b.kernel.calls); diff != "" {
 			t.Errorf("calls (-want +got):\n%s", diff)
@@ -675,7 +676,7 @@ func TestWithdrawnWhileContended(t *testing.T) {
 		b.kernel.answer = taken
 		b.announce("192.0.2.10:40000")
 		b.announce("192.0.2.10:40001")
-		v := b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40000"), Flags: nfq.RST, Seq: 29})
+		v := b.Packet(&packet.Packet{Src: server, Dst: netip.MustParseAddrPort("192.0.2.10:40000"), Flags: packet.RST, Seq: 29})
 		if len(v.Before) != 0 {
 			t.Errorf("%q leaves with the verdict: the second's may stand there by then", v.Before)
 		}
@@ -869,7 +870,7 @@ func TestTableOnceForABatch(t *testing.T) {
 	b.cfg.Entry, b.cfg.Kernel = &Entry{Table: table, Timeout: time.Minute}, nil
 	b.Engine = New(b.cfg)
 	end := func(client string) {
-		b.Packet(&nfq.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: nfq.RST, Seq: 29})
+		b.Packet(&packet.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: packet.RST, Seq: 29})
 	}
 	b.announce("192.0.2.10:40000")
 	b.announce("192.0.2.11:40000")
@@ -977,9 +978,9 @@ func TestRefill(t *testing.T) {
 			for i, client := range []string{"192.0.2.10:40000", "192.0.2.10:40001", "192.0.2.11:40000"} {
 				c := netip.MustParseAddrPort(client)
 				b.open(c)
-				b.Packet(&nfq.Packet{Src: c, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
+				b.Packet(&packet.Packet{Src: c, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("AUTH TLS\r\n")})
 				if answer := "234 go\r\n"; i < 2 { // the last one has no answer
-					b.Packet(&nfq.Packet{Src: server, Dst: c, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte(answer)})
+					b.Packet(&packet.Packet{Src: server, Dst: c, Seq: 1, Ack: 11, Flags: packet.ACK, Payload: []byte(answer)})
 				}
 				b.Flush()
 			}
@@ -1021,8 +1022,8 @@ func TestOpaqueStands(t *testing.T) {
 		b.entry, b.tlsPorts = &Entry{Table: table}, conntrack.PortRange{Min: 30000, Max: 30999}
 		client := netip.MustParseAddrPort("192.0.2.10:40000")
 		b.open(client)
-		b.Packet(&nfq.Packet{Src: client, Dst: server, Seq: 1, Flags: nfq.ACK, Payload: []byte("AUTH TLS\r\n")})
-		b.Packet(&nfq.Packet{Src: server, Dst: client, Seq: 1, Ack: 11, Flags: nfq.ACK, Payload: []byte("234 go\r\n")})
+		b.Packet(&packet.Packet{Src: client, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("AUTH TLS\r\n")})
+		b.Packet(&packet.Packet{Src: server, Dst: client, Seq: 1, Ack: 11, Flags: packet.ACK, Payload: []byte("234 go\r\n")})
 		b.Flush()
 		ctx, cancel := context.WithTimeout(t.Context(), 3*opaqueFor)
 		defer cancel()

@@ -20,7 +20,7 @@ import (
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
-	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -362,7 +362,7 @@ func TestEntry(t *testing.T) {
 			data := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "0"))
 			var master conntrack.Tuple
 			var once sync.Once
-			r := recorder{before: func(p *nfq.Packet) (b []byte) {
+			r := recorder{before: func(p *packet.Packet) (b []byte) {
 				if p.Dst.Port() == portOf(data) {
 					once.Do(func() {
 						b = ctnetlink.AppendEntry(nil, 1, conntrack.Tuple{Src: p.Src, Dst: p.Dst}, master)

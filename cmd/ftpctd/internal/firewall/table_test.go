@@ -24,6 +24,7 @@ import (
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
+	"ftpctd/nfq/packet"
 )
 
 var carried = Config{Ports: []uint16{21, 2121}, Helper: "sane", QueueNum: 21, QueueCount: 1}
@@ -41,16 +42,16 @@ func install(t testing.TB, cfg Config) *Table {
 type recorder struct {
 	mu     sync.Mutex
 	seen   map[string]int // by what the packet is
-	before func(*nfq.Packet) []byte
+	before func(*packet.Packet) []byte
 	errs   []error
 }
 
-func (r *recorder) Packet(p *nfq.Packet) nfq.Verdict {
+func (r *recorder) Packet(p *packet.Packet) nfq.Verdict {
 	words := []string{fmt.Sprintf("%d -> %d", p.Src.Port(), p.Dst.Port())}
 	for _, f := range []struct {
-		flag nfq.Flags
+		flag packet.Flags
 		name string
-	}{{nfq.SYN, "SYN"}, {nfq.FIN, "FIN"}, {nfq.RST, "RST"}} {
+	}{{packet.SYN, "SYN"}, {packet.FIN, "FIN"}, {packet.RST, "RST"}} {
 		if p.Flags&f.flag != 0 {
 			words = append(words, f.name)
 		}
@@ -193,7 +194,7 @@ func testSkip(t *testing.T, bit, others uint32, skip func(conntrack.Tuple) []byt
 	t.Helper()
 	labtest.EnterNetns(t)
 	var r recorder
-	r.before = func(p *nfq.Packet) []byte {
+	r.before = func(p *packet.Packet) []byte {
 		master := conntrack.Tuple{Src: p.Src, Dst: p.Dst}
 		switch string(p.Payload) {
 		case "others":
@@ -261,7 +262,7 @@ func TestRelated(t *testing.T) {
 			data := labtest.ListenNetns(t, net.JoinHostPort(tt.host, "0"))
 			dport := uint16(data.Addr().(*net.TCPAddr).Port)
 			var once sync.Once
-			r := recorder{before: func(p *nfq.Packet) (b []byte) {
+			r := recorder{before: func(p *packet.Packet) (b []byte) {
 				if strings.HasPrefix(string(p.Payload), "229") {
 					once.Do(func() {
 						b = ctnetlink.AppendExpect(nil, 1, &conntrack.Expectation{

@@ -9,6 +9,7 @@ import (
 
 	"ftpctd/conntrack"
 	"ftpctd/ftpparse"
+	"ftpctd/nfq/packet"
 )
 
 // ends are those that datagrams of the fuzz target travel between: three hosts.
@@ -56,16 +57,16 @@ type witness struct {
 }
 
 // see takes note of a datagram before anything is decided on it.
-func (w *witness) see(p *conntrack.Packet) {
+func (w *witness) see(p *packet.Packet) {
 	on := path{p.Src, p.Dst}
 	w.sent[on] = true
 	switch p.Flags {
-	case conntrack.SYN:
+	case packet.SYN:
 		w.begun[on], w.begun[on.turned()] = true, true
 		if len(p.Payload) == 0 {
 			w.asked[on] = p.Seq + 1
 		}
-	case conntrack.SYN | conntrack.ACK:
+	case packet.SYN | packet.ACK:
 		if ack, ok := w.asked[on.turned()]; ok && ack == p.Ack {
 			w.answered[on.turned()] = true
 		}
@@ -168,9 +169,9 @@ func streams(t *testing.T, data []byte) {
 	now := time.Unix(1000, 0)
 	seq := make(map[path]uint32)
 
-	send := func(on path, flags conntrack.Flags, off int32, payload string) {
-		p := &conntrack.Packet{Src: on.src, Dst: on.dst, Seq: seq[on] + uint32(off), Flags: flags, Payload: []byte(payload)}
-		if flags&conntrack.ACK != 0 {
+	send := func(on path, flags packet.Flags, off int32, payload string) {
+		p := &packet.Packet{Src: on.src, Dst: on.dst, Seq: seq[on] + uint32(off), Flags: flags, Payload: []byte(payload)}
+		if flags&packet.ACK != 0 {
 			p.Ack = seq[on.turned()]
 		}
 		if off == 0 {
@@ -182,7 +183,7 @@ func streams(t *testing.T, data []byte) {
 		d.Packet(now, p)
 		stats := d.Stats()
 		used := outstanding + w.expected - expected - (w.withdrawn - withdrawn) - stats.Outstanding
-		if used != 0 && (used != 1 || p.Flags != conntrack.SYN) {
+		if used != 0 && (used != 1 || p.Flags != packet.SYN) {
 			t.Fatalf("%d expectations are used by %+v", used, p)
 		}
 		if stats.Connections > cfg.Connections || stats.Outstanding > cfg.MaxExpected*stats.Connections || stats.Expected != uint64(w.expected) {
@@ -207,35 +208,35 @@ func streams(t *testing.T, data []byte) {
 		switch what & 15 {
 		case 0:
 			seq[on] += 1000
-			send(on, conntrack.SYN, off, "")
+			send(on, packet.SYN, off, "")
 		case 1:
-			send(on, conntrack.SYN|conntrack.ACK, off, "")
+			send(on, packet.SYN|packet.ACK, off, "")
 		case 2:
-			send(on, conntrack.ACK, off, "")
+			send(on, packet.ACK, off, "")
 		case 3:
-			send(on, conntrack.FIN|conntrack.ACK, off, "")
+			send(on, packet.FIN|packet.ACK, off, "")
 		case 4:
-			send(on, conntrack.RST, off, "")
+			send(on, packet.RST, off, "")
 		case 5:
-			send(on, conntrack.Flags(word)&(conntrack.FIN|conntrack.SYN|conntrack.RST|conntrack.ACK), off, payload)
+			send(on, packet.Flags(word)&(packet.FIN|packet.SYN|packet.RST|packet.ACK), off, payload)
 		case 6:
 			seq[on] += 1000
-			send(on, conntrack.SYN, off, payload)
+			send(on, packet.SYN, off, payload)
 		case 7:
 			now = now.Add(time.Duration(word) * time.Second)
 		case 8, 9, 10, 11, 12:
-			send(on, conntrack.ACK, off, payload)
+			send(on, packet.ACK, off, payload)
 		case 13:
 			seq[on] += 1000
-			send(on, conntrack.SYN, 0, "")
-			send(on.turned(), conntrack.SYN|conntrack.ACK, 0, "")
-			send(on, conntrack.ACK, 0, "")
+			send(on, packet.SYN, 0, "")
+			send(on.turned(), packet.SYN|packet.ACK, 0, "")
+			send(on, packet.ACK, 0, "")
 		default:
 			for i, line := range strings.SplitAfter("220 r\r\nUSER a\r\n230 ok\r\n", "\n")[:3] {
 				if i == 1 {
-					send(on, conntrack.ACK, 0, line)
+					send(on, packet.ACK, 0, line)
 				} else {
-					send(on.turned(), conntrack.ACK, 0, line)
+					send(on.turned(), packet.ACK, 0, line)
 				}
 			}
 		}

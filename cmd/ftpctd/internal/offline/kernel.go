@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ftpctd/conntrack"
+	"ftpctd/nfq/packet"
 )
 
 // kernel is conntrack, as far as the daemon's rules and its tracker depend on it:
@@ -89,7 +90,7 @@ func (k *kernel) lookup(ends conntrack.Tuple) (conntrack.Connection, bool) {
 
 // find returns what is known of the ends of p, with an entry that has run out dead, and
 // the direction of p. It returns nil if nothing is.
-func (k *kernel) find(now time.Time, p *conntrack.Packet) (*connection, direction) {
+func (k *kernel) find(now time.Time, p *packet.Packet) (*connection, direction) {
 	c := k.connections[keyOf(p.Src, p.Dst)]
 	if c == nil {
 		return nil, original
@@ -120,7 +121,7 @@ func (k *kernel) record(now time.Time, client, server netip.AddrPort) *connectio
 }
 
 // drop notes a SYN that a rule keeps from making an entry.
-func (k *kernel) drop(p *conntrack.Packet) {
+func (k *kernel) drop(p *packet.Packet) {
 	c := k.connections[keyOf(p.Src, p.Dst)]
 	if c == nil {
 		c = k.record(time.Time{}, p.Src, p.Dst)
@@ -130,7 +131,7 @@ func (k *kernel) drop(p *conntrack.Packet) {
 }
 
 // open makes the entry of a connection that p, a SYN, begins.
-func (k *kernel) open(now time.Time, p *conntrack.Packet, expected bool) *connection {
+func (k *kernel) open(now time.Time, p *packet.Packet, expected bool) *connection {
 	c := k.record(now, p.Src, p.Dst)
 	c.begun, c.expected = true, expected
 	c.state, c.seen[original] = conntrack.StateSynSent, true
@@ -142,12 +143,12 @@ func (k *kernel) open(now time.Time, p *conntrack.Packet, expected bool) *connec
 // its SYN, that is conntrack's doing (nf_conntrack_tcp_loose), which takes who sends p
 // for the client; else clientSent tells what conntrack would know. It returns nil for a
 // packet with which no entry begins.
-func (k *kernel) pickUp(now time.Time, p *conntrack.Packet, clientSent bool) (*connection, direction) {
+func (k *kernel) pickUp(now time.Time, p *packet.Packet, clientSent bool) (*connection, direction) {
 	known := k.connections[keyOf(p.Src, p.Dst)]
 	loose := known != nil && known.begun
 	switch p.Flags {
-	case conntrack.ACK:
-	case conntrack.SYN | conntrack.ACK:
+	case packet.ACK:
+	case packet.SYN | packet.ACK:
 		if loose {
 			return nil, original
 		}
@@ -200,29 +201,29 @@ const (
 
 // kind tells what p is. ok is false for flags that no packet may have
 // (tcp_valid_flags).
-func kind(p *conntrack.Packet) (_ int, ok bool) {
+func kind(p *packet.Packet) (_ int, ok bool) {
 	switch p.Flags {
-	case conntrack.SYN:
+	case packet.SYN:
 		return isSYN, true
-	case conntrack.SYN | conntrack.ACK:
+	case packet.SYN | packet.ACK:
 		return isSYNACK, true
-	case conntrack.FIN | conntrack.ACK:
+	case packet.FIN | packet.ACK:
 		return isFIN, true
-	case conntrack.ACK:
+	case packet.ACK:
 		return isACK, true
-	case conntrack.RST, conntrack.RST | conntrack.ACK:
+	case packet.RST, packet.RST | packet.ACK:
 		return isRST, true
 	}
 	return 0, false
 }
 
 // end is the sequence number behind p.
-func end(p *conntrack.Packet) uint32 {
+func end(p *packet.Packet) uint32 {
 	n := p.Seq + uint32(len(p.Payload))
-	if p.Flags&conntrack.SYN != 0 {
+	if p.Flags&packet.SYN != 0 {
 		n++
 	}
-	if p.Flags&conntrack.FIN != 0 {
+	if p.Flags&packet.FIN != 0 {
 		n++
 	}
 	return n
@@ -232,12 +233,12 @@ func before(a, b uint32) bool { return int32(a-b) < 0 }
 
 // reopens reports whether p begins another connection between the ends of c: conntrack
 // drops the entry, and takes p for a first packet.
-func (c *connection) reopens(dir direction, p *conntrack.Packet) bool {
+func (c *connection) reopens(dir direction, p *packet.Packet) bool {
 	return isFirst(p) && c.state >= timeWait && transitions[dir][isSYN][c.state] == conntrack.StateSynSent
 }
 
 // follow takes the next packet of an entry. It returns false if p is invalid.
-func (c *connection) follow(now time.Time, dir direction, p *conntrack.Packet) bool {
+func (c *connection) follow(now time.Time, dir direction, p *packet.Packet) bool {
 	what, ok := kind(p)
 	if !ok {
 		return false
@@ -284,7 +285,7 @@ func (c *connection) follow(now time.Time, dir direction, p *conntrack.Packet) b
 		c.assured = true
 	}
 	c.state, c.lastPacket = state, now
-	if p.Flags&conntrack.ACK != 0 && (!c.hasAcked[dir] || before(c.acked[dir], p.Ack)) {
+	if p.Flags&packet.ACK != 0 && (!c.hasAcked[dir] || before(c.acked[dir], p.Ack)) {
 		c.acked[dir], c.hasAcked[dir] = p.Ack, true
 	}
 	return true

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ftpctd/conntrack"
+	"ftpctd/nfq/packet"
 )
 
 // tick is how often the daemon looks for what has run out.
@@ -43,7 +44,7 @@ func New(cfg conntrack.Config) *Daemon {
 // What has run out is withdrawn ahead of the packet, but only where a second is full,
 // counted from the first packet: until the daemon's ticker has fired, the kernel has the
 // expectation.
-func (d *Daemon) Packet(now time.Time, p *conntrack.Packet) *conntrack.Decision {
+func (d *Daemon) Packet(now time.Time, p *packet.Packet) *conntrack.Decision {
 	if d.next.IsZero() {
 		d.now, d.next = now, now.Add(tick)
 	}
@@ -68,7 +69,7 @@ func (d *Daemon) Packet(now time.Time, p *conntrack.Packet) *conntrack.Decision 
 
 // track has the kernel follow p. It returns nil for what conntrack calls invalid, and
 // for connections that are neither control nor expected data connections.
-func (d *Daemon) track(p *conntrack.Packet) (*connection, direction) {
+func (d *Daemon) track(p *packet.Packet) (*connection, direction) {
 	control := d.isControl(p)
 	if isFirst(p) && len(p.Payload) > 0 && slices.Contains(d.ports, p.Dst.Port()) {
 		d.kernel.drop(p) // TCP Fast Open
@@ -99,15 +100,15 @@ func (d *Daemon) track(p *conntrack.Packet) (*connection, direction) {
 	return nil, dir
 }
 
-func (d *Daemon) isControl(p *conntrack.Packet) bool {
+func (d *Daemon) isControl(p *packet.Packet) bool {
 	return slices.Contains(d.ports, p.Src.Port()) || slices.Contains(d.ports, p.Dst.Port())
 }
 
 // clientSent reports whether the client sent p, on a connection whose beginning is not
 // known. A SYN/ACK comes from the server; else the server is the side with the control
 // port, or who is sent to if both have one.
-func (d *Daemon) clientSent(p *conntrack.Packet) bool {
-	if p.Flags&conntrack.SYN != 0 {
+func (d *Daemon) clientSent(p *packet.Packet) bool {
+	if p.Flags&packet.SYN != 0 {
 		return false
 	}
 	return slices.Contains(d.ports, p.Dst.Port())
@@ -116,7 +117,7 @@ func (d *Daemon) clientSent(p *conntrack.Packet) bool {
 // queued reports whether the daemon's rules hand p to it: those of package firewall, but
 // for the check of the way back, as a capture has no routes. A SANE request is queued,
 // and dropped behind the queue.
-func (d *Daemon) queued(c *connection, dir direction, p *conntrack.Packet) bool {
+func (d *Daemon) queued(c *connection, dir direction, p *packet.Packet) bool {
 	server := p.Dst
 	if dir == reply {
 		server = p.Src
@@ -130,15 +131,15 @@ func (d *Daemon) queued(c *connection, dir direction, p *conntrack.Packet) bool 
 	switch {
 	case !c.seen[original] || !c.seen[reply]:
 		return false
-	case p.Flags&(conntrack.SYN|conntrack.FIN|conntrack.RST) == conntrack.SYN && c.syn != [2]bool{original: true}:
+	case p.Flags&(packet.SYN|packet.FIN|packet.RST) == packet.SYN && c.syn != [2]bool{original: true}:
 		return false // somebody else's SYN may have begun it
 	}
-	return len(p.Payload) > 0 || p.Flags&(conntrack.FIN|conntrack.SYN|conntrack.RST) != 0
+	return len(p.Payload) > 0 || p.Flags&(packet.FIN|packet.SYN|packet.RST) != 0
 }
 
 // isFirst reports whether p begins a connection.
-func isFirst(p *conntrack.Packet) bool {
-	return p.Flags&(conntrack.SYN|conntrack.ACK|conntrack.RST|conntrack.FIN) == conntrack.SYN
+func isFirst(p *packet.Packet) bool {
+	return p.Flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
 }
 
 // Stats returns the tracker's counters.

@@ -9,13 +9,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ftpctd/conntrack"
+	"ftpctd/nfq/packet"
 )
 
 const (
-	fin = conntrack.FIN
-	syn = conntrack.SYN
-	rst = conntrack.RST
-	ack = conntrack.ACK
+	fin = packet.FIN
+	syn = packet.SYN
+	rst = packet.RST
+	ack = packet.ACK
 )
 
 var (
@@ -58,24 +59,24 @@ func play(cfg conntrack.Config, script func(w *wire)) []string {
 	return events
 }
 
-func (w *wire) send(src, dst netip.AddrPort, seq, a uint32, flags conntrack.Flags, data string) {
+func (w *wire) send(src, dst netip.AddrPort, seq, a uint32, flags packet.Flags, data string) {
 	*w.now = w.now.Add(time.Millisecond)
-	w.d.Packet(*w.now, &conntrack.Packet{Src: src, Dst: dst, Seq: seq, Ack: a, Flags: flags, Payload: []byte(data)})
+	w.d.Packet(*w.now, &packet.Packet{Src: src, Dst: dst, Seq: seq, Ack: a, Flags: flags, Payload: []byte(data)})
 }
 
 // client and server send a segment, and count on.
-func (w *wire) c(flags conntrack.Flags, data string) {
+func (w *wire) c(flags packet.Flags, data string) {
 	a := w.sseq
 	if flags&ack == 0 {
 		a = 0
 	}
-	p := conntrack.Packet{Seq: w.cseq, Flags: flags, Payload: []byte(data)}
+	p := packet.Packet{Seq: w.cseq, Flags: flags, Payload: []byte(data)}
 	w.send(w.client, w.server, w.cseq, a, flags, data)
 	w.cseq = end(&p)
 }
 
-func (w *wire) s(flags conntrack.Flags, data string) {
-	p := conntrack.Packet{Seq: w.sseq, Flags: flags, Payload: []byte(data)}
+func (w *wire) s(flags packet.Flags, data string) {
+	p := packet.Packet{Seq: w.sseq, Flags: flags, Payload: []byte(data)}
 	w.send(w.server, w.client, w.sseq, w.cseq, flags, data)
 	w.sseq = end(&p)
 }
@@ -372,7 +373,7 @@ func TestOthersLeaveNothing(t *testing.T) {
 	for i := range 1000 {
 		src := netip.AddrPortFrom(client.Addr(), uint16(1024+i))
 		dst := netip.AddrPortFrom(server.Addr(), 80)
-		for _, p := range []conntrack.Packet{
+		for _, p := range []packet.Packet{
 			{Src: src, Dst: dst, Flags: syn},
 			{Src: dst, Dst: src, Flags: syn | ack},
 			{Src: src, Dst: dst, Flags: ack, Payload: []byte("GET / HTTP/1.1\r\n")},

@@ -2,30 +2,6 @@ package conntrack
 
 import "net/netip"
 
-// Flags are the TCP flags that the Tracker looks at, as they stand in the
-// header (RFC 9293 section 3.1).
-type Flags uint8
-
-// The flags.
-const (
-	FIN Flags = 1 << 0
-	SYN Flags = 1 << 1
-	RST Flags = 1 << 2
-	ACK Flags = 1 << 4
-)
-
-// Packet is one TCP packet to or from a control port.
-type Packet struct {
-	Src, Dst netip.AddrPort
-	// Zone is the packet's conntrack zone. Two zones may have connections between
-	// the same addresses and ports.
-	Zone     uint16
-	Seq, Ack uint32
-	Flags    Flags
-	// Payload is borrowed for the call.
-	Payload []byte
-}
-
 // Decision is what has to be done before the packet may move on. Its slices are
 // valid until the Tracker's next call; withdrawals come first.
 type Decision struct {

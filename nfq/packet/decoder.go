@@ -1,4 +1,4 @@
-package nfq
+package packet
 
 import (
 	"encoding/binary"
@@ -11,10 +11,10 @@ import (
 
 // The errors of [Decoder.Decode].
 var (
-	ErrNotTCP    = errors.New("nfq: packet is not TCP over IPv4 or IPv6")
-	ErrFragment  = errors.New("nfq: packet is a fragment")
-	ErrTruncated = errors.New("nfq: packet is cut short")
-	ErrMalformed = errors.New("nfq: packet has a malformed header")
+	ErrNotTCP    = errors.New("packet: packet is not TCP over IPv4 or IPv6")
+	ErrFragment  = errors.New("packet: packet is a fragment")
+	ErrTruncated = errors.New("packet: packet is cut short")
+	ErrMalformed = errors.New("packet: packet has a malformed header")
 )
 
 const (
@@ -37,7 +37,7 @@ type Decoder struct {
 }
 
 // Decode decodes the IP packet b into p, whose Payload borrows from b. It leaves
-// p.ID alone, and p undefined if it fails.
+// p.ID, p.Zone and p.Conntrack alone, and the rest undefined if it fails.
 //
 // It fails for what is not one whole TCP segment: another protocol, a fragment
 // of a packet, or fewer bytes than the packet says that it has. A reader must

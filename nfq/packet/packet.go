@@ -1,4 +1,6 @@
-package nfq
+// Package packet is one TCP segment as it crosses a firewall: what it is, and how it is
+// decoded.
+package packet
 
 import "net/netip"
 
@@ -14,15 +16,18 @@ const (
 	ACK Flags = 1 << 4
 )
 
-// Packet is one TCP segment. It is valid only while the handler that was given
-// it runs: Payload and Conntrack are borrowed, and the Packet is used again for the next one.
+// Packet is one TCP segment. One that a queue hands out is valid only while the handler
+// runs: Payload and Conntrack are borrowed, and the Packet is used again for the next one.
 type Packet struct {
-	// ID is the queue's name for the packet, which [Queue.Accept] wants. It is 0
-	// where the packet comes from no queue.
+	// ID is the queue's name for the packet, which its Accept wants. It is 0 where the
+	// packet comes from no queue.
 	ID uint32
 	// Src and Dst are the addresses as they stand in the packet: an IPv4-mapped
 	// address in an IPv6 packet stays an IPv6 address.
 	Src, Dst netip.AddrPort
+	// Zone is the packet's conntrack zone. Two zones may have connections between
+	// the same addresses and ports.
+	Zone uint16
 	// Seq and Ack are the sequence and acknowledgment numbers, Seq that of the
 	// first byte of Payload, or of the SYN.
 	Seq, Ack uint32
@@ -31,6 +36,6 @@ type Packet struct {
 	Payload []byte
 	// Conntrack is what conntrack knows of the packet's connection: the CTA_*
 	// attributes of ctnetlink, borrowed like Payload. It is nil where conntrack
-	// has not seen the packet, and where [Queue.Conntrack] is false.
+	// has not seen the packet, and where the queue does not ask for it.
 	Conntrack []byte
 }
