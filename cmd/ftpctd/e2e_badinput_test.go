@@ -21,7 +21,7 @@ import (
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/bench/lab/miniftp"
-	"ftpctd/cmd/ftpctd/internal/engine"
+	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/nfq"
 )
 
@@ -225,7 +225,7 @@ func TestStrangersLock(t *testing.T) {
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
 			return errno
 		}
-		for _, num := range []uint16{21, engine.LockQueue} {
+		for _, num := range []uint16{21, config.LockQueue} {
 			if q, err := nfq.Open(nfq.Config{Num: num}); err == nil {
 				t.Errorf("a user can bind queue %d", num)
 				_ = q.Close()
@@ -251,7 +251,7 @@ func TestLockTaken(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	var queue *nfq.Queue
 	err := l.Router.Do(func() (err error) {
-		queue, err = nfq.Open(nfq.Config{Num: engine.LockQueue})
+		queue, err = nfq.Open(nfq.Config{Num: config.LockQueue})
 		return err
 	})
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/bench/lab/miniftp"
-	"ftpctd/cmd/ftpctd/internal/engine"
+	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/ftpparse"
 )
@@ -194,7 +194,7 @@ func traces(t *testing.T, h *lab.Host) []string {
 		}
 		locked := false
 		for line := range strings.Lines(string(queues)) {
-			if num := strings.Fields(line)[0]; num == strconv.Itoa(engine.LockQueue) {
+			if num := strings.Fields(line)[0]; num == strconv.Itoa(config.LockQueue) {
 				locked = true
 			} else {
 				found = append(found, "queue "+num)

@@ -1,100 +1,14 @@
-// Command ftpctd is a user-space FTP connection-tracking helper: it reads the
-// control connections that a netfilter queue gives it, and tells conntrack
-// which data connections to expect, so that a firewall with the policy DROP
-// admits them as RELATED.
+// Command ftpctd is a user-space FTP connection-tracking helper for Linux: it
+// inspects the control connections that a netfilter queue passes to it and adds
+// conntrack expectations for the data connections that they announce, so that a
+// default-drop firewall accepts them as RELATED.
 package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/spf13/cobra"
+	"ftpctd/cmd/ftpctd/internal/cli"
 )
 
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
-
-// Exit codes of every subcommand.
-const (
-	exitOK         = 0
-	exitFailure    = 1
-	exitUsage      = 2 // unknown command or flag, wrong arguments
-	exitProblems   = 3 // an examination was carried out, and found problems
-	exitPermission = 4 // not root, no CAP_NET_ADMIN
-	exitConfig     = 6 // configuration missing or bad, as systemd.exec(5) numbers it
-)
-
-// An exitError is an error of a subcommand that wants an exit code of its own.
-// Without Err nothing is printed: the subcommand has said what there is to say.
-type exitError struct {
-	Code int
-	Err  error
-}
-
-// Error implements error.
-func (e *exitError) Error() string {
-	if e.Err == nil {
-		return fmt.Sprintf("exit %d", e.Code)
-	}
-	return e.Err.Error()
-}
-
-// Unwrap returns the cause, which may be nil.
-func (e *exitError) Unwrap() error { return e.Err }
-
-// print writes the error for a person, unless the subcommand has done so.
-func (e *exitError) print(w io.Writer) {
-	if e.Err != nil {
-		fmt.Fprintf(w, "ftpctd: %v\n", e.Err)
-	}
-}
-
-// run runs the command line args and returns the exit code. Results go to
-// stdout, logs and errors to stderr. SIGINT and SIGTERM cancel the context of
-// the subcommand; a second one ends the process.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-
-	root := newRootCommand(env{
-		stdout:  stdout,
-		stderr:  stderr,
-		journal: os.Getenv("JOURNAL_STREAM") != "",
-	})
-	root.SetArgs(args)
-	running := false
-	root.PersistentPreRun = func(*cobra.Command, []string) { running = true }
-	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return exitOK
-	}
-
-	exit := classify(err, running)
-	exit.print(stderr)
-	if exit.Code == exitUsage {
-		fmt.Fprint(stderr, cmd.UsageString())
-	}
-	return exit.Code
-}
-
-// classify gives an error its exit code. An error from before the subcommand
-// was running is one of the command line.
-func classify(err error, running bool) *exitError {
-	if exit, ok := errors.AsType[*exitError](err); ok {
-		return exit
-	}
-	switch {
-	case !running:
-		return &exitError{exitUsage, err}
-	case errors.Is(err, fs.ErrPermission):
-		return &exitError{exitPermission, err}
-	default:
-		return &exitError{exitFailure, err}
-	}
-}
+func main() { os.Exit(cli.Run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }

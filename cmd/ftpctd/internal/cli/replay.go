@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -56,7 +56,7 @@ func replay(w io.Writer, stdin io.Reader, path string, cfg config.Config, asJSON
 		writeEvent, writeSummary = report.JSON, report.Summary.JSON
 	}
 	var writeErr error
-	tracking := trackerConfig(cfg)
+	tracking := cfg.Tracker()
 	tracking.Observe = func(ev conntrack.Event) {
 		if writeErr == nil {
 			writeErr = writeEvent(w, &ev)
@@ -96,29 +96,5 @@ func feed(packets *capture.Reader, yield func(now time.Time, p *packet.Packet)) 
 		if decoder.Decode(ip, &p) == nil {
 			yield(now, &p)
 		}
-	}
-}
-
-// trackerConfig is what the configuration says of the tracker.
-func trackerConfig(cfg config.Config) conntrack.Config {
-	addresses := map[config.Address]conntrack.AddressPolicy{
-		config.AddressPeer:   conntrack.AddressPeer,
-		config.AddressStrict: conntrack.AddressStrict,
-		config.AddressReply:  conntrack.AddressReply,
-	}
-	return conntrack.Config{
-		Ports: cfg.Ports,
-		Policy: conntrack.Policy{
-			MinPort:        cfg.MinPort,
-			RequireLogin:   cfg.RequireLogin,
-			PassiveAddress: addresses[cfg.Passive.Address],
-			PassivePorts:   cfg.Passive.Ports,
-			Active:         cfg.Active.Enabled,
-			ActivePorts:    cfg.Active.Ports,
-		},
-		Connections: cfg.Limits.Connections,
-		MaxExpected: int(cfg.Helper.MaxExpected),
-		Timeout:     cfg.Helper.Timeout,
-		SkipOpaque:  cfg.Queue.SkipTLS,
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -298,7 +298,7 @@ func TestReplayBoundsAFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer packets.Close()
-	cfg := trackerConfig(config.Default())
+	cfg := config.Default().Tracker()
 	cfg.Policy.RequireLogin = false // nobody logs in there
 	standing, most := 0, 0
 	cfg.Observe = func(e conntrack.Event) {

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -167,7 +167,7 @@ func (s *supervisor) reload() {
 	}
 	cfg, restart := s.cfg.Adopt(next)
 	for _, w := range s.workers {
-		w.engine.SetPolicy(trackerConfig(cfg).Policy)
+		w.engine.SetPolicy(cfg.Tracker().Policy)
 	}
 	s.level.Set(cfg.Log.Level)
 	s.cfg = cfg

@@ -1,4 +1,4 @@
-package engine
+package daemon
 
 import (
 	"errors"
@@ -13,19 +13,17 @@ import (
 	"ftpctd/nfq"
 )
 
-// LockQueue is the number of a packet queue that no rule sends anything to. The
-// kernel gives a queue to one process in a network namespace, asks CAP_NET_ADMIN of
+// takeLock makes sure that one daemon runs in a network namespace: two would replace
+// each other's rules, even with different queues. Close it to let another one start.
+// Its error names the process that has it.
+//
+// The kernel gives a queue to one process in a network namespace, asks CAP_NET_ADMIN of
 // it, and takes it back when the process ends, however that is. A file or a unix
 // socket would lack one or the other: containers share a network namespace without
 // sharing /run, and any user can bind an abstract name.
-const LockQueue = config.LockQueue
-
-// Lock makes sure that one daemon runs in a network namespace: two would replace
-// each other's rules, even with different queues. Close it to let another one start.
-// Its error names the process that has it.
-func Lock() (io.Closer, error) {
+func takeLock() (io.Closer, error) {
 	// Nothing reads it, and nothing is to: what strays there passes.
-	q, err := nfq.Open(nfq.Config{Num: LockQueue, Length: 1, CopyRange: 1})
+	q, err := nfq.Open(nfq.Config{Num: config.LockQueue, Length: 1, CopyRange: 1})
 	if errors.Is(err, unix.EBUSY) {
 		return nil, lockTaken()
 	}
@@ -37,12 +35,12 @@ func Lock() (io.Closer, error) {
 
 // lockTaken says who has the lock.
 func lockTaken() error {
-	o, _ := nfq.FindOwner(LockQueue)
+	o, _ := nfq.FindOwner(config.LockQueue)
 	if o.PID == "" { // of another PID namespace, or it has ended since
 		return errors.New("another ftpctd runs in this network namespace: stop it first")
 	}
 	if own, err := os.ReadFile("/proc/self/comm"); err == nil && o.Command != strings.TrimSpace(string(own)) {
-		return fmt.Errorf("queue %d, which keeps a second ftpctd out, is bound by %v: stop it first", LockQueue, o)
+		return fmt.Errorf("queue %d, which keeps a second ftpctd out, is bound by %v: stop it first", config.LockQueue, o)
 	}
 	return fmt.Errorf("another ftpctd (process %s) runs in this network namespace: stop it first", o.PID)
 }

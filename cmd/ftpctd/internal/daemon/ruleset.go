@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"ftpctd/cmd/ftpctd/internal/config"
@@ -20,7 +20,7 @@ func installRules(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Ad
 	err := admission.Install(kernel, cfg, func() (err error) {
 		r.table, err = firewall.Install(firewall.Config{
 			Ports: cfg.Ports, Helper: admission.Helper,
-			TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
+			TLSPorts: cfg.TLSPorts(), SkipMark: cfg.Queue.SkipMark,
 			QueueNum: cfg.Queue.Num, QueueCount: cfg.Queue.Count,
 			AntiSpoof: antiSpoof(cfg.Firewall.AntiSpoof),
 		})

@@ -1,21 +1,15 @@
-package main
+package daemon
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/engine"
@@ -29,71 +23,27 @@ import (
 // connection are small; this holds thousands of them.
 const readBuffer = 4 << 20
 
-// flushFor is how long the end of the process waits for the reader of the log.
-const flushFor = time.Second
-
-func newRunCommand(e env) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "run [-c FILE]",
-		Short: "Run the daemon",
-		Long: `run reads the FTP control connections of this network namespace and has
-conntrack expect their data connections, until SIGTERM or SIGINT. It makes the
-nftables table "inet ftpctd" and removes it at the end.
-
-SIGHUP has it read the configuration again: the policy and the log level change
-at once, other keys with a restart; a broken file changes nothing. Under systemd
-it tells its status and feeds the watchdog.`,
-		Args:                  cobra.NoArgs,
-		DisableFlagsInUseLine: true,
-	}
-	file := addConfigFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := file.load()
-		if err != nil {
-			return err
-		}
-		level := new(slog.LevelVar)
-		level.Set(cfg.Log.Level)
-		// Without this, the runtime would end the process as soon as the reader of
-		// stderr is gone (package os/signal, SIGPIPE).
-		signal.Ignore(unix.SIGPIPE)
-		e, sink := e.unblocked(e.logger(cfg.Log.Format, level))
-		defer sink.Close(flushFor)
-		log := e.logger(cfg.Log.Format, level)
-		if err := supervised(cmd.Context(), cfg, file.load, level, log); err != nil {
-			// A stderr that nobody reads must not keep the process from ending.
-			exit := classify(err, true)
-			exit.print(sink)
-			return &exitError{Code: exit.Code}
-		}
-		return nil
-	}
-	return cmd
-}
-
-// supervised runs the daemon and what looks after it.
-func supervised(ctx context.Context, cfg config.Config, load func() (config.Config, error), level *slog.LevelVar, log *slog.Logger) error {
+// Run runs the daemon with the configuration cfg until ctx ends or something breaks.
+// load reads the configuration again, and level is what a reload sets.
+func Run(ctx context.Context, cfg config.Config, load func() (config.Config, error), level *slog.LevelVar, log *slog.Logger) error {
 	super, err := newSupervisor(cfg, load, level, log)
 	if err != nil {
 		return err
 	}
 	defer super.close()
-	return daemon(ctx, cfg, super, log)
+	return run(ctx, cfg, super, log)
 }
 
-// daemon runs until ctx ends or something breaks. Whatever it made is gone when
+// run runs until ctx ends or something breaks. Whatever it made is gone when
 // it returns.
-func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog.Logger) (err error) {
-	if err := needNetAdmin(); err != nil {
-		return err
-	}
+func run(ctx context.Context, cfg config.Config, super *supervisor, log *slog.Logger) (err error) {
 	if cfg.Metrics.Listen != "" {
 		log.Warn("this version does not know what to do with metrics.listen")
 	}
 	if cfg.Control.Socket != config.Default().Control.Socket {
 		log.Warn("this version does not know what to do with control.socket")
 	}
-	lock, err := engine.Lock()
+	lock, err := takeLock()
 	if err != nil {
 		return err
 	}
@@ -180,7 +130,7 @@ func daemon(ctx context.Context, cfg config.Config, super *supervisor, log *slog
 
 // kernelTracking is what the configuration and the kernel say of the tracker.
 func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Admission, log *slog.Logger) (conntrack.Config, error) {
-	tracking := trackerConfig(cfg)
+	tracking := cfg.Tracker()
 	connections, err := kernel.Servers(cfg.Ports)
 	if err != nil {
 		return conntrack.Config{}, err
@@ -235,85 +185,11 @@ func openQueues(cfg config.Config, log *slog.Logger) ([]*nfq.Queue, error) {
 func newEngine(cfg config.Config, tracking conntrack.Config, q *nfq.Queue, kernel *ctnetlink.Conn, admission engine.Admission, entry *engine.Entry, log *slog.Logger) *engine.Engine {
 	c := engine.Config{
 		Tracker: tracking, Entry: entry, Lookup: kernel.Connection,
-		TLSPorts: tlsPorts(cfg), SkipMark: cfg.Queue.SkipMark,
+		TLSPorts: cfg.TLSPorts(), SkipMark: cfg.Queue.SkipMark,
 		Accept: q.Accept, Send: q.Send, Log: log,
 	}
 	if admission.Mode == config.AdmitExpect {
 		c.Kernel = engine.Expect{Conn: kernel}
 	}
 	return engine.New(c)
-}
-
-// tlsPorts are the ports of sessions in TLS. Like every other they are not below
-// min_port.
-func tlsPorts(cfg config.Config) conntrack.PortRange {
-	r := cfg.Passive.TLSPorts
-	if r != (conntrack.PortRange{}) {
-		r.Min = max(r.Min, cfg.MinPort)
-	}
-	return r
-}
-
-// needNetAdmin fails unless the process may configure the network namespace.
-func needNetAdmin() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return os.NewSyscallError("capget", err)
-	}
-	if data[unix.CAP_NET_ADMIN/32].Effective&(1<<(unix.CAP_NET_ADMIN%32)) == 0 {
-		return &exitError{exitPermission, errors.New("CAP_NET_ADMIN is needed for the packet queue and the firewall rules: run it as root")}
-	}
-	return nil
-}
-
-// withdrawStale deletes the expectations of control connections that a daemon
-// left behind which could not end properly.
-func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) error {
-	entries, err := kernel.Expectations()
-	if err != nil {
-		return err
-	}
-	isOwn := func(e ctnetlink.Listed) bool { return e.Helper == cfg.Helper.Name }
-	if slices.ContainsFunc(entries, isOwn) {
-		if err := kernel.DeleteExpectations(cfg.Helper.Name); err != nil {
-			return fmt.Errorf("stale expectation: %w", err)
-		}
-	}
-	for _, e := range entries {
-		withdrawn := isOwn(e)
-		// Others may use the carrier. The port is that before NAT, which need not be a
-		// control port.
-		if !withdrawn && e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
-			if withdrawn, err = withdrawCarried(kernel, e); err != nil {
-				return fmt.Errorf("stale expectation: %w", err)
-			}
-		}
-		if withdrawn {
-			log.Info("withdrew an expectation of an earlier run", "src", e.Tuple.Src.Addr(), "dst", e.Tuple.Dst)
-		}
-	}
-	return nil
-}
-
-// withdrawCarried deletes an expectation that was listed, unless it was used
-// meanwhile.
-func withdrawCarried(kernel *ctnetlink.Conn, e ctnetlink.Listed) (withdrawn bool, err error) {
-	err = kernel.Delete(&conntrack.Expectation{Master: e.Master, Tuple: e.Tuple})
-	if !errors.Is(err, unix.ENOENT) {
-		return err == nil, err
-	}
-	// It may be in a zone, which is its control connection's.
-	masters, err := kernel.Masters(e.Master)
-	if err != nil {
-		return false, err
-	}
-	for _, m := range masters {
-		err := kernel.Delete(&conntrack.Expectation{Zone: m.Zone, Master: e.Master, Tuple: e.Tuple})
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return false, err
-		}
-		withdrawn = withdrawn || err == nil
-	}
-	return withdrawn, nil
 }
