@@ -113,7 +113,7 @@ func TestReplayAgreesWithZeek(t *testing.T) {
 			path := filepath.Join(dir, "zeek", "Traces", capture)
 
 			cfg := config.Default()
-			cfg.Passive.Address = config.AddressReply // Zeek believes the reply
+			cfg.Passive.Address = conntrack.AddressReply // Zeek believes the reply
 			lines := replayJSON(t, path, cfg)
 			if diff := cmp.Diff(want, tuples(lines)); diff != "" {
 				t.Errorf("address = reply: expectations (-zeek +replay):\n%s", diff)
@@ -122,7 +122,7 @@ func TestReplayAgreesWithZeek(t *testing.T) {
 				t.Errorf("summary %+v, want %d expectations", got, len(want))
 			}
 
-			cfg.Passive.Address = config.AddressPeer
+			cfg.Passive.Address = conntrack.AddressPeer
 			for i, row := range want {
 				want[i] = strings.ReplaceAll(row, "205.167.25.101", "10.167.25.101")
 			}
@@ -130,7 +130,7 @@ func TestReplayAgreesWithZeek(t *testing.T) {
 				t.Errorf("address = peer: expectations (-zeek +replay):\n%s", diff)
 			}
 
-			cfg.Passive.Address = config.AddressStrict
+			cfg.Passive.Address = conntrack.AddressStrict
 			if capture == "ftp/cwd-navigation.pcap" {
 				want = []string{} // every reply names another host
 			}

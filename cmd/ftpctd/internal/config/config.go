@@ -1,8 +1,9 @@
 // Package config reads the configuration file of ftpctd.
 //
-// The file is TOML. Every key is optional, none is ignored: an unknown key, a
-// value of another type and a value out of its range are each a [Problem] with
-// its place in the file, and all of them are reported at once.
+// The file is TOML. Every key is optional. Unknown keys, wrong types and out-of-range
+// values are reported as [Problem]s with their position, all at once. [Config] has
+// the types of the packages that use a setting; what belongs to a key is in one table
+// (schema.go).
 package config
 
 import (
@@ -10,10 +11,12 @@ import (
 	"os"
 	"time"
 
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
+	"ftpctd/nfq"
 )
 
-// DefaultPath is where the file is looked for if none is named.
+// DefaultPath is the file that is read if none is named.
 const DefaultPath = "/etc/ftpctd/ftpctd.toml"
 
 // Config is a valid configuration. A field stands for the key of its name in
@@ -21,11 +24,11 @@ const DefaultPath = "/etc/ftpctd/ftpctd.toml"
 type Config struct {
 	// Ports are the control ports, without duplicates; at least one.
 	Ports []uint16
-	// Admit is the way data connections are made RELATED.
+	// Admit is the admission mode: how data connections become RELATED.
 	Admit Admit
 	// MinPort is the lowest port that may be expected.
 	MinPort uint16
-	// RequireLogin lets an endpoint count only after the login succeeded.
+	// RequireLogin rejects endpoints announced before a successful login.
 	RequireLogin bool
 
 	Passive  Passive
@@ -42,11 +45,11 @@ type Config struct {
 // Passive is the policy for connections that the client opens.
 type Passive struct {
 	// Address decides on a reply that names another host than the server.
-	Address Address
+	Address conntrack.AddressPolicy
 	// Ports are the ports that a server may announce.
 	Ports conntrack.PortRange
-	// TLSPorts are the ports admitted for a client whose control connection went
-	// opaque, where the daemon manages its table. The zero range is none.
+	// TLSPorts are the ports open to a client whose control connection switched to
+	// TLS, where the daemon manages its table. The zero range is none.
 	TLSPorts conntrack.PortRange
 }
 
@@ -58,54 +61,55 @@ type Active struct {
 	Ports conntrack.PortRange
 }
 
-// LockQueue is the number of a packet queue that no rule sends anything to: who has it
-// is the one daemon of the network namespace.
+// LockQueue is the number of the packet queue that is the daemon's lock: the process
+// that binds it is the only daemon of its network namespace. No rule sends packets to
+// it.
 const LockQueue = 65520
 
-// Queue says how packets come from the kernel.
+// Queue is how packets are read from the kernel.
 type Queue struct {
-	// Num is the number of the first queue. Num+Count-1 is at most 65535, and LockQueue
-	// is none of them.
+	// Num is the number of the first queue. The last, Num+Count-1, is at most 65535,
+	// and LockQueue is not among them.
 	Num uint16
 	// Count is the number of queues, and of their workers.
 	Count uint16
-	// Length is how many packets the kernel holds for a queue.
+	// Length is how many packets the kernel holds for one queue.
 	Length uint32
-	// Driver is the implementation that reads them.
-	Driver Driver
-	// BusyPoll is how long a worker looks for the next packet before it sleeps,
-	// while packets come that often; 0 is off.
+	// Driver is nfq.DriverNetlink or nfq.DriverGoNFQueue.
+	Driver string
+	// BusyPoll is how long a worker polls for the next packet before it sleeps, while
+	// packets arrive that often; 0 is off.
 	BusyPoll time.Duration
-	// SkipMark is the bit of the conntrack mark for sessions that are not to be
-	// queued any more. It is a single bit, or 0: off.
+	// SkipMark is the bit of the conntrack mark for connections that are no longer
+	// queued. It is a single bit, or 0: off.
 	SkipMark uint32
-	// SkipTLS sets the mark for sessions that went opaque, too.
+	// SkipTLS sets the mark on sessions that switched to TLS, too.
 	SkipTLS bool
 }
 
 // Helper is the conntrack helper of the control connections.
 type Helper struct {
-	// Name is registered with the kernel where that can be done.
+	// Name is the helper that the daemon registers where the kernel supports that.
 	Name string
-	// Carrier is assigned where it cannot: [CarrierSANE].
+	// Carrier is the built-in helper used otherwise: [CarrierSANE].
 	Carrier string
 	// MaxExpected is how many expectations a control connection may have.
 	MaxExpected uint32
-	// Timeout is how long an expectation waits, in whole seconds.
+	// Timeout is the lifetime of an unused expectation, in whole seconds.
 	Timeout time.Duration
 }
 
-// Firewall says what the daemon does to the ruleset.
+// Firewall is the daemon's part in the ruleset.
 type Firewall struct {
-	// Manage lets the daemon make and remove its own nftables table.
+	// Manage makes the daemon create and remove its own nftables table.
 	Manage bool
-	// AntiSpoof decides whose source address is believed.
-	AntiSpoof AntiSpoof
+	// AntiSpoof is the source address check.
+	AntiSpoof firewall.AntiSpoof
 }
 
-// Limits bounds what the daemon remembers.
+// Limits are bounds on the daemon's memory.
 type Limits struct {
-	// Connections is how many control connections are followed.
+	// Connections is the maximum number of tracked control connections.
 	Connections int
 }
 
@@ -127,12 +131,12 @@ type Control struct {
 	Socket string
 }
 
-// Admit is a way to make data connections RELATED.
+// Admit is an admission mode: how data connections become RELATED.
 type Admit string
 
-// The ways to make data connections RELATED.
+// The admission modes.
 const (
-	// AdmitAuto takes the best way the kernel offers.
+	// AdmitAuto picks the best mode that the kernel supports.
 	AdmitAuto Admit = "auto"
 	// AdmitExpect inserts expectations; the control connection needs a helper.
 	AdmitExpect Admit = "expect"
@@ -140,77 +144,40 @@ const (
 	AdmitEntry Admit = "entry"
 )
 
-// Address decides on a passive reply that names another host than the server.
-type Address string
-
-// What a passive reply's address means.
-const (
-	// AddressPeer expects the server itself, with the announced port.
-	AddressPeer Address = "peer"
-	// AddressStrict refuses the reply.
-	AddressStrict Address = "strict"
-	// AddressReply trusts the reply, which transfers between two servers need.
-	AddressReply Address = "reply"
-)
-
-// CarrierSANE is the one helper of the kernel that may be the carrier: it reads
-// nothing but a request that the daemon's rules keep from it. The others read what
-// their connections carry, and open ports by themselves.
+// CarrierSANE is the only built-in helper that may be the carrier: it parses a single
+// request, which the daemon's rules keep from it. The others parse the payload of
+// their connections, and open ports on their own.
 const CarrierSANE = "sane"
 
-// AntiSpoof decides whose source address is believed. Packets whose source is not
-// believed are counted and go on unread.
-type AntiSpoof string
-
-// Whose source address is believed.
-const (
-	// AntiSpoofStrict believes a source whose way back is the link that the packet
-	// came from.
-	AntiSpoofStrict AntiSpoof = "strict"
-	// AntiSpoofLoose believes all but addresses that no other host can have.
-	AntiSpoofLoose AntiSpoof = "loose"
-	// AntiSpoofOff believes all.
-	AntiSpoofOff AntiSpoof = "off"
-)
-
-// Driver is an implementation of the packet queue.
-type Driver string
-
-// The implementations of the packet queue.
-const (
-	DriverNetlink   Driver = "netlink"
-	DriverGoNFQueue Driver = "go-nfqueue"
-)
-
-// LogFormat is the form of a log line.
+// LogFormat is the format of log lines.
 type LogFormat string
 
-// The forms of a log line.
+// The formats of log lines.
 const (
 	LogText LogFormat = "text"
 	LogJSON LogFormat = "json"
 )
 
-// Default returns the configuration that an empty file gives.
+// Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
 		Ports:        []uint16{21},
 		Admit:        AdmitAuto,
 		MinPort:      1024,
 		RequireLogin: true,
-		Passive:      Passive{Address: AddressPeer, Ports: conntrack.PortRange{Min: 1024, Max: 65535}},
+		Passive:      Passive{Address: conntrack.AddressPeer, Ports: conntrack.PortRange{Min: 1024, Max: 65535}},
 		Active:       Active{Enabled: true, Ports: conntrack.PortRange{Min: 1024, Max: 65535}},
-		Queue:        Queue{Num: 21, Count: 1, Length: 4096, Driver: DriverNetlink, BusyPoll: 200 * time.Microsecond},
+		Queue:        Queue{Num: 21, Count: 1, Length: 4096, Driver: nfq.DriverNetlink, BusyPoll: 200 * time.Microsecond},
 		Helper:       Helper{Name: "ftpctd", Carrier: CarrierSANE, MaxExpected: 8, Timeout: 300 * time.Second},
-		Firewall:     Firewall{Manage: true, AntiSpoof: AntiSpoofStrict},
+		Firewall:     Firewall{Manage: true, AntiSpoof: firewall.AntiSpoofStrict},
 		Limits:       Limits{Connections: 65536},
 		Log:          Log{Level: slog.LevelInfo, Format: LogText},
 		Control:      Control{Socket: "/run/ftpctd/ftpctd.sock"},
 	}
 }
 
-// Load reads the file at path. A file that cannot be read gives an
-// [*os.PathError], a file with problems an [*Error].
+// Load reads the file at path. Its error is an [*os.PathError] for a file that cannot
+// be read, and an [*Error] for one with problems.
 func Load(path string) (Config, error) {
 	doc, err := os.ReadFile(path)
 	if err != nil {

@@ -15,7 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
+	"ftpctd/nfq"
 )
 
 // referenceFile is the commented file that packages install.
@@ -131,21 +133,21 @@ socket = "/tmp/s"
 				Ports:    []uint16{21, 2121},
 				Admit:    config.AdmitEntry,
 				MinPort:  2000,
-				Passive:  config.Passive{Address: config.AddressStrict, Ports: conntrack.PortRange{Min: 30000, Max: 30999}, TLSPorts: conntrack.PortRange{Min: 40000, Max: 40000}},
+				Passive:  config.Passive{Address: conntrack.AddressStrict, Ports: conntrack.PortRange{Min: 30000, Max: 30999}, TLSPorts: conntrack.PortRange{Min: 40000, Max: 40000}},
 				Active:   config.Active{Ports: conntrack.PortRange{Min: 50000, Max: 65535}},
-				Queue:    config.Queue{Num: 65400, Count: 64, Length: 1, Driver: config.DriverGoNFQueue, SkipMark: 1 << 31, SkipTLS: true},
+				Queue:    config.Queue{Num: 65400, Count: 64, Length: 1, Driver: nfq.DriverGoNFQueue, SkipMark: 1 << 31, SkipTLS: true},
 				Helper:   config.Helper{Name: "ftp-2121", Carrier: config.CarrierSANE, MaxExpected: 255, Timeout: time.Hour},
 				Limits:   config.Limits{Connections: 1},
 				Log:      config.Log{Level: slog.LevelDebug, Format: config.LogJSON},
 				Metrics:  config.Metrics{Listen: "[::1]:9621"},
 				Control:  config.Control{Socket: "/tmp/s"},
-				Firewall: config.Firewall{AntiSpoof: config.AntiSpoofLoose},
+				Firewall: config.Firewall{AntiSpoof: firewall.AntiSpoofLoose},
 			},
 		},
 		{
 			"dotted key",
 			`passive.address = "reply"`,
-			with(func(c *config.Config) { c.Passive.Address = config.AddressReply }),
+			with(func(c *config.Config) { c.Passive.Address = conntrack.AddressReply }),
 		},
 		{
 			"inline table",
@@ -155,7 +157,7 @@ socket = "/tmp/s"
 		{
 			"quoted key",
 			`"passive"."address" = "reply"`,
-			with(func(c *config.Config) { c.Passive.Address = config.AddressReply }),
+			with(func(c *config.Config) { c.Passive.Address = conntrack.AddressReply }),
 		},
 		{
 			"empty strings that mean none",
@@ -208,7 +210,7 @@ func TestParseProblems(t *testing.T) {
 		{"ports empty", "ports = []", []string{"f:1:1: ports: is empty; allowed: " + portList}},
 		{"ports zero", "ports = [21, 0]", []string{"f:1:1: ports: 0 is out of range; allowed: " + portList}},
 		{"ports too high", "\n  ports = [65536]", []string{"f:2:3: ports: 65536 is out of range; allowed: " + portList}},
-		{"ports twice", "ports = [21, 2121, 21]", []string{"f:1:1: ports: 21 is there twice; allowed: " + portList}},
+		{"ports twice", "ports = [21, 2121, 21]", []string{"f:1:1: ports: duplicate port 21; allowed: " + portList}},
 		{"ports a number", "ports = 21", []string{"f:1:1: ports: is an integer; allowed: " + portList}},
 		{"ports of strings", `ports = ["ftp"]`, []string{"f:1:1: ports: an element is a string; allowed: " + portList}},
 		{"ports a table", "[ports]\nx = 1", []string{"f:1:2: ports: is a table; allowed: " + portList}},
@@ -226,17 +228,17 @@ func TestParseProblems(t *testing.T) {
 		{"passive.ports from 0", "[passive]\nports = \"0-65535\"", []string{`f:2:1: passive.ports: "0-65535" is not a range of ports; allowed: ` + portRange}},
 		{"passive.ports three", "[passive]\nports = \"1-2-3\"", []string{`f:2:1: passive.ports: "1-2-3" is not a range of ports; allowed: ` + portRange}},
 		{"passive.ports too high", "[passive]\nports = \"1024-65536\"", []string{`f:2:1: passive.ports: "1024-65536" is not a range of ports; allowed: ` + portRange}},
-		{"passive.ports reversed", "[passive]\nports = \"30999-30000\"", []string{`f:2:1: passive.ports: "30999-30000" begins above its end; allowed: ` + portRange}},
+		{"passive.ports reversed", "[passive]\nports = \"30999-30000\"", []string{`f:2:1: passive.ports: "30999-30000": start is greater than end; allowed: ` + portRange}},
 		{"passive.ports a list", "[passive]\nports = [30000, 30999]", []string{`f:2:1: passive.ports: is a list; allowed: ` + portRange}},
 		{"passive.tls_ports", "[passive]\ntls_ports = \"all\"", []string{`f:2:1: passive.tls_ports: "all" is not a range of ports; allowed: ` + portRange + `, or ""`}},
 		{"passive a value", "passive = true", []string{"f:1:1: passive: is a boolean; allowed: a table with the keys address, ports, tls_ports"}},
 		{"passive a list of tables", "[[passive]]\naddress = \"any\"", []string{"f:1:3: passive: is a list; allowed: a table with the keys address, ports, tls_ports"}},
-		{"active.ports below min_port", "[active]\nports = \"20-1023\"", []string{"f:2:1: active.ports: no port of 20-1023 is as high as min_port, 1024; allowed: a range that reaches min_port"}},
+		{"active.ports below min_port", "[active]\nports = \"20-1023\"", []string{"f:2:1: active.ports: 20-1023 is entirely below min_port (1024); allowed: a range that reaches min_port"}},
 		{
 			"min_port above the ranges", "min_port = 50000\npassive.ports = \"1024-30000\"\nactive.ports = \"30000\"",
 			[]string{
-				"f:2:1: passive.ports: no port of 1024-30000 is as high as min_port, 50000; allowed: a range that reaches min_port",
-				"f:3:1: active.ports: no port of 30000 is as high as min_port, 50000; allowed: a range that reaches min_port",
+				"f:2:1: passive.ports: 1024-30000 is entirely below min_port (50000); allowed: a range that reaches min_port",
+				"f:3:1: active.ports: 30000 is entirely below min_port (50000); allowed: a range that reaches min_port",
 			},
 		},
 
@@ -244,7 +246,7 @@ func TestParseProblems(t *testing.T) {
 		{"queue.count 0", "[queue]\ncount = 0", []string{"f:2:1: queue.count: 0 is out of range; allowed: 1 to 64"}},
 		{"queue.count 65", "[queue]\ncount = 65", []string{"f:2:1: queue.count: 65 is out of range; allowed: 1 to 64"}},
 		{"last queue", "[queue]\nnum = 65535\ncount = 2", []string{"f:3:1: queue.count: the last queue would be 65536; allowed: num + count - 1 up to 65535"}},
-		{"the lock's queue", "[queue]\nnum = 65519\ncount = 2", []string{"f:3:1: queue.count: queue 65520 would be one of them, which is the lock of the daemon; allowed: queues below 65520, or above"}},
+		{"the lock's queue", "[queue]\nnum = 65519\ncount = 2", []string{"f:3:1: queue.count: includes queue 65520, which the daemon uses as its lock; allowed: queues below 65520, or above"}},
 		{"queue.length", "[queue]\nlength = 1048577", []string{"f:2:1: queue.length: 1048577 is out of range; allowed: 1 to 1048576"}},
 		{"queue.driver", "[queue]\ndriver = \"ebpf\"", []string{`f:2:1: queue.driver: "ebpf" is unknown; allowed: netlink, go-nfqueue`}},
 		{"queue.skip_mark two bits", "[queue]\nskip_mark = 0x300", []string{"f:2:1: queue.skip_mark: 0x300 is not a single bit of 32; allowed: " + bit}},
@@ -255,7 +257,7 @@ func TestParseProblems(t *testing.T) {
 
 		{"helper.name empty", "[helper]\nname = \"\"", []string{"f:2:1: helper.name: is empty; allowed: " + helperName}},
 		{"helper.name long", "[helper]\nname = \"ftp-of-the-house\"", []string{`f:2:1: helper.name: "ftp-of-the-house" is 16 bytes long; allowed: ` + helperName}},
-		{"helper.carrier of the kernel", "[helper]\ncarrier = \"irc\"", []string{`f:2:1: helper.carrier: "irc" would read the connections itself, and might open ports for what it takes for its own protocol; allowed: sane`}},
+		{"helper.carrier of the kernel", "[helper]\ncarrier = \"irc\"", []string{`f:2:1: helper.carrier: "irc" inspects the connections itself, and may open ports for its own protocol; allowed: sane`}},
 		{"helper.carrier empty", "[helper]\ncarrier = \"\"", []string{"f:2:1: helper.carrier: is empty; allowed: sane"}},
 		{"helper.carrier a list", "[helper]\ncarrier = []", []string{"f:2:1: helper.carrier: is a list; allowed: sane"}},
 		{"firewall.anti_spoof", "[firewall]\nanti_spoof = \"yes\"", []string{`f:2:1: firewall.anti_spoof: "yes" is unknown; allowed: strict, loose, off`}},

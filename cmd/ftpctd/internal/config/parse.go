@@ -16,8 +16,8 @@ func Parse(file string, text []byte) (Config, error) {
 	for _, e := range doc.entries {
 		p.entry(e)
 	}
-	for _, r := range rules() {
-		p.rule(r)
+	for _, c := range constraints() {
+		p.constraint(c)
 	}
 	if len(p.problems) > 0 {
 		sortProblems(p.problems)
@@ -26,47 +26,26 @@ func Parse(file string, text []byte) (Config, error) {
 	return p.config, nil
 }
 
-// A schema is what a file may have.
-type schema struct {
-	keys   map[string]key
-	tables map[string][]string // table name to the names in it, "" being the top level
-}
-
-func newSchema() schema {
-	s := schema{keys: map[string]key{}, tables: map[string][]string{}}
-	for _, k := range keys() {
-		s.keys[k.name] = k
-		table, name, inTable := strings.Cut(k.name, ".")
-		if !inTable {
-			table, name = "", k.name
-		} else if _, known := s.tables[table]; !known {
-			s.tables[""] = append(s.tables[""], table)
-		}
-		s.tables[table] = append(s.tables[table], name)
-	}
-	return s
-}
-
-// A parser makes a Config of a document.
+// A parser fills a Config from a document.
 type parser struct {
 	doc      *document
 	schema   schema
 	config   Config
-	offsets  map[string]int  // where the keys and tables met so far stand
+	offsets  map[string]int  // of the keys and tables met so far
 	bad      map[string]bool // those with a problem
 	problems []Problem
 }
 
-// entry takes an entry of the document. It goes down its path: a dotted key
-// names tables that have no header, and what lies in a table that is not one or
-// is not known has no meaning of its own.
+// entry checks an entry of the document, along its path: a dotted key names tables
+// that have no header. The keys of a table that is unknown, or not a table, are not
+// reported as well.
 func (p *parser) entry(e entry) {
 	for i := range e.path {
 		path := e.path[:i+1]
 		name := keyName(path)
 		if _, met := p.offsets[name]; !met {
 			p.offsets[name] = e.offset
-			p.fault(name, p.check(path, name))
+			p.report(name, p.check(path, name))
 		}
 		if _, isTable := p.schema.tables[name]; !isTable || p.bad[name] {
 			return
@@ -74,12 +53,12 @@ func (p *parser) entry(e entry) {
 	}
 }
 
-// check takes the value of a key, or makes sure that a table is one.
-func (p *parser) check(path []string, name string) *fault {
+// check sets a key to its value, or checks that a table is one.
+func (p *parser) check(path []string, name string) *violation {
 	value := p.doc.value(path)
 	if names, ok := p.schema.tables[name]; ok {
 		if _, ok := value.(map[string]any); !ok {
-			return wrongType(value, "a table with the keys "+strings.Join(names, ", "))
+			return &violation{typeOf(value), "a table with the keys " + strings.Join(names, ", ")}
 		}
 		return nil
 	}
@@ -87,28 +66,28 @@ func (p *parser) check(path []string, name string) *fault {
 		return k.set(&p.config, value)
 	}
 	parent := keyName(path[:len(path)-1])
-	return &fault{"is unknown", strings.Join(p.schema.tables[parent], ", ")}
+	return &violation{"is unknown", strings.Join(p.schema.tables[parent], ", ")}
 }
 
-// rule checks a rule, unless one of its keys has a problem already.
-func (p *parser) rule(r rule) {
-	if slices.ContainsFunc(r.keys, func(name string) bool { return p.bad[name] }) {
+// constraint checks a constraint, unless one of its keys has a problem already.
+func (p *parser) constraint(c constraint) {
+	if slices.ContainsFunc(c.keys, func(name string) bool { return p.bad[name] }) {
 		return
 	}
-	for _, name := range r.keys {
+	for _, name := range c.keys {
 		if _, met := p.offsets[name]; met {
-			p.fault(name, r.check(&p.config))
+			p.report(name, c.check(&p.config))
 			return
 		}
 	}
 }
 
-// fault records a problem with a key that the document has.
-func (p *parser) fault(name string, f *fault) {
-	if f == nil {
+// report records a violation, if there is one, of a key that the document has.
+func (p *parser) report(name string, v *violation) {
+	if v == nil {
 		return
 	}
 	p.bad[name] = true
 	line, column := p.doc.position(p.offsets[name])
-	p.problems = append(p.problems, Problem{line, column, name, f.wrong, f.allowed})
+	p.problems = append(p.problems, Problem{Line: line, Column: column, Key: name, Wrong: v.problem, Allowed: v.want})
 }

@@ -9,19 +9,19 @@ import (
 
 // A Problem is one thing wrong with a file.
 type Problem struct {
-	// Line and Column are where it stands, counted from 1, in bytes.
+	// Line and Column are its position, counted from 1, the column in bytes.
 	Line, Column int
 	// Key is the full name of the key, such as passive.ports. It is empty
 	// where the file is not TOML.
 	Key string
-	// Wrong is what is wrong.
+	// Wrong is the problem itself.
 	Wrong string
-	// Allowed is what is allowed instead. It is empty where the file is not TOML.
+	// Allowed describes the values that the key accepts. It is empty where the file is
+	// not TOML.
 	Allowed string
 }
 
-// String returns the problem as line:column: key: what is wrong; what is
-// allowed.
+// String returns the problem as "line:column: key: problem; allowed: values".
 func (p Problem) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d:%d: ", p.Line, p.Column)
@@ -39,13 +39,12 @@ func (p Problem) String() string {
 type Error struct {
 	// File is the name of the file.
 	File string
-	// Problems are what is wrong with it, in the order of the file; at least
-	// one.
+	// Problems are its problems, at least one, in the order of the file.
 	Problems []Problem
 }
 
-// Error implements error. It has a line for each problem, which begins with the
-// name of the file.
+// Error implements error. It is one line per problem, each beginning with the name of
+// the file.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
@@ -54,7 +53,7 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// sortProblems brings problems into the order of the file.
+// sortProblems sorts problems by position.
 func sortProblems(problems []Problem) {
 	slices.SortStableFunc(problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))

@@ -39,7 +39,7 @@ func change(t *testing.T, v reflect.Value) {
 		v.SetString(v.String() + "x")
 	case reflect.Int, reflect.Int64:
 		v.SetInt(v.Int() + 1)
-	case reflect.Uint16, reflect.Uint32:
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
 		v.SetUint(v.Uint() ^ 1)
 	case reflect.Slice:
 		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
@@ -48,26 +48,26 @@ func change(t *testing.T, v reflect.Value) {
 	}
 }
 
-// TestAdoptEach makes sure that no setting is lost: each that differs is either
-// adopted or named.
-func TestAdoptEach(t *testing.T) {
+// TestReloadEach makes sure that no setting is lost: each that differs is either
+// reloaded or named.
+func TestReloadEach(t *testing.T) {
 	for _, l := range leaves(reflect.TypeFor[config.Config](), leaf{}) {
 		t.Run(l.name, func(t *testing.T) {
 			running, next := config.Default(), config.Default()
 			change(t, reflect.ValueOf(&next).Elem().FieldByIndex(l.index))
-			adopted, restart := running.Adopt(next)
+			reloaded, restart := running.Reload(next)
 			want := next
 			if len(restart) > 0 {
 				want = running
 			}
-			if diff := cmp.Diff(want, adopted); diff != "" || len(restart) > 1 {
-				t.Errorf("restart for %q, adopted (-want +got):\n%s", restart, diff)
+			if diff := cmp.Diff(want, reloaded); diff != "" || len(restart) > 1 {
+				t.Errorf("restart for %q, reloaded (-want +got):\n%s", restart, diff)
 			}
 		})
 	}
 }
 
-func TestAdopt(t *testing.T) {
+func TestReload(t *testing.T) {
 	parse := func(doc string) config.Config {
 		c, err := config.Parse("ftpctd.toml", []byte(doc))
 		if err != nil {
@@ -91,9 +91,9 @@ func TestAdopt(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, restart := parse(tt.running).Adopt(parse(tt.next))
+			got, restart := parse(tt.running).Reload(parse(tt.next))
 			if diff := cmp.Diff(parse(tt.want), got); diff != "" {
-				t.Errorf("adopted (-want +got):\n%s", diff)
+				t.Errorf("reloaded (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(fmt.Sprint(tt.restart), fmt.Sprint(restart)); diff != "" {
 				t.Errorf("restart (-want +got):\n%s", diff)

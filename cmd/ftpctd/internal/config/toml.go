@@ -11,21 +11,21 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// An entry is a key or the header of a table, where the file has it.
+// An entry is a key or the header of a table, with its offset in the file.
 type entry struct {
 	path   []string
 	offset int
 }
 
-// A document is a file as TOML: its values, and where each of them stands.
+// A document is a TOML file: its values, and their positions.
 type document struct {
 	text    []byte
 	values  map[string]any
 	entries []entry // in the order of the file
 }
 
-// parseDocument reads TOML. A text that is none has one problem, since nothing
-// behind it can be trusted.
+// parseDocument parses TOML. A text that is not TOML has one problem: what follows it
+// cannot be trusted.
 func parseDocument(text []byte) (*document, *Problem) {
 	d := &document{text: text}
 	d.scan()
@@ -58,8 +58,8 @@ func (d *document) scan() {
 	}
 }
 
-// add lists the node under the table, and what an inline table has inside. It
-// returns the full path of the node.
+// add lists a node under its table, and the nodes inside an inline table. It returns
+// the full path of the node.
 func (d *document) add(table []string, node *unstable.Node) []string {
 	path := slices.Clone(table)
 	key := node.Key()
@@ -79,9 +79,9 @@ func (d *document) add(table []string, node *unstable.Node) []string {
 	return path
 }
 
-// conflict returns the offset of the entry that contradicts one before it, such
-// as a key set twice. The decoder finds it, but does not say where: it is the
-// first one with which the text up to its end is refused.
+// conflict returns the offset of the entry that contradicts one before it, such as a
+// key set twice. The decoder finds it, but does not report where: it is the first
+// entry up to whose end the text is invalid.
 func (d *document) conflict() int {
 	for i, e := range d.entries {
 		end := len(d.text)
@@ -114,7 +114,7 @@ func (d *document) position(offset int) (line, column int) {
 	return 1 + bytes.Count(before, []byte{'\n'}), offset - bytes.LastIndexByte(before, '\n')
 }
 
-// keyName writes a path as the file would, with quotes where it needs them.
+// keyName formats a path as in the file, with quotes where they are needed.
 func keyName(path []string) string {
 	parts := make([]string, len(path))
 	for i, part := range path {
@@ -126,7 +126,7 @@ func keyName(path []string) string {
 	return strings.Join(parts, ".")
 }
 
-// plain reports whether a key may have r without quotes.
+// plain reports whether r needs no quotes in a key.
 func plain(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-'
 }

@@ -2,19 +2,15 @@ package config
 
 import "ftpctd/conntrack"
 
-// Tracker is what the configuration says of the tracker.
+// Tracker returns the settings of the tracker. What it needs of the kernel is left
+// zero.
 func (c Config) Tracker() conntrack.Config {
-	addresses := map[Address]conntrack.AddressPolicy{
-		AddressPeer:   conntrack.AddressPeer,
-		AddressStrict: conntrack.AddressStrict,
-		AddressReply:  conntrack.AddressReply,
-	}
 	return conntrack.Config{
 		Ports: c.Ports,
 		Policy: conntrack.Policy{
 			MinPort:        c.MinPort,
 			RequireLogin:   c.RequireLogin,
-			PassiveAddress: addresses[c.Passive.Address],
+			PassiveAddress: c.Passive.Address,
 			PassivePorts:   c.Passive.Ports,
 			Active:         c.Active.Enabled,
 			ActivePorts:    c.Active.Ports,
@@ -26,8 +22,7 @@ func (c Config) Tracker() conntrack.Config {
 	}
 }
 
-// TLSPorts are the ports of sessions in TLS. Like every other they are not below
-// min_port.
+// TLSPorts returns passive.tls_ports from min_port on.
 func (c Config) TLSPorts() conntrack.PortRange {
 	r := c.Passive.TLSPorts
 	if r != (conntrack.PortRange{}) {

@@ -171,7 +171,7 @@ func openQueues(cfg config.Config, log *slog.Logger) ([]*nfq.Queue, error) {
 	for i := range cfg.Queue.Count {
 		q, err := nfq.Open(nfq.Config{
 			Num: cfg.Queue.Num + i, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
-			Driver: string(cfg.Queue.Driver), BusyPoll: cfg.Queue.BusyPoll, Logger: log,
+			Driver: cfg.Queue.Driver, BusyPoll: cfg.Queue.BusyPoll, Logger: log,
 		})
 		if err != nil {
 			return queues, err

@@ -36,8 +36,8 @@ func (k *keptAway) say(log *slog.Logger, now firewall.Counters, at time.Time, cf
 
 // spoofedMeans says what may lie behind packets whose source is not believed, and
 // what to set if they are honest.
-func spoofedMeans(a config.AntiSpoof) string {
-	if a == config.AntiSpoofLoose {
+func spoofedMeans(a firewall.AntiSpoof) string {
+	if a == firewall.AntiSpoofLoose {
 		return `it is one that no other host can have: somebody forges addresses, or this is a bridge, which needs firewall.anti_spoof = "off"`
 	}
 	return `the way back to it is not the link that they came from: somebody forges addresses, or routing is asymmetric, which needs firewall.anti_spoof = "loose", or this is a bridge without addresses, which needs "off"`

@@ -22,23 +22,11 @@ func installRules(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Ad
 			Ports: cfg.Ports, Helper: admission.Helper,
 			TLSPorts: cfg.TLSPorts(), SkipMark: cfg.Queue.SkipMark,
 			QueueNum: cfg.Queue.Num, QueueCount: cfg.Queue.Count,
-			AntiSpoof: antiSpoof(cfg.Firewall.AntiSpoof),
+			AntiSpoof: cfg.Firewall.AntiSpoof,
 		})
 		return err
 	})
 	return r, err
-}
-
-// antiSpoof is the configuration's word in the rules' terms.
-func antiSpoof(a config.AntiSpoof) firewall.AntiSpoof {
-	switch a {
-	case config.AntiSpoofLoose:
-		return firewall.AntiSpoofLoose
-	case config.AntiSpoofOff:
-		return firewall.AntiSpoofOff
-	default:
-		return firewall.AntiSpoofStrict
-	}
 }
 
 // restore makes the table again if somebody has removed it, and reports whether

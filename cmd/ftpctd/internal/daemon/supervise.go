@@ -165,7 +165,7 @@ func (s *supervisor) reload() {
 		s.log.Error("the configuration stays as it was", "err", err)
 		return
 	}
-	cfg, restart := s.cfg.Adopt(next)
+	cfg, restart := s.cfg.Reload(next)
 	for _, w := range s.workers {
 		w.engine.SetPolicy(cfg.Tracker().Policy)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"ftpctd/cmd/ftpctd/internal/config"
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 )
 
@@ -97,7 +98,7 @@ func checkKernelConfig(h Host, cfg config.Config) Result {
 		if value := set[o.name]; value == builtIn || value == asModule {
 			continue
 		}
-		if o.needed || o.spoof && cfg.Firewall.AntiSpoof != config.AntiSpoofOff {
+		if o.needed || o.spoof && cfg.Firewall.AntiSpoof != firewall.AntiSpoofOff {
 			missing = append(missing, "CONFIG_"+o.name)
 		} else {
 			absent = append(absent, "CONFIG_"+o.name)
@@ -182,7 +183,7 @@ func checkPacketQueue(h Host) Result {
 }
 
 func checkQueueRule(h Host, cfg config.Config) Result {
-	mode, err := h.Rules(cfg.Firewall.AntiSpoof != config.AntiSpoofOff)
+	mode, err := h.Rules(cfg.Firewall.AntiSpoof != firewall.AntiSpoofOff)
 	if err != nil {
 		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_fib_inet nft_queue, or without the last nft_compat xt_NFQUEUE"}
 	}
@@ -218,7 +219,7 @@ func checkKeptAway(h Host, cfg config.Config) Result {
 		return Result{Warn, strings.Join(found, "; "), "find out who sends them"}
 	case len(found) > 0:
 		return Result{Status: OK, Found: strings.Join(found, "; ")}
-	case cfg.Firewall.AntiSpoof == config.AntiSpoofOff:
+	case cfg.Firewall.AntiSpoof == firewall.AntiSpoofOff:
 		return Result{Status: OK, Found: "the rules kept nothing away; any source address is believed (firewall.anti_spoof)"}
 	}
 	return Result{Status: OK, Found: "the rules kept nothing away"}
