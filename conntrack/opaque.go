@@ -1,0 +1,67 @@
+package conntrack
+
+import (
+	"iter"
+	"maps"
+	"net/netip"
+)
+
+func (c *conn) hosts() Hosts {
+	m := c.key.master()
+	return Hosts{Client: m.Src.Addr(), Server: m.Dst.Addr()}
+}
+
+// setOpaque notes that c, whose addresses NAT leaves alone, went into TLS.
+func (t *Tracker) setOpaque(c *conn) {
+	if c.state&opaque != 0 {
+		return
+	}
+	c.state |= opaque
+	h := c.hosts()
+	if c.older = t.opaque[h]; c.older != nil {
+		c.older.newer = c
+	}
+	t.opaque[h] = c
+	t.decision.Opaque = append(t.decision.Opaque, h)
+}
+
+// clearOpaque notes that c ended or can be read again.
+func (t *Tracker) clearOpaque(c *conn) {
+	if c.state&opaque == 0 {
+		return
+	}
+	c.state &^= opaque
+	if c.older != nil {
+		c.older.newer = c.newer
+	}
+	switch h := c.hosts(); {
+	case c.newer != nil:
+		c.newer.older = c.older
+	case c.older != nil:
+		t.opaque[h] = c.older
+	default:
+		delete(t.opaque, h)
+		t.decision.Readable = append(t.decision.Readable, h)
+	}
+	c.older, c.newer = nil, nil
+}
+
+// OpaqueHosts are the hosts between which there is a control connection that went
+// into TLS, and whose addresses NAT leaves alone.
+func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
+
+// IsOpaque reports whether h is one of OpaqueHosts.
+func (t *Tracker) IsOpaque(h Hosts) bool { return t.opaque[h] != nil }
+
+// OpaqueMaster returns a control connection of OpaqueHosts between client and
+// server, the newest if there are several: the master of data connections whose
+// announcement could not be read. A data connection is a sign of its life, which with
+// Config.SkipOpaque is the only one.
+func (t *Tracker) OpaqueMaster(client, server netip.Addr) (Tuple, bool) {
+	c := t.opaque[Hosts{Client: client, Server: server}]
+	if c == nil {
+		return Tuple{}, false
+	}
+	t.touch(c, c.rank)
+	return c.key.master(), true
+}
