@@ -3,7 +3,6 @@ package ftpparse
 import (
 	"bytes"
 	"encoding/binary"
-	"net/netip"
 )
 
 // Verb is a command of the client, as far as it matters to data connections.
@@ -111,70 +110,6 @@ func argument(line []byte) []byte {
 		a = a[:len(a)-1]
 	}
 	return a
-}
-
-// extended reads <d>net-prt<d>net-addr<d>tcp-port<d> of RFC 2428 section 2. Some
-// clients leave out the last delimiter. A client whose socket serves both families
-// spells its IPv4 address as an IPv4-mapped one: that is the IPv4 address (RFC 4291
-// section 2.5.5.2), and on an IPv6 connection another host's.
-func (c *cursor) extended() (netip.AddrPort, Reason) {
-	d, ok := c.delimiter()
-	if !ok {
-		return netip.AddrPort{}, Malformed
-	}
-	family, ok := c.number(1)
-	if !ok || !c.accept(d) {
-		return netip.AddrPort{}, Malformed
-	}
-	addr, r := c.netAddr(family, d)
-	if r != "" {
-		return netip.AddrPort{}, r
-	}
-	if !c.accept(d) {
-		return netip.AddrPort{}, Malformed
-	}
-	port, r := c.port()
-	if r != "" {
-		return netip.AddrPort{}, r
-	}
-	if !c.done() && !c.accept(d) {
-		return netip.AddrPort{}, Malformed
-	}
-	return netip.AddrPortFrom(addr, port), ""
-}
-
-// delimiter reads RFC 2428's <d>: any of ASCII 33 to 126. A digit would make
-// the fields ambiguous and is refused, as the kernel's helper does.
-func (c *cursor) delimiter() (byte, bool) {
-	if c.done() || c.b[c.i] < 33 || c.b[c.i] > 126 || isDigit(c.b[c.i]) {
-		return 0, false
-	}
-	c.i++
-	return c.b[c.i-1], true
-}
-
-// netAddr reads the address of a family (1 IPv4, 2 IPv6) up to the delimiter.
-func (c *cursor) netAddr(family uint32, d byte) (netip.Addr, Reason) {
-	switch family {
-	case 1:
-		var a [4]byte
-		if r := c.octets(a[:], '.', BadAddress); r != "" {
-			return netip.Addr{}, r
-		}
-		return netip.AddrFrom4(a), ""
-	case 2:
-		start := c.i
-		for !c.done() && c.b[c.i] != d {
-			c.i++
-		}
-		a, ok := parseIPv6(c.b[start:c.i])
-		if !ok {
-			return netip.Addr{}, BadAddress
-		}
-		return a.Unmap(), ""
-	default:
-		return netip.Addr{}, BadFamily
-	}
 }
 
 // isVerb reports whether the first word of line is an FTP command: the registry
