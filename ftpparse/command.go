@@ -10,42 +10,42 @@ type Verb uint8
 
 // The verbs that the session tells apart.
 const (
-	// VerbOther is every other line: commands that open nothing, and what is
+	// verbOther is every other line: commands that open nothing, and what is
 	// no command.
-	VerbOther Verb = iota
-	VerbPORT
-	VerbEPRT
-	VerbLPRT
-	// VerbPASV stands for P@SW and CPSV too: their answer is the same 227.
-	VerbPASV
-	// VerbEPSV is EPSV ALL (RFC 2428 section 4) too, which opens nothing.
-	VerbEPSV
-	VerbLPSV
-	VerbAUTH
-	VerbREIN
-	VerbUSER
-	VerbPASS
-	VerbACCT
-	VerbABOR
-	VerbQUIT
-	// VerbTransfer stands for the commands that use the data connection: RETR, STOR,
+	verbOther Verb = iota
+	verbPORT
+	verbEPRT
+	verbLPRT
+	// verbPASV stands for P@SW and CPSV too: their answer is the same 227.
+	verbPASV
+	// verbEPSV is EPSV ALL (RFC 2428 section 4) too, which opens nothing.
+	verbEPSV
+	verbLPSV
+	verbAUTH
+	verbREIN
+	verbUSER
+	verbPASS
+	verbACCT
+	verbABOR
+	verbQUIT
+	// verbTransfer stands for the commands that use the data connection: RETR, STOR,
 	// STOU, APPE, LIST, NLST and MLSD.
-	VerbTransfer
-	// VerbText stands for STAT, HELP and SITE, whose multi-line replies hold text of
+	verbTransfer
+	// verbText stands for STAT, HELP and SITE, whose multi-line replies hold text of
 	// others' choice, such as file names.
-	VerbText
+	verbText
 
-	verbEPSVAll // what the session makes of VerbEPSV
+	verbEPSVAll // what the session makes of verbEPSV
 )
 
 // Via is the announcing line that a command with verb v is, ViaNone for all others.
 func (v Verb) Via() Via {
 	switch v {
-	case VerbPORT:
+	case verbPORT:
 		return PORT
-	case VerbEPRT:
+	case verbEPRT:
 		return EPRT
-	case VerbLPRT:
+	case verbLPRT:
 		return LPRT
 	default:
 		return ViaNone
@@ -58,13 +58,13 @@ func (v Verb) Via() Via {
 // read on.
 func ParseCommand(line []byte) Verb {
 	if len(line) < 4 || len(line) > 4 && line[4] != ' ' {
-		return VerbOther
+		return verbOther
 	}
 	w := wordOf(line)
 	if v := &vocabulary[w.slot()]; v.word == w && line[1] != '`' { // P`SW is none
 		return v.verb
 	}
-	return VerbOther
+	return verbOther
 }
 
 // word is the four letters of a verb, lower case, so that one comparison matches it
@@ -85,11 +85,11 @@ var vocabulary = func() (slots [64]struct {
 },
 ) {
 	for name, verb := range map[string]Verb{
-		"PORT": VerbPORT, "EPRT": VerbEPRT, "LPRT": VerbLPRT, "PASV": VerbPASV, "P@SW": VerbPASV, "CPSV": VerbPASV,
-		"EPSV": VerbEPSV, "LPSV": VerbLPSV, "AUTH": VerbAUTH, "REIN": VerbREIN, "USER": VerbUSER, "PASS": VerbPASS,
-		"ACCT": VerbACCT, "ABOR": VerbABOR, "QUIT": VerbQUIT,
-		"RETR": VerbTransfer, "STOR": VerbTransfer, "STOU": VerbTransfer, "APPE": VerbTransfer, "LIST": VerbTransfer,
-		"NLST": VerbTransfer, "MLSD": VerbTransfer, "STAT": VerbText, "HELP": VerbText, "SITE": VerbText,
+		"PORT": verbPORT, "EPRT": verbEPRT, "LPRT": verbLPRT, "PASV": verbPASV, "P@SW": verbPASV, "CPSV": verbPASV,
+		"EPSV": verbEPSV, "LPSV": verbLPSV, "AUTH": verbAUTH, "REIN": verbREIN, "USER": verbUSER, "PASS": verbPASS,
+		"ACCT": verbACCT, "ABOR": verbABOR, "QUIT": verbQUIT,
+		"RETR": verbTransfer, "STOR": verbTransfer, "STOU": verbTransfer, "APPE": verbTransfer, "LIST": verbTransfer,
+		"NLST": verbTransfer, "MLSD": verbTransfer, "STAT": verbText, "HELP": verbText, "SITE": verbText,
 	} {
 		w := wordOf([]byte(name))
 		slots[w.slot()].word, slots[w.slot()].verb = w, verb

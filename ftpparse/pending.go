@@ -13,14 +13,14 @@ const maxUnanswered = 1 << 14
 type pending struct {
 	verb Verb
 	// via and port are what the command announced: PORT, EPRT and LPRT their endpoint,
-	// VerbTransfer the last one before it, or DefaultPort. A port without via is
+	// verbTransfer the last one before it, or DefaultPort. A port without via is
 	// announced when the reply accepts it.
 	via  Via
 	port uint16
 }
 
 // announces reports whether p stands for an endpoint that may be in use from p on.
-func (p *pending) announces() bool { return p.via != ViaNone && p.verb != VerbTransfer }
+func (p *pending) announces() bool { return p.via != ViaNone && p.verb != verbTransfer }
 
 // at is the i-th pending command, the oldest first.
 func (s *Session) at(i uint8) pending { return s.queue[(s.head+i)%maxPending] }

@@ -133,11 +133,8 @@ func (s *Session) stream(dir Direction) *stream {
 	return &s.client
 }
 
-// NotFTP reports whether the connection was found to be none of FTP's.
-func (s *Session) NotFTP() bool { return s.flags&notFTP != 0 }
-
-// Opaque reports whether either direction cannot be read for TLS.
-func (s *Session) Opaque() bool {
+// opaque reports whether either direction cannot be read for TLS.
+func (s *Session) opaque() bool {
 	return s.client.mode >= readTLS || s.server.mode >= readTLS
 }
 
@@ -213,7 +210,7 @@ func (s *Session) pickUp(dst []Event, from *stream, seq uint32, data []byte) []E
 	if !beginsRecord(data) {
 		return dst
 	}
-	opaque := s.Opaque()
+	opaque := s.opaque()
 	from.mode = readTLS
 	if !opaque {
 		dst = append(dst, Event{Kind: Opaque, Reason: PickedUp})
@@ -260,7 +257,7 @@ func (s *Session) read(dst []Event, st *stream, data []byte) []Event {
 				}
 			})
 		case readTLS:
-			if data = st.records(data); st.mode == readLines && !s.Opaque() {
+			if data = st.records(data); st.mode == readLines && !s.opaque() {
 				dst = append(dst, Event{Kind: Cleared})
 			}
 		case readNothing:

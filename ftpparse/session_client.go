@@ -14,7 +14,7 @@ func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
 		// waits for its reply for ever would shift all pairs behind it.
 		s.flags |= unsure
 		if spoiled { // the end of a command whose begin is lost
-			s.push(pending{verb: VerbOther})
+			s.push(pending{verb: verbOther})
 		}
 		return dst
 	}
@@ -28,17 +28,17 @@ func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
 	}
 	p := pending{verb: ParseCommand(line)}
 	switch p.verb {
-	case VerbPORT, VerbEPRT, VerbLPRT:
+	case verbPORT, verbEPRT, verbLPRT:
 		dst = s.active(dst, &p, line, spoiled)
-	case VerbPASV, VerbEPSV, VerbLPSV:
+	case verbPASV, verbEPSV, verbLPSV:
 		s.flags |= endpoints
 		switch {
 		case spoiled:
-			p.verb = VerbOther
-		case p.verb == VerbEPSV && isAll(line):
+			p.verb = verbOther
+		case p.verb == verbEPSV && isAll(line):
 			p.verb = verbEPSVAll
 		}
-	case VerbTransfer:
+	case verbTransfer:
 		s.transfer(&p)
 	}
 	s.push(p)
@@ -104,7 +104,7 @@ func (s *Session) mustWait() bool {
 
 // loginPending reports whether the reply to a login may be under way.
 func (s *Session) loginPending() bool {
-	return s.pends(VerbUSER) || s.pends(VerbPASS) || s.pends(VerbACCT)
+	return s.pends(verbUSER) || s.pends(verbPASS) || s.pends(verbACCT)
 }
 
 // wait notes the address of a command that waits for its reply. There is room for

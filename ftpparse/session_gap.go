@@ -65,7 +65,7 @@ func (s *Session) lostReplies() {
 		}
 		s.flags |= serverGap
 	}
-	if s.multi == 0 && (s.flags&clientGap != 0 || s.forgotten > 0 || s.pends(VerbText)) {
+	if s.multi == 0 && (s.flags&clientGap != 0 || s.forgotten > 0 || s.pends(verbText)) {
 		s.multi = lostCode
 	}
 	if s.multi != 0 {

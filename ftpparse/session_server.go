@@ -96,7 +96,7 @@ func (s *Session) preliminary(dst []Event) []Event {
 	if s.length == 0 || s.forgotten > 0 || s.flags&standing != 0 || !s.usesDefault() {
 		return dst
 	}
-	if p := s.at(0); p.verb != VerbTransfer || p.via != DefaultPort {
+	if p := s.at(0); p.verb != verbTransfer || p.via != DefaultPort {
 		return dst
 	}
 	return s.announce(dst, DefaultPort, netip.AddrPort{})
@@ -105,7 +105,7 @@ func (s *Session) preliminary(dst []Event) []Event {
 // passive takes a 227, 228 or 229.
 func (s *Session) passive(dst []Event, via Via, line []byte, spoiled bool) []Event {
 	endpoint, reason := via.Endpoint(line)
-	asked := VerbOther
+	asked := verbOther
 	for i := range s.length {
 		if v := s.at(i).verb; v.answeredBy(via) {
 			asked = v
@@ -117,12 +117,12 @@ func (s *Session) passive(dst []Event, via Via, line []byte, spoiled bool) []Eve
 		}
 	}
 	switch {
-	case asked == VerbOther:
+	case asked == verbOther:
 		reason = Unpaired
 	case reason != "":
 	default:
 		reason = s.mayAnnounce(spoiled)
-		if reason == EPSVAll && asked == VerbEPSV && via == R229 {
+		if reason == EPSVAll && asked == verbEPSV && via == R229 {
 			reason = ""
 		}
 	}
@@ -137,9 +137,9 @@ func (s *Session) passive(dst []Event, via Via, line []byte, spoiled bool) []Eve
 func (v Verb) answeredBy(via Via) bool {
 	switch via {
 	case R227, R229:
-		return v == VerbPASV || v == VerbEPSV
+		return v == verbPASV || v == verbEPSV
 	case R228:
-		return v == VerbLPSV
+		return v == verbLPSV
 	default:
 		return false
 	}
@@ -149,7 +149,7 @@ func (v Verb) answeredBy(via Via) bool {
 // come, behind that of a later command.
 func (s *Session) overtake(n uint8) {
 	for i := range n {
-		if s.at(i).verb == VerbTransfer && s.owed < math.MaxUint8 {
+		if s.at(i).verb == verbTransfer && s.owed < math.MaxUint8 {
 			s.owed++
 		}
 	}
@@ -162,16 +162,16 @@ func (s *Session) answered(dst []Event, code Code) []Event {
 	case 225, 226:
 		// ABOR may get one reply together with the transfer that it ends, or
 		// one of its own (RFC 959 section 4.1.3): this one is the last.
-		if n := s.through(VerbABOR); n > 0 {
+		if n := s.through(verbABOR); n > 0 {
 			return s.aborted(dst, n)
 		}
 	case 234, 334:
-		if n := s.through(VerbAUTH); n > 0 {
+		if n := s.through(verbAUTH); n > 0 {
 			s.drop(n)
 			return s.authenticated(dst, code)
 		}
 	}
-	if s.owed > 0 && (code == 225 || code == 226 || code == 426 || s.length > 0 && s.at(0).verb == VerbTransfer) {
+	if s.owed > 0 && (code == 225 || code == 226 || code == 426 || s.length > 0 && s.at(0).verb == verbTransfer) {
 		s.owed--
 		return dst
 	}
@@ -197,9 +197,9 @@ func (s *Session) answered(dst []Event, code Code) []Event {
 func (v Verb) leaves(code Code) bool {
 	switch code {
 	case 225, 226:
-		return v != VerbTransfer
+		return v != verbTransfer
 	case 250:
-		return v == VerbPASV || v == VerbEPSV || v == VerbLPSV
+		return v == verbPASV || v == verbEPSV || v == verbLPSV
 	default:
 		return false
 	}
@@ -210,20 +210,20 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 	done := code/100 == 2
 	failed := code/100 == 4 || code/100 == 5
 	switch p.verb {
-	case VerbPORT, VerbEPRT, VerbLPRT:
+	case verbPORT, verbEPRT, verbLPRT:
 		return s.settleActive(dst, p, done, failed)
-	case VerbTransfer:
+	case verbTransfer:
 		// Any other success is a reply out of turn, and 500 may be the reply to an
 		// empty line.
 		if failed && code != 500 || code == 225 || code == 226 || code == 250 {
 			return s.transferred(dst, p)
 		}
-	case VerbUSER:
+	case verbUSER:
 		// A device without passwords. 220 is a proxy's, whose host has greeted.
 		if (code == 200 || code == 202) && s.flags&unsure == 0 {
 			s.logIn()
 		}
-	case VerbPASS, VerbACCT:
+	case verbPASS, verbACCT:
 		if done && s.flags&unsure == 0 {
 			s.logIn()
 		}
@@ -231,12 +231,12 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 		if done {
 			s.flags |= epsvAll
 		}
-	case VerbREIN:
+	case verbREIN:
 		if done {
 			s.flags &^= loggedIn | loginDoubt | epsvAll
 			return s.withdraw(dst, Reinitialized)
 		}
-	case VerbQUIT:
+	case verbQUIT:
 		if done {
 			return s.withdraw(dst, Quit)
 		}
@@ -282,7 +282,7 @@ func (s *Session) logIn() { s.flags = s.flags&^loginDoubt | loggedIn }
 
 // aborted takes the reply to an ABOR, the last of the n oldest commands.
 func (s *Session) aborted(dst []Event, n uint8) []Event {
-	transfer := s.through(VerbTransfer)
+	transfer := s.through(verbTransfer)
 	if transfer == 0 || transfer > n {
 		s.drop(n)
 		return dst
