@@ -164,7 +164,7 @@ func parseList(text []byte, f form) (netip.AddrPort, Reason) {
 			return netip.AddrPort{}, Malformed
 		}
 		comma += from
-		start := numberBefore(text[from:comma]) + from
+		start := numberStart(text[from:comma]) + from
 		if start == comma {
 			from = comma + 1
 			continue
@@ -177,7 +177,7 @@ func parseList(text []byte, f form) (netip.AddrPort, Reason) {
 				return a, ""
 			}
 		}
-		end, n := listFrom(text, start)
+		end, n := measureList(text, start)
 		if n < f.numbers() {
 			from = max(end, comma+1)
 			continue
@@ -189,9 +189,9 @@ func parseList(text []byte, f form) (netip.AddrPort, Reason) {
 	}
 }
 
-// numberBefore is where the number begins that text ends with, blanks behind it or
+// numberStart is where the number begins that text ends with, blanks behind it or
 // not; len(text) if it ends with none.
-func numberBefore(text []byte) int {
+func numberStart(text []byte) int {
 	end := len(text)
 	for end > 0 && text[end-1] == ' ' {
 		end--
@@ -206,9 +206,9 @@ func numberBefore(text []byte) int {
 	return start
 }
 
-// listFrom measures the list of n numbers that begins at start: commas, with or
+// measureList measures the list of n numbers that begins at start: commas, with or
 // without blanks, stand between two numbers.
-func listFrom(text []byte, start int) (end, n int) {
+func measureList(text []byte, start int) (end, n int) {
 	for i := start; ; {
 		for i < len(text) && isDigit(text[i]) {
 			i++

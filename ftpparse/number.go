@@ -41,17 +41,17 @@ func (c *cursor) number(maxDigits int) (uint32, bool) {
 // octets fills out with numbers of 0 to 255 that sep separates, and gives over
 // for a larger one. Blanks may stand around a comma, not around a dot. It is
 // number(3) and separator in one pass: every PORT and 227 spends its time here.
-func (c *cursor) octets(out []byte, sep byte, over Reason) Reason {
+func (c *cursor) octets(out []byte, sep byte, rangeErr Reason) Reason {
 	b, i := c.b, c.i
 	for k := range out {
 		if k > 0 {
 			if i >= len(b) || b[i] != sep {
-				return c.spacedOctets(out, sep, over)
+				return c.spacedOctets(out, sep, rangeErr)
 			}
 			i++
 		}
 		if i >= len(b) || !isDigit(b[i]) {
-			return c.spacedOctets(out, sep, over)
+			return c.spacedOctets(out, sep, rangeErr)
 		}
 		n := uint(b[i] - '0')
 		i++
@@ -65,7 +65,7 @@ func (c *cursor) octets(out []byte, sep byte, over Reason) Reason {
 					return Malformed
 				}
 				if n > 255 {
-					return over
+					return rangeErr
 				}
 			}
 		}
@@ -76,7 +76,7 @@ func (c *cursor) octets(out []byte, sep byte, over Reason) Reason {
 }
 
 // spacedOctets is octets for where blanks stand around the commas.
-func (c *cursor) spacedOctets(out []byte, sep byte, over Reason) Reason {
+func (c *cursor) spacedOctets(out []byte, sep byte, rangeErr Reason) Reason {
 	if sep != ',' {
 		return Malformed
 	}
@@ -90,7 +90,7 @@ func (c *cursor) spacedOctets(out []byte, sep byte, over Reason) Reason {
 		case !ok:
 			return Malformed
 		case n > 255:
-			return over
+			return rangeErr
 		}
 		out[k] = byte(n)
 	}

@@ -26,7 +26,7 @@ const (
 	NoGreeting    Reason = "no-greeting"    // the server did not greet, or the client spoke first, and not in FTP
 	NotAVerb      Reason = "not-a-verb"     // the client's first line is no FTP command
 	TooMany       Reason = "too-many"       // more commands without a reply than any client sends
-	Refused       Reason = "refused"        // the server answered the command with 4xx or 5xx
+	ServerRefused Reason = "refused"        // the server answered the command with 4xx or 5xx
 	Quit          Reason = "quit"           // the session ended with QUIT
 	TransferEnded Reason = "transfer-ended" // the transfer command that followed has its final reply
 	Reinitialized Reason = "reinitialized"  // REIN, accepted

@@ -66,22 +66,22 @@ const lostCode Code = 1
 type flags uint32
 
 const (
-	fromStart  flags = 1 << iota // both directions were seen from their first byte
-	greeted                      // the server's first reply was a greeting
-	welcomed                     // the greeting is complete: what follows are replies to commands
-	clientSeen                   // a command of FTP was read
-	babbled                      // the server's first line was no greeting
-	slipped                      // the client's first line was no command of FTP
-	onTrial                      // and has no reply yet
-	loggedIn                     // 230, 232 or 2xx to USER, PASS or ACCT
-	loginLost                    // the reply that logged the session in may be lost
-	clientGap                    // the client's stream had a gap
-	serverGap                    // the server's stream had one, since the last word on the login
-	unsure                       // a reply may answer another command than the oldest pending one
-	maybeText                    // what follows a gap may be text of a multi-line reply
-	endpoints                    // the client has named an endpoint or asked for one, or may have
-	standing                     // something was announced since the last transfer
-	epsvAll                      // EPSV ALL was accepted
+	fromStart     flags = 1 << iota // both directions were seen from their first byte
+	greetingBegun                   // the server's first reply was a greeting
+	greetingDone                    // the greeting is complete: what follows are replies to commands
+	commandSeen                     // a command of FTP was read
+	bannerSeen                      // the server's first line was no greeting
+	slipSeen                        // the client's first line was no command of FTP
+	slipPending                     // and has no reply yet
+	loggedIn                        // 230, 232 or 2xx to USER, PASS or ACCT
+	loginLost                       // the reply that logged the session in may be lost
+	clientGap                       // the client's stream had a gap
+	serverGap                       // the server's stream had one, since the last word on the login
+	pairingUnsure                   // a reply may answer another command than the oldest pending one
+	maybeText                       // what follows a gap may be text of a multi-line reply
+	endpointSeen                    // the client has named an endpoint or asked for one, or may have
+	outstanding                     // something was announced since the last transfer
+	epsvAll                         // EPSV ALL was accepted
 	notFTP
 )
 
@@ -158,7 +158,7 @@ func (s *Session) Segment(dst []Event, g Segment) []Event {
 	switch {
 	case g.FIN && !from.ended:
 		from.fin, from.finished = end, true
-	case len(g.Payload) > 0 && from.finished && before(from.fin, end):
+	case len(g.Payload) > 0 && from.finished && seqLess(from.fin, end):
 		from.finished = from.ended // bytes behind it: it was forged
 	}
 	if from.finished && !from.ended && from.started && from.next == from.fin {
@@ -175,7 +175,7 @@ func (s *Session) payload(dst []Event, from *stream, seq uint32, data []byte) []
 		dst = s.pickUp(dst, from, seq, data)
 	}
 	for len(data) > 0 && s.flags&notFTP == 0 {
-		if before(seq, from.next) {
+		if seqLess(seq, from.next) {
 			// Each byte of the stream is read once: a retransmission that says
 			// something else now, or begins in the middle of a line, has no effect
 			// (VU#328867).
@@ -193,7 +193,7 @@ func (s *Session) payload(dst []Event, from *stream, seq uint32, data []byte) []
 		} else {
 			n := uint32(len(data))
 			if h := from.held; h != nil { // what is held came first, and the first copy wins
-				n = min(n, h.frags[0].seq-seq)
+				n = min(n, h.fragments[0].seq-seq)
 			}
 			from.next += n
 			dst = s.read(dst, from, data[:n])
@@ -225,8 +225,8 @@ func (s *Session) drain(dst []Event, st *stream) []Event {
 		return dst
 	}
 	i := 0
-	for ; i < h.n && !before(st.next, h.frags[i].seq); i++ {
-		f := h.frags[i]
+	for ; i < h.n && !seqLess(st.next, h.fragments[i].seq); i++ {
+		f := h.fragments[i]
 		data := h.data[f.off : f.off+f.n]
 		if behind := st.next - f.seq; behind < uint32(f.n) {
 			st.next = f.seq + uint32(f.n)
@@ -236,7 +236,7 @@ func (s *Session) drain(dst []Event, st *stream) []Event {
 			}
 		}
 	}
-	copy(h.frags[:], h.frags[i:h.n])
+	copy(h.fragments[:], h.fragments[i:h.n])
 	h.n -= i
 	if h.n == 0 {
 		st.dropHeld()
@@ -249,11 +249,11 @@ func (s *Session) read(dst []Event, st *stream, data []byte) []Event {
 	for len(data) > 0 && s.flags&notFTP == 0 {
 		switch st.mode {
 		case readLines, skipLine:
-			data = st.lines(data, func(line []byte, spoiled bool) {
+			data = st.lines(data, func(line []byte, tainted bool) {
 				if st == &s.client {
-					dst = s.command(dst, line, spoiled)
+					dst = s.clientLine(dst, line, tainted)
 				} else {
-					dst = s.reply(dst, line, spoiled)
+					dst = s.serverLine(dst, line, tainted)
 				}
 			})
 		case readTLS:
@@ -270,10 +270,10 @@ func (s *Session) read(dst []Event, st *stream, data []byte) []Event {
 // proven reports whether both sides have shown to speak FTP, as far as they were seen
 // from their start. Nothing is announced before.
 func (s *Session) proven() bool {
-	return s.flags&fromStart == 0 || s.flags&(welcomed|clientSeen|onTrial) == welcomed|clientSeen
+	return s.flags&fromStart == 0 || s.flags&(greetingDone|commandSeen|slipPending) == greetingDone|commandSeen
 }
 
-func (s *Session) isNotFTP(dst []Event, why Reason) []Event {
+func (s *Session) markNotFTP(dst []Event, why Reason) []Event {
 	s.flags |= notFTP
 	s.client.mode, s.server.mode = readNothing, readNothing
 	s.Release()

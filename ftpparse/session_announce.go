@@ -3,15 +3,15 @@ package ftpparse
 import "net/netip"
 
 func (s *Session) announce(dst []Event, via Via, endpoint netip.AddrPort) []Event {
-	s.flags |= standing
+	s.flags |= outstanding
 	s.lastVia, s.lastPort = via, endpoint.Port()
 	return append(dst, Event{Kind: Announced, Via: via, Endpoint: endpoint, BeforeLogin: s.beforeLogin()})
 }
 
-// mayAnnounce is the reason why no endpoint counts now, "" if it does.
-func (s *Session) mayAnnounce(spoiled bool) Reason {
+// announceReason is the reason why no endpoint counts now, "" if it does.
+func (s *Session) announceReason(tainted bool) Reason {
 	switch {
-	case spoiled:
+	case tainted:
 		return ControlChar
 	case s.flags&epsvAll != 0:
 		return EPSVAll
@@ -26,14 +26,14 @@ func (s *Session) beforeLogin() bool { return s.flags&(fromStart|loggedIn|loginL
 // then it is between the default data ports, of which the client's is the one of its
 // control connection (RFC 959 section 3.2).
 func (s *Session) usesDefault() bool {
-	return s.flags&(fromStart|loggedIn|endpoints) == fromStart|loggedIn && s.proven()
+	return s.flags&(fromStart|loggedIn|endpointSeen) == fromStart|loggedIn && s.proven()
 }
 
-// transferred withdraws what was announced before the transfer command p, which has
+// transferEnded withdraws what was announced before the transfer command p, which has
 // its final reply. What was announced behind it has its transfer yet to come: of the
 // client's it is still in the queue, and of the server's it comes later.
-func (s *Session) transferred(dst []Event, p pending) []Event {
-	if s.flags&standing == 0 {
+func (s *Session) transferEnded(dst []Event, p pending) []Event {
+	if s.flags&outstanding == 0 {
 		return dst
 	}
 	newer := false
@@ -56,7 +56,7 @@ func (s *Session) transferred(dst []Event, p pending) []Event {
 
 // withdraw withdraws everything.
 func (s *Session) withdraw(dst []Event, why Reason) []Event {
-	s.flags &^= standing
+	s.flags &^= outstanding
 	s.lastVia, s.lastPort = ViaNone, 0
 	return append(dst, Event{Kind: Withdrawn, Reason: why})
 }

@@ -6,34 +6,34 @@ import "net/netip"
 // smallest buffers in use have 256 bytes.
 const longCommand = 250
 
-// command takes one line of the client.
-func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
+// clientLine takes one line of the client.
+func (s *Session) clientLine(dst []Event, line []byte, tainted bool) []Event {
 	if len(line) == 0 {
 		// vsftpd and ProFTPD pass over it in silence. Where a server answers it
 		// all the same, one reply too many is soon forgotten, while a command that
 		// waits for its reply for ever would shift all pairs behind it.
-		s.flags |= unsure
-		if spoiled { // the end of a command whose begin is lost
+		s.flags |= pairingUnsure
+		if tainted { // the end of a command whose begin is lost
 			s.push(pending{verb: verbOther})
 		}
 		return dst
 	}
-	if spoiled || len(line) > longCommand {
-		s.flags |= unsure
+	if tainted || len(line) > longCommand {
+		s.flags |= pairingUnsure
 	}
-	if s.flags&(fromStart|clientSeen) == fromStart {
-		if why := s.opening(line, spoiled); why != "" {
-			return s.isNotFTP(dst, why)
+	if s.flags&(fromStart|commandSeen) == fromStart {
+		if why := s.checkOpening(line, tainted); why != "" {
+			return s.markNotFTP(dst, why)
 		}
 	}
 	p := pending{verb: ParseCommand(line)}
 	switch p.verb {
 	case verbPORT, verbEPRT, verbLPRT:
-		dst = s.active(dst, &p, line, spoiled)
+		dst = s.activeCommand(dst, &p, line, tainted)
 	case verbPASV, verbEPSV, verbLPSV:
-		s.flags |= endpoints
+		s.flags |= endpointSeen
 		switch {
-		case spoiled:
+		case tainted:
 			p.verb = verbOther
 		case p.verb == verbEPSV && isAll(line):
 			p.verb = verbEPSVAll
@@ -43,45 +43,45 @@ func (s *Session) command(dst []Event, line []byte, spoiled bool) []Event {
 	}
 	s.push(p)
 	if s.forgotten >= maxUnanswered {
-		return s.isNotFTP(dst, TooMany)
+		return s.markNotFTP(dst, TooMany)
 	}
 	return dst
 }
 
-// opening judges a line of a client that has said nothing in FTP yet. The reason is
+// checkOpening judges a line of a client that has said nothing in FTP yet. The reason is
 // why it is not FTP, "" if it may be: one line that may be a slip is forgiven, once the
 // server has refused it.
-func (s *Session) opening(line []byte, spoiled bool) Reason {
-	foreign := spoiled || isForeign(line)
+func (s *Session) checkOpening(line []byte, tainted bool) Reason {
+	foreign := tainted || isForeign(line)
 	switch {
-	case s.flags&(babbled|greeted) == babbled:
+	case s.flags&(bannerSeen|greetingBegun) == bannerSeen:
 		return NoGreeting
 	case !foreign && isVerb(line):
-		s.flags |= clientSeen
-	case s.flags&greeted == 0:
+		s.flags |= commandSeen
+	case s.flags&greetingBegun == 0:
 		return NoGreeting
-	case foreign || s.flags&slipped != 0 || !mayBeSlip(line):
+	case foreign || s.flags&slipSeen != 0 || !mayBeSlip(line):
 		return NotAVerb
 	default:
-		s.flags |= slipped | onTrial
+		s.flags |= slipSeen | slipPending
 	}
 	return ""
 }
 
-// active takes a PORT, EPRT or LPRT. One that comes before the login is announced with
+// activeCommand takes a PORT, EPRT or LPRT. One that comes before the login is announced with
 // its own reply, if the login may come before that.
-func (s *Session) active(dst []Event, p *pending, line []byte, spoiled bool) []Event {
-	s.flags |= endpoints
+func (s *Session) activeCommand(dst []Event, p *pending, line []byte, tainted bool) []Event {
+	s.flags |= endpointSeen
 	via := p.verb.Via()
 	endpoint, reason := via.Endpoint(line)
 	if reason == "" {
-		reason = s.mayAnnounce(spoiled)
+		reason = s.announceReason(tainted)
 	}
 	if reason != "" {
 		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: reason})
 	}
 	p.port = endpoint.Port()
-	if s.mustWait() {
+	if s.mustDefer() {
 		s.wait(endpoint.Addr())
 		return dst
 	}
@@ -89,9 +89,9 @@ func (s *Session) active(dst []Event, p *pending, line []byte, spoiled bool) []E
 	return s.announce(dst, via, endpoint)
 }
 
-// mustWait reports whether the reply to a PORT, EPRT or LPRT decides whether it is
+// mustDefer reports whether the reply to a PORT, EPRT or LPRT decides whether it is
 // announced.
-func (s *Session) mustWait() bool {
+func (s *Session) mustDefer() bool {
 	switch {
 	case !s.proven():
 		return true

@@ -5,7 +5,7 @@ func (s *Session) acknowledged(dst []Event, st *stream, ack uint32) []Event {
 	if !st.started {
 		return dst
 	}
-	for s.flags&notFTP == 0 && before(st.next, ack) && ack-st.next <= maxAhead {
+	for s.flags&notFTP == 0 && seqLess(st.next, ack) && ack-st.next <= maxAhead {
 		to := ack
 		if st.held != nil {
 			to = st.held.first(ack)
@@ -32,10 +32,10 @@ func (s *Session) gap(dst []Event, st *stream, to uint32) []Event {
 	}
 	dst = append(dst, Event{Kind: Gap})
 	if !s.proven() {
-		return s.isNotFTP(dst, NoGreeting)
+		return s.markNotFTP(dst, NoGreeting)
 	}
 	// Commands or replies of an unknown number are lost.
-	s.flags |= unsure | endpoints
+	s.flags |= pairingUnsure | endpointSeen
 	if st == &s.client {
 		s.lostCommands()
 	} else {

@@ -5,15 +5,15 @@ import (
 	"net/netip"
 )
 
-// reply takes one line of the server.
-func (s *Session) reply(dst []Event, line []byte, spoiled bool) []Event {
+// serverLine takes one line of the server.
+func (s *Session) serverLine(dst []Event, line []byte, tainted bool) []Event {
 	code, more := ParseReply(line)
 	if s.multi != 0 {
 		if !s.endsText(code, more) {
 			return dst
 		}
-	} else if s.flags&(fromStart|greeted) == fromStart && !s.first(line, code) {
-		return s.isNotFTP(dst, NoGreeting)
+	} else if s.flags&(fromStart|greetingBegun) == fromStart && !s.checkGreeting(line, code) {
+		return s.markNotFTP(dst, NoGreeting)
 	}
 	switch {
 	case code == 0:
@@ -22,36 +22,36 @@ func (s *Session) reply(dst []Event, line []byte, spoiled bool) []Event {
 		s.multi = code
 		return dst
 	case code < 200:
-		return s.preliminary(dst)
-	case s.flags&(fromStart|welcomed) == fromStart:
+		return s.preliminaryReply(dst)
+	case s.flags&(fromStart|greetingDone) == fromStart:
 		// The greeting answers no command, even if one has been sent already.
-		if s.flags&greeted != 0 {
-			s.flags |= welcomed
+		if s.flags&greetingBegun != 0 {
+			s.flags |= greetingDone
 			if code == 230 || code == 232 { // a device without users
 				s.logIn()
 			}
 		}
 		return dst
-	case s.flags&onTrial != 0:
+	case s.flags&slipPending != 0:
 		if code/100 != 5 {
-			return s.isNotFTP(dst, NotAVerb)
+			return s.markNotFTP(dst, NotAVerb)
 		}
-		s.flags &^= onTrial
+		s.flags &^= slipPending
 	}
 	if via := code.Via(); via != ViaNone {
-		return s.passive(dst, via, line, spoiled)
+		return s.passiveReply(dst, via, line, tainted)
 	}
-	return s.answered(dst, code)
+	return s.finalReply(dst, code)
 }
 
-// first takes the server's first reply and reports whether the session may be FTP.
-func (s *Session) first(line []byte, code Code) bool {
+// checkGreeting takes the server's first reply and reports whether the session may be FTP.
+func (s *Session) checkGreeting(line []byte, code Code) bool {
 	switch {
 	case s.greets(code):
-		s.flags |= greeted
+		s.flags |= greetingBegun
 	case len(line) > 0:
-		s.flags |= babbled
-		return s.flags&clientSeen == 0
+		s.flags |= bannerSeen
+		return s.flags&commandSeen == 0
 	}
 	return true
 }
@@ -59,7 +59,7 @@ func (s *Session) first(line []byte, code Code) bool {
 // greets reports whether code may begin a server's first reply. A client that has
 // spoken already takes the word of a server that greets as RFC 959 section 5.4 has it.
 func (s *Session) greets(code Code) bool {
-	if s.flags&clientSeen != 0 {
+	if s.flags&commandSeen != 0 {
 		return code == 220 || code == 120
 	}
 	class := code / 100
@@ -78,7 +78,7 @@ func (s *Session) endsText(code Code, more bool) bool {
 	s.multi = 0
 	s.flags &^= maybeText
 	if forgotten { // the command that it answers was sent before the gap
-		s.login(code)
+		s.noteLogin(code)
 	}
 	return !forgotten
 }
@@ -90,10 +90,10 @@ func (s *Session) resumes(code Code, more bool) bool {
 	return s.flags&maybeText != 0 && !more && code >= 200 && code.Via() == ViaNone && s.length > 0
 }
 
-// preliminary takes a reply that says that more is to come. With it the server agrees to
+// preliminaryReply takes a reply that says that more is to come. With it the server agrees to
 // a transfer between the default data ports.
-func (s *Session) preliminary(dst []Event) []Event {
-	if s.length == 0 || s.forgotten > 0 || s.flags&standing != 0 || !s.usesDefault() {
+func (s *Session) preliminaryReply(dst []Event) []Event {
+	if s.length == 0 || s.forgotten > 0 || s.flags&outstanding != 0 || !s.usesDefault() {
 		return dst
 	}
 	if p := s.at(0); p.verb != verbTransfer || p.via != DefaultPort {
@@ -102,8 +102,8 @@ func (s *Session) preliminary(dst []Event) []Event {
 	return s.announce(dst, DefaultPort, netip.AddrPort{})
 }
 
-// passive takes a 227, 228 or 229.
-func (s *Session) passive(dst []Event, via Via, line []byte, spoiled bool) []Event {
+// passiveReply takes a 227, 228 or 229.
+func (s *Session) passiveReply(dst []Event, via Via, line []byte, tainted bool) []Event {
 	endpoint, reason := via.Endpoint(line)
 	asked := verbOther
 	for i := range s.length {
@@ -112,7 +112,7 @@ func (s *Session) passive(dst []Event, via Via, line []byte, spoiled bool) []Eve
 			s.overtake(i)
 			s.drop(i + 1)
 			// It answers this command and no other, so whatever came before is settled.
-			s.flags &^= clientGap | unsure
+			s.flags &^= clientGap | pairingUnsure
 			break
 		}
 	}
@@ -121,7 +121,7 @@ func (s *Session) passive(dst []Event, via Via, line []byte, spoiled bool) []Eve
 		reason = Unpaired
 	case reason != "":
 	default:
-		reason = s.mayAnnounce(spoiled)
+		reason = s.announceReason(tainted)
 		if reason == EPSVAll && asked == verbEPSV && via == R229 {
 			reason = ""
 		}
@@ -155,20 +155,20 @@ func (s *Session) overtake(n uint8) {
 	}
 }
 
-// answered pairs any other final reply with the command that it answers.
-func (s *Session) answered(dst []Event, code Code) []Event {
-	s.login(code)
+// finalReply pairs any other final reply with the command that it answers.
+func (s *Session) finalReply(dst []Event, code Code) []Event {
+	s.noteLogin(code)
 	switch code {
 	case 225, 226:
 		// ABOR may get one reply together with the transfer that it ends, or
 		// one of its own (RFC 959 section 4.1.3): this one is the last.
 		if n := s.through(verbABOR); n > 0 {
-			return s.aborted(dst, n)
+			return s.abortReply(dst, n)
 		}
 	case 234, 334:
 		if n := s.through(verbAUTH); n > 0 {
 			s.drop(n)
-			return s.authenticated(dst, code)
+			return s.authAccepted(dst, code)
 		}
 	}
 	if s.owed > 0 && (code == 225 || code == 226 || code == 426 || s.length > 0 && s.at(0).verb == verbTransfer) {
@@ -183,18 +183,18 @@ func (s *Session) answered(dst []Event, code Code) []Event {
 		return dst
 	}
 	p := s.at(0)
-	if p.verb.leaves(code) {
-		s.flags |= unsure
+	if p.verb.outOfTurn(code) {
+		s.flags |= pairingUnsure
 		return dst
 	}
 	s.drop(1)
 	return s.settle(dst, p, code)
 }
 
-// leaves reports whether code, out of turn, cannot be the reply to v: servers send a
+// outOfTurn reports whether code, out of turn, cannot be the reply to v: servers send a
 // second reply to a transfer that was cut short, and the client's next command is on
 // its way.
-func (v Verb) leaves(code Code) bool {
+func (v Verb) outOfTurn(code Code) bool {
 	switch code {
 	case 225, 226:
 		return v != verbTransfer
@@ -216,15 +216,15 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 		// Any other success is a reply out of turn, and 500 may be the reply to an
 		// empty line.
 		if failed && code != 500 || code == 225 || code == 226 || code == 250 {
-			return s.transferred(dst, p)
+			return s.transferEnded(dst, p)
 		}
 	case verbUSER:
-		// A device without passwords. 220 is a proxy's, whose host has greeted.
-		if (code == 200 || code == 202) && s.flags&unsure == 0 {
+		// A device without passwords. 220 is a proxy's, whose host has greetingBegun.
+		if (code == 200 || code == 202) && s.flags&pairingUnsure == 0 {
 			s.logIn()
 		}
 	case verbPASS, verbACCT:
-		if done && s.flags&unsure == 0 {
+		if done && s.flags&pairingUnsure == 0 {
 			s.logIn()
 		}
 	case verbEPSVAll:
@@ -247,7 +247,7 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 // settleActive acts on the reply to a PORT, EPRT or LPRT.
 func (s *Session) settleActive(dst []Event, p pending, done, failed bool) []Event {
 	via := p.verb.Via()
-	e := Event{Via: via, Endpoint: netip.AddrPortFrom(netip.Addr{}, p.port), Reason: Refused}
+	e := Event{Via: via, Endpoint: netip.AddrPortFrom(netip.Addr{}, p.port), Reason: ServerRefused}
 	switch {
 	case p.via != ViaNone && failed:
 		e.Kind = Withdrawn
@@ -261,14 +261,14 @@ func (s *Session) settleActive(dst []Event, p pending, done, failed bool) []Even
 	return append(dst, e)
 }
 
-// login takes what a reply says of the login, whichever command it answers: that the
+// noteLogin takes what a reply says of the login, whichever command it answers: that the
 // session is logged in, is not, or that another user is about to.
-func (s *Session) login(code Code) {
+func (s *Session) noteLogin(code Code) {
 	switch code {
 	case 230, 232:
 		// Nobody is logged in who has not asked: a server that says so has a reader in
 		// mind, and no client.
-		if s.flags&(fromStart|clientGap|serverGap|unsure|loginLost) != fromStart || s.forgotten > 0 || s.loginPending() {
+		if s.flags&(fromStart|clientGap|serverGap|pairingUnsure|loginLost) != fromStart || s.forgotten > 0 || s.loginPending() {
 			s.logIn()
 		}
 	case 331:
@@ -280,8 +280,8 @@ func (s *Session) login(code Code) {
 
 func (s *Session) logIn() { s.flags = s.flags&^loginDoubt | loggedIn }
 
-// aborted takes the reply to an ABOR, the last of the n oldest commands.
-func (s *Session) aborted(dst []Event, n uint8) []Event {
+// abortReply takes the reply to an ABOR, the last of the n oldest commands.
+func (s *Session) abortReply(dst []Event, n uint8) []Event {
 	transfer := s.through(verbTransfer)
 	if transfer == 0 || transfer > n {
 		s.drop(n)
@@ -289,13 +289,13 @@ func (s *Session) aborted(dst []Event, n uint8) []Event {
 	}
 	p := s.at(transfer - 1)
 	s.drop(n)
-	return s.transferred(dst, p)
+	return s.transferEnded(dst, p)
 }
 
-// authenticated takes an accepted AUTH: the session starts anew, and after 234
+// authAccepted takes an accepted AUTH: the session starts anew, and after 234
 // (RFC 4217 section 4) in TLS. What the client sent behind AUTH in clear text
 // is void: the server reads it as TLS.
-func (s *Session) authenticated(dst []Event, code Code) []Event {
+func (s *Session) authAccepted(dst []Event, code Code) []Event {
 	s.flags &^= loggedIn | loginDoubt | epsvAll
 	dst = s.withdraw(dst, AuthAccepted)
 	if code != 234 {

@@ -30,16 +30,16 @@ const (
 type telnet uint8
 
 const (
-	telnetNone   telnet = iota
-	telnetIAC           // after IAC
-	telnetOption        // after IAC WILL, WONT, DO or DONT
+	telnetNone    telnet = iota
+	telnetCommand        // after IAC
+	telnetOption         // after IAC WILL, WONT, DO or DONT
 )
 
 const (
-	iac     = 255
-	will    = 251
-	lowest  = 240 // SE, the lowest telnet command
-	lineEnd = '\n'
+	telnetIAC = 255
+	will      = 251
+	telnetSE  = 240 // SE, the telnetSE telnet command
+	lineEnd   = '\n'
 )
 
 // stream is one direction of the control connection in sequence space.
@@ -54,7 +54,7 @@ type stream struct {
 	finished, ended bool
 	mode            mode
 	telnet          telnet
-	spoiled         bool // the incomplete line has a NUL, a bare CR or is too long
+	tainted         bool // the incomplete line has a NUL, a bare CR or is too long
 	// mayNUL ignores one NUL at the start of a line: servers written in C send the one
 	// behind their strings, too. Clients are not known to.
 	mayNUL bool
@@ -63,10 +63,10 @@ type stream struct {
 
 // lines calls yield for each line that data completes, and keeps the rest.
 // A line is free of telnet commands and of its line end, whose carriage returns may
-// be several; spoiled tells that two readers may take it for different lines. A line
-// whose begin is lost is empty and spoiled. It stops when yield changes the mode of the
+// be several; tainted tells that two readers may take it for different lines. A line
+// whose begin is lost is empty and tainted. It stops when yield changes the mode of the
 // stream (AUTH) and returns the bytes that are left then.
-func (s *stream) lines(data []byte, yield func(line []byte, spoiled bool)) (rest []byte) {
+func (s *stream) lines(data []byte, yield func(line []byte, tainted bool)) (rest []byte) {
 	for len(data) > 0 {
 		switch s.mode {
 		case skipLine:
@@ -89,23 +89,23 @@ func (s *stream) lines(data []byte, yield func(line []byte, spoiled bool)) (rest
 		}
 		part := data[:end]
 		data = data[end+1:]
-		if s.line == nil && s.telnet == telnetNone && bytes.IndexByte(part, iac) < 0 {
+		if s.line == nil && s.telnet == telnetNone && bytes.IndexByte(part, telnetIAC) < 0 {
 			s.yieldLine(part, false, yield)
 			continue
 		}
 		s.keep(part)
-		line, spoiled := s.line, s.spoiled
-		s.line, s.spoiled, s.telnet = nil, false, telnetNone
-		s.yieldLine(line, spoiled, yield)
+		line, tainted := s.line, s.tainted
+		s.line, s.tainted, s.telnet = nil, false, telnetNone
+		s.yieldLine(line, tainted, yield)
 		releaseLine(line)
 	}
 	return nil
 }
 
 // yieldLine calls yield for one line, which still has its carriage returns.
-func (s *stream) yieldLine(line []byte, spoiled bool, yield func([]byte, bool)) {
+func (s *stream) yieldLine(line []byte, tainted bool, yield func([]byte, bool)) {
 	if len(line) > maxLine+1 { // as much as appendLine keeps
-		line, spoiled = line[:maxLine+1], true
+		line, tainted = line[:maxLine+1], true
 	}
 	for len(line) > 0 && line[len(line)-1] == '\r' {
 		line = line[:len(line)-1]
@@ -114,12 +114,12 @@ func (s *stream) yieldLine(line []byte, spoiled bool, yield func([]byte, bool)) 
 		line = line[1:]
 	}
 	if len(line) > maxLine {
-		line, spoiled = line[:maxLine], true
+		line, tainted = line[:maxLine], true
 	}
 	if bytes.IndexByte(line, '\r') >= 0 || bytes.IndexByte(line, 0) >= 0 {
-		spoiled = true
+		tainted = true
 	}
-	yield(line, spoiled)
+	yield(line, tainted)
 }
 
 // keep appends part of a line without its telnet commands. A line feed never
@@ -127,7 +127,7 @@ func (s *stream) yieldLine(line []byte, spoiled bool, yield func([]byte, bool)) 
 // server may disagree on it, the shorter line is the safer reading.
 func (s *stream) keep(part []byte) {
 	if s.telnet == telnetNone {
-		clean := bytes.IndexByte(part, iac)
+		clean := bytes.IndexByte(part, telnetIAC)
 		if clean < 0 {
 			s.appendLine(part)
 			return
@@ -139,23 +139,23 @@ func (s *stream) keep(part []byte) {
 		ch := part[i]
 		switch s.telnet {
 		case telnetNone:
-			if ch == iac {
-				s.telnet = telnetIAC
+			if ch == telnetIAC {
+				s.telnet = telnetCommand
 			} else {
 				s.appendLine(part[i : i+1])
 			}
-		case telnetIAC:
+		case telnetCommand:
 			switch {
-			case ch == iac: // an escaped 255
+			case ch == telnetIAC: // an escaped 255
 				s.telnet = telnetNone
 				s.appendLine(part[i : i+1])
 			case ch >= will:
 				s.telnet = telnetOption
-			case ch >= lowest:
+			case ch >= telnetSE:
 				s.telnet = telnetNone
 			default: // no telnet command: 255 was a letter of a file name
 				s.telnet = telnetNone
-				s.appendLine([]byte{iac, ch})
+				s.appendLine([]byte{telnetIAC, ch})
 			}
 		case telnetOption:
 			s.telnet = telnetNone
@@ -177,7 +177,7 @@ func (s *stream) appendLine(b []byte) {
 	if len(b) > room {
 		// One CR may be the excess: it is the begin of the line end, if the
 		// line ends here.
-		s.spoiled = true
+		s.tainted = true
 		b = b[:room]
 	}
 	if len(s.line)+len(b) > cap(s.line) {
@@ -216,7 +216,7 @@ func (s *stream) dropLine() {
 		releaseLine(s.line)
 		s.line = nil
 	}
-	s.spoiled, s.telnet = false, telnetNone
+	s.tainted, s.telnet = false, telnetNone
 }
 
 // dropHeld forgets what waits beyond a gap.

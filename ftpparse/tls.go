@@ -65,7 +65,7 @@ func (t *tlsFraming) closed() bool {
 
 // beginsLine reports whether ch may begin a line of FTP: a letter, a digit, or
 // the telnet command before ABOR.
-func beginsLine(ch byte) bool { return isLetter(ch) || isDigit(ch) || ch == iac }
+func beginsLine(ch byte) bool { return isLetter(ch) || isDigit(ch) || ch == telnetIAC }
 
 // beginsRecord reports whether b begins like a TLS record.
 func beginsRecord(b []byte) bool {
