@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab/labtest"
+	"ftpctd/nfq/nfnetlink"
 )
 
 // TestSilent has the kernel refuse two messages, one of which is silent: the
@@ -35,8 +36,9 @@ func TestSilent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h, body, _, ok := nextMessage(buf[:n]); !ok || h.typ != unix.NLMSG_ERROR || h.seq != 77 || answered(body) != unix.ENOENT {
-		t.Errorf("message %+v, want the refusal of number 77", h)
+	m, _, _ := nfnetlink.NextMessage(buf[:n])
+	if errno, ok := m.Errno(); !ok || m.Seq != 77 || errno != unix.ENOENT {
+		t.Errorf("message %+v, want the refusal of number 77", m)
 	}
 	if n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT); err != unix.EAGAIN {
 		t.Errorf("another message of %d bytes (%v)", n, err)

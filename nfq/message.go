@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/nfq/nfnetlink"
 )
 
 // Message types: the subsystem in the high byte, the operation in the low one
@@ -35,17 +37,10 @@ const (
 	verdictAccept     = 1 // NF_ACCEPT
 )
 
-// Sizes and masks of netlink.
-const (
-	nlmsgHeaderLen = 16
-	nfgenmsgLen    = 4
-	attrHeaderLen  = 4
-	attrTypeMask   = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
-	// messageOverhead is more than the kernel puts around the bytes of a packet:
-	// the headers, attributes with devices, marks and the like, and those of the
-	// connection.
-	messageOverhead = 2048
-)
+// messageOverhead is more than the kernel puts around the bytes of a packet: the
+// headers, attributes with devices, marks and the like, and those of the
+// connection.
+const messageOverhead = 2048
 
 // Sequence numbers of the messages of this package. The kernel answers them only
 // with errors, which carry the number.
@@ -67,84 +62,88 @@ const (
 // appendVerdict appends an NFQNL_MSG_VERDICT message that accepts the packet id
 // of queue num.
 func appendVerdict(b []byte, num uint16, id uint32) []byte {
-	b = appendHeader(b, msgVerdict, 0, SeqVerdict, num, 12)
-	return appendVerdictHeader(b, id)
+	return appendAccept(b, msgVerdict, SeqVerdict, num, id)
 }
 
-// appendPing appends the same with a number of its own.
+// appendPing appends the same with the sequence number SeqPing.
 func appendPing(b []byte, num uint16, id uint32) []byte {
-	b = appendHeader(b, msgVerdict, 0, SeqPing, num, 12)
-	return appendVerdictHeader(b, id)
+	return appendAccept(b, msgVerdict, SeqPing, num, id)
 }
 
 // appendVerdictBatch appends an NFQNL_MSG_VERDICT_BATCH message that accepts
 // every packet of queue num up to the packet id, in the cyclic order of IDs.
 func appendVerdictBatch(b []byte, num uint16, id uint32) []byte {
-	b = appendHeader(b, msgVerdictBatch, 0, SeqRelease, num, 12)
-	return appendVerdictHeader(b, id)
+	return appendAccept(b, msgVerdictBatch, SeqRelease, num, id)
 }
 
-// appendUnbind appends an NFQNL_MSG_CONFIG message that gives queue num up.
+func appendAccept(b []byte, typ uint16, seq uint32, num uint16, id uint32) []byte {
+	start := len(b)
+	b = appendHeader(b, typ, 0, seq, num)
+	b = nfnetlink.AppendAttr(b, nfqaVerdictHeader, 8)
+	b = binary.BigEndian.AppendUint32(b, verdictAccept)
+	b = binary.BigEndian.AppendUint32(b, id)
+	return nfnetlink.EndMessage(b, start)
+}
+
+// appendUnbind appends an NFQNL_MSG_CONFIG message that unbinds queue num.
 func appendUnbind(b []byte, num uint16) []byte {
-	b = appendHeader(b, msgConfig, 0, SeqRelease, num, 8)
-	return appendConfigCommand(b, commandUnbind)
+	return appendConfigCommand(b, 0, num, commandUnbind)
 }
 
 // appendCommand appends an NFQNL_MSG_CONFIG message with a command for queue
-// num, which the kernel answers.
+// num, which the kernel acknowledges.
 func appendCommand(b []byte, num uint16, command byte) []byte {
-	b = appendHeader(b, msgConfig, unix.NLM_F_ACK, SeqRelease, num, 8)
-	return appendConfigCommand(b, command)
+	return appendConfigCommand(b, unix.NLM_F_ACK, num, command)
 }
 
-func appendConfigCommand(b []byte, command byte) []byte {
-	b = appendAttr(b, nfqaConfigCommand, 4)
-	return append(b, command, 0, 0, unix.AF_UNSPEC) // both families come
+func appendConfigCommand(b []byte, flags, num uint16, command byte) []byte {
+	start := len(b)
+	b = appendHeader(b, msgConfig, flags, SeqRelease, num)
+	b = nfnetlink.AppendAttr(b, nfqaConfigCommand, 4)
+	b = append(b, command, 0, 0, unix.AF_UNSPEC) // both families
+	return nfnetlink.EndMessage(b, start)
 }
 
-// appendConfig appends an NFQNL_MSG_CONFIG message that sets queue num up, which
-// the kernel answers: copyRange bytes of a packet are copied, length packets may
-// wait, 0 for the kernel's default, and more pass. The kernel sets none of it if it
-// does not know one of the flags.
+// appendConfig appends an NFQNL_MSG_CONFIG message that configures queue num, which
+// the kernel acknowledges: copyRange bytes of a packet are copied, and length
+// packets may wait, or the kernel's default number if it is 0. The kernel changes
+// nothing if it does not know one of the flags.
 func appendConfig(b []byte, num uint16, copyRange, length, flags uint32) []byte {
-	n := uint32(12 + 8 + 8)
-	if length > 0 {
-		n += 8
-	}
-	b = appendHeader(b, msgConfig, unix.NLM_F_ACK, SeqRelease, num, n)
-	b = appendAttr(b, nfqaConfigParams, 5)
+	start := len(b)
+	b = appendHeader(b, msgConfig, unix.NLM_F_ACK, SeqRelease, num)
+	b = nfnetlink.AppendAttr(b, nfqaConfigParams, 5)
 	b = binary.BigEndian.AppendUint32(b, copyRange)
 	b = append(b, copyPacket, 0, 0, 0) // and padding
 	if length > 0 {
-		b = appendUint32(b, nfqaConfigMaxLen, length)
+		b = nfnetlink.AppendUint32(b, nfqaConfigMaxLen, length)
 	}
-	b = appendUint32(b, nfqaConfigMask, flags)
-	return appendUint32(b, nfqaConfigFlags, flags)
+	b = nfnetlink.AppendUint32(b, nfqaConfigMask, flags)
+	b = nfnetlink.AppendUint32(b, nfqaConfigFlags, flags)
+	return nfnetlink.EndMessage(b, start)
 }
 
-func appendUint32(b []byte, typ uint16, v uint32) []byte {
-	return binary.BigEndian.AppendUint32(appendAttr(b, typ, 4), v)
+// appendHeader appends the header of a request about queue num.
+func appendHeader(b []byte, typ, flags uint16, seq uint32, num uint16) []byte {
+	return nfnetlink.AppendHeader(b, nfnetlink.Header{
+		Type: typ, Flags: unix.NLM_F_REQUEST | flags, Seq: seq, Family: unix.AF_UNSPEC, ResID: num,
+	})
 }
 
-// appendHeader appends struct nlmsghdr and struct nfgenmsg of a message with n
-// bytes of attributes.
-func appendHeader(b []byte, typ, flags uint16, seq uint32, num uint16, n uint32) []byte {
-	b = binary.NativeEndian.AppendUint32(b, 20+n)
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
-	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = append(b, unix.AF_UNSPEC, unix.NFNETLINK_V0)
-	return binary.BigEndian.AppendUint16(b, num)
-}
-
-func appendVerdictHeader(b []byte, id uint32) []byte {
-	b = appendAttr(b, nfqaVerdictHeader, 8)
-	b = binary.BigEndian.AppendUint32(b, verdictAccept)
-	return binary.BigEndian.AppendUint32(b, id)
-}
-
-func appendAttr(b []byte, typ, n uint16) []byte {
-	b = binary.NativeEndian.AppendUint16(b, 4+n)
-	return binary.NativeEndian.AppendUint16(b, typ)
+// parsePacket finds the packet in an NFQNL_MSG_PACKET message. A message without
+// a payload is one of a packet without bytes.
+func parsePacket(m nfnetlink.Message) (id uint32, payload, conntrack []byte, ok bool) {
+	a := m.Attributes()
+	for a.Next() {
+		switch a.Type() {
+		case nfqaPacketHeader:
+			if header := a.Bytes(); len(header) >= 4 {
+				id, ok = binary.BigEndian.Uint32(header), true
+			}
+		case nfqaPayload:
+			payload = a.Bytes()
+		case nfqaConntrack:
+			conntrack = a.Bytes()
+		}
+	}
+	return id, payload, conntrack, ok
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/bench/lab/labtest"
+	"ftpctd/nfq/nfnetlink"
 	"ftpctd/nfq/packet"
 )
 
@@ -292,9 +293,10 @@ func setMark(src, dst netip.AddrPort, seq uint32) []byte {
 	if err != nil {
 		panic(err)
 	}
-	b := append(appendHeader(nil, unix.NFNL_SUBSYS_CTNETLINK<<8, 0, seq, 0, uint32(len(attrs))), attrs...)
-	b[16] = unix.AF_INET
-	return b
+	b := nfnetlink.AppendHeader(nil, nfnetlink.Header{
+		Type: unix.NFNL_SUBSYS_CTNETLINK << 8, Flags: unix.NLM_F_REQUEST, Seq: seq, Family: unix.AF_INET,
+	})
+	return nfnetlink.EndMessage(append(b, attrs...), 0)
 }
 
 // TestConntrack holds that a packet comes with what conntrack knows of it where
@@ -712,7 +714,7 @@ func TestAllocations(t *testing.T) {
 	defer null.Close()
 	before := setMark(netip.MustParseAddrPort("192.0.2.1:40001"), netip.MustParseAddrPort("198.51.100.2:21"), 1)
 	id := uint32(1)
-	connection := appendUint32(nil, 8, 7) // CTA_MARK
+	connection := nfnetlink.AppendUint32(nil, 8, 7) // CTA_MARK
 	attribute := nfqueue.Attribute{PacketID: &id, Payload: &pasvPacket, Ct: &connection}
 	message := packetMessage(id, pasvPacket, connection)
 
@@ -764,24 +766,25 @@ func TestAllocations(t *testing.T) {
 // packetMessage is an NFQNL_MSG_PACKET as the kernel sends it, with what conntrack
 // knows of the connection, if that is anything.
 func packetMessage(id uint32, packet, conntrack []byte) []byte {
-	attrs := appendAttr(nil, nfqaPacketHeader, 7)
-	attrs = binary.BigEndian.AppendUint32(attrs, id)
-	attrs = append(attrs, 8, 0, 2, 0) // protocol and hook, and padding
-	attrs = appendUint32(attrs, 4, 1) // NFQA_TIMESTAMP and others come between
+	b := appendHeader(nil, msgPacket, 0, 0, queue)
+	b = nfnetlink.AppendAttr(b, nfqaPacketHeader, 7)
+	b = binary.BigEndian.AppendUint32(b, id)
+	b = append(b, 8, 0, 2, 0)           // protocol and hook, and padding
+	b = nfnetlink.AppendUint32(b, 4, 1) // NFQA_TIMESTAMP and others come between
 	if conntrack != nil {
-		attrs = append(appendAttr(attrs, unix.NLA_F_NESTED|nfqaConntrack, uint16(len(conntrack))), conntrack...)
-		attrs = appendUint32(attrs, 12, 2) // NFQA_CT_INFO
+		b = nfnetlink.AppendBytes(b, unix.NLA_F_NESTED|nfqaConntrack, conntrack)
+		b = nfnetlink.AppendUint32(b, 12, 2) // NFQA_CT_INFO
 	}
-	attrs = appendAttr(attrs, nfqaPayload, uint16(len(packet)))
-	attrs = append(attrs, packet...)
-	return append(appendHeader(nil, msgPacket, 0, 0, queue, uint32(len(attrs))), attrs...)
+	b = nfnetlink.AppendAttr(b, nfqaPayload, uint16(len(packet)))
+	return nfnetlink.EndMessage(append(b, packet...), 0) // which is not padded
 }
 
 // FuzzDatagram feeds the driver what no kernel sends: it must not read beyond it.
 func FuzzDatagram(f *testing.F) {
-	f.Add(packetMessage(1, pasvPacket, appendUint32(nil, 8, 7)))
+	f.Add(packetMessage(1, pasvPacket, nfnetlink.AppendUint32(nil, 8, 7)))
 	f.Add(append(packetMessage(1, nil, nil), packetMessage(2, []byte{0x45}, nil)...))
-	f.Add(binary.NativeEndian.AppendUint32(appendHeader(nil, unix.NLMSG_ERROR, 0, 7, 0, 4), 1<<32-16))
+	answer := appendHeader(nil, unix.NLMSG_ERROR, 0, 7, 0)
+	f.Add(nfnetlink.EndMessage(binary.NativeEndian.AppendUint32(answer, 1<<32-16), 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var ids []uint32
 		q := newQueue(Config{Num: queue})

@@ -1,7 +1,6 @@
 package nfq
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/nfq/nfnetlink"
 )
 
 // socket is the package's own driver: one netlink socket that a goroutine reads,
@@ -170,11 +171,12 @@ func (s *socket) configure(config []byte) error {
 	if err != nil {
 		return os.NewSyscallError("read", err)
 	}
-	h, body, _, ok := nextMessage(buf[:n])
-	if !ok || h.typ != unix.NLMSG_ERROR || len(body) < 4 {
+	m, _, _ := nfnetlink.NextMessage(buf[:n])
+	errno, ok := m.Errno()
+	switch {
+	case !ok:
 		return errAnswer
-	}
-	if errno := answered(body); errno != 0 {
+	case errno != 0:
 		return errno
 	}
 	return nil
@@ -267,22 +269,17 @@ func (s *socket) receiveMany() (int, unix.Errno) {
 // datagram takes what the kernel sent: packets and answers.
 func (s *socket) datagram(b []byte) {
 	for len(b) > 0 {
-		h, body, rest, ok := nextMessage(b)
+		m, rest, ok := nfnetlink.NextMessage(b)
 		if !ok {
 			return
 		}
 		b = rest
-		switch h.typ {
-		case msgPacket:
-			if id, payload, conntrack, ok := parsePacket(body); ok {
+		if m.Type == msgPacket {
+			if id, payload, conntrack, ok := parsePacket(m); ok {
 				s.q.packetIn(id, payload, conntrack)
 			}
-		case unix.NLMSG_ERROR:
-			if len(body) >= 4 {
-				if errno := answered(body); errno != 0 {
-					s.q.refused(h.seq, errno)
-				}
-			}
+		} else if errno, ok := m.Errno(); ok && errno != 0 {
+			s.q.refused(m.Seq, errno)
 		}
 	}
 }
@@ -307,56 +304,4 @@ func (s *socket) close() error {
 	err := s.file.Close()
 	s.loop.Wait()
 	return err
-}
-
-// header is what matters of struct nlmsghdr.
-type header struct {
-	typ uint16
-	seq uint32
-}
-
-// nextMessage cuts the first message off b.
-func nextMessage(b []byte) (h header, body, rest []byte, ok bool) {
-	if len(b) < nlmsgHeaderLen {
-		return header{}, nil, nil, false
-	}
-	n := binary.NativeEndian.Uint32(b)
-	if n < nlmsgHeaderLen || uint64(n) > uint64(len(b)) {
-		return header{}, nil, nil, false
-	}
-	h = header{typ: binary.NativeEndian.Uint16(b[4:]), seq: binary.NativeEndian.Uint32(b[8:])}
-	return h, b[nlmsgHeaderLen:n], b[min(int(n+3)&^3, len(b)):], true
-}
-
-// answered is the errno in the body of an NLMSG_ERROR, 0 for an ACK.
-func answered(body []byte) unix.Errno {
-	return unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
-}
-
-// parsePacket finds the packet in the body of an NFQNL_MSG_PACKET. A message
-// without a payload is one of a packet without bytes.
-func parsePacket(body []byte) (id uint32, payload, conntrack []byte, ok bool) {
-	if len(body) < nfgenmsgLen {
-		return 0, nil, nil, false
-	}
-	b := body[nfgenmsgLen:]
-	for len(b) >= attrHeaderLen {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < attrHeaderLen || n > len(b) {
-			break
-		}
-		value := b[attrHeaderLen:n]
-		switch binary.NativeEndian.Uint16(b[2:]) & attrTypeMask {
-		case nfqaPacketHeader:
-			if len(value) >= 4 {
-				id, ok = binary.BigEndian.Uint32(value), true
-			}
-		case nfqaPayload:
-			payload = value
-		case nfqaConntrack:
-			conntrack = value
-		}
-		b = b[min((n+3)&^3, len(b)):]
-	}
-	return id, payload, conntrack, ok
 }

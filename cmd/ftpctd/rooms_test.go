@@ -63,7 +63,9 @@ var rooms = []room{
 	{
 		// Kernel messages: no FTP.
 		path: "ftpctd/conntrack/ctnetlink",
-		mod:  []string{"ftpctd/conntrack", "github.com/mdlayher/netlink/", "golang.org/x/sys/unix"},
+		mod: []string{
+			"ftpctd/conntrack", "ftpctd/nfq/nfnetlink", "github.com/mdlayher/netlink/", "golang.org/x/sys/unix",
+		},
 	},
 	{
 		// Packets and verdicts: no FTP, no policy.
@@ -72,6 +74,12 @@ var rooms = []room{
 			"github.com/florianl/go-nfqueue/v2/", "github.com/google/gopacket/", "github.com/mdlayher/netlink/",
 			"golang.org/x/sys/unix",
 		},
+	},
+	{
+		// The bytes of netlink messages: no socket.
+		path: "ftpctd/nfq/nfnetlink",
+		not:  []string{"net", "os", "syscall"},
+		mod:  []string{"golang.org/x/sys/unix"},
 	},
 	{
 		// A packet and its headers: no queue, no netlink.
@@ -203,6 +211,10 @@ func TestRoomRefuses(t *testing.T) {
 		{"ftpctd/conntrack/ctnetlink", "ftpctd/ftpparse", true},
 		{"ftpctd/conntrack/ctnetlink", "github.com/mdlayher/netlink/nlenc", false},
 		{"ftpctd/conntrack/ctnetlink", "golang.org/x/sys/unix", false},
+		{"ftpctd/conntrack/ctnetlink", "ftpctd/nfq/nfnetlink", false},
+		{"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", true},
+		{"ftpctd/nfq", "ftpctd/nfq/nfnetlink", false},
+		{"ftpctd/nfq/nfnetlink", "github.com/mdlayher/netlink", true},
 		{"ftpctd/nfq", "github.com/google/gopacket/layers", false},
 		{"ftpctd/nfq", "ftpctd/conntrack", true},
 		{"ftpctd/nfq", "ftpctd/ftpparse", true},
