@@ -6,52 +6,41 @@ import (
 	"net/netip"
 
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
-var (
-	errAttribute = errors.New("attribute is cut short")
-	errAddress   = errors.New("address is neither 4 nor 16 bytes long")
-	errNoTuple   = errors.New("connection lacks the addresses of a direction")
-)
+var errNoTuple = errors.New("connection lacks the addresses of a direction")
 
-// typeMask takes NLA_F_NESTED and NLA_F_NET_BYTEORDER off the type of an
-// attribute.
-const typeMask = 0x3fff
-
-// ParseConnection decodes the attributes of a connection (CTA_*), as they come
-// with a packet of a queue (NFQA_CT) and behind struct nfgenmsg in a message of
-// ctnetlink. It allocates nothing. If it fails, c is undefined.
+// ParseConnection decodes the attributes of a connection (CTA_*), as a queue adds
+// them to a packet (NFQA_CT) and as they follow struct nfgenmsg in a message of
+// ctnetlink. It does not allocate. If it fails, c is undefined.
 func ParseConnection(b []byte, c *conntrack.Connection) error {
 	*c = conntrack.Connection{}
-	err := eachAttr(b, func(typ uint16, value []byte) error {
-		var t tupleAttr
-		var err error
-		switch typ {
+	var original, reply tupleAttr
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
 		case ctaTupleOrig:
-			err = t.parse(value)
-			c.Original = t.Tuple
+			a.Do(original.parse)
 		case ctaTupleReply:
-			err = t.parse(value)
-			c.Reply = t.Tuple
+			a.Do(reply.parse)
 		case ctaStatus:
-			var status uint32
-			err = parseUint32(value, &status)
+			status := a.Uint32()
 			c.Assured, c.Expected = status&ipsAssured != 0, status&ipsExpected != 0
 		case ctaLabels:
-			unread := Labels(conntrack.UnreadLabel)
-			c.Unread = len(value) == len(unread) && binary.NativeEndian.Uint64(value[8:])&binary.NativeEndian.Uint64(unread[8:]) != 0
+			c.Unread = hasLabel(a.Bytes(), conntrack.UnreadLabel)
 		case ctaID:
-			err = parseUint32(value, &c.ID)
+			c.ID = a.Uint32()
 		case ctaProtoInfo:
-			err = parseTCP(value, c)
+			a.Do(func(b []byte) error { return parseProtoInfo(b, c) })
 		}
-		return err
-	})
-	if err != nil {
+	}
+	if err := a.Err(); err != nil {
 		return err
 	}
-	for _, a := range [...]netip.AddrPort{c.Original.Src, c.Original.Dst, c.Reply.Src, c.Reply.Dst} {
-		if !a.IsValid() {
+	c.Original, c.Reply = original.Tuple, reply.Tuple
+	for _, t := range [...]*conntrack.Tuple{&c.Original, &c.Reply} {
+		if !t.Src.IsValid() || !t.Dst.IsValid() {
 			return errNoTuple
 		}
 	}
@@ -59,136 +48,114 @@ func ParseConnection(b []byte, c *conntrack.Connection) error {
 	return nil
 }
 
-// Zone finds the conntrack zone in the attributes of a connection, without
-// reading more than that. It is 0, the default, where none is named. Of a zone
-// that holds for one direction alone, that of the original direction counts.
+// parseConnection decodes the body of an IPCTNL_MSG_CT_NEW message.
+func parseConnection(body []byte, c *conntrack.Connection) error {
+	if len(body) < nfnetlink.GenmsgLen {
+		return nfnetlink.ErrMessage
+	}
+	return ParseConnection(body[nfnetlink.GenmsgLen:], c)
+}
+
+// Zone returns the conntrack zone in the attributes of a connection, and parses
+// nothing else. It is 0, the default zone, if there is no zone. For a zone of a
+// single direction, that of the original direction counts.
 func Zone(b []byte) (zone uint16) {
-	_ = eachAttr(b, func(typ uint16, value []byte) error {
-		switch {
-		case typ == ctaTupleOrig:
-			return eachAttr(value, func(typ uint16, value []byte) error {
-				if typ == ctaTupleZone && len(value) == 2 {
-					zone = binary.BigEndian.Uint16(value)
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
+		case ctaTupleOrig:
+			t := nfnetlink.ParseAttributes(a.Bytes())
+			for t.Next() {
+				if t.Type() == ctaTupleZone {
+					zone = t.Uint16()
 				}
-				return nil
-			})
-		case typ == ctaZone && len(value) == 2:
-			zone = binary.BigEndian.Uint16(value)
+			}
+		case ctaZone:
+			zone = a.Uint16()
 		}
-		return nil
-	})
+	}
 	return zone
 }
 
-// tupleAttr is what a nested attribute CTA_TUPLE_* says. Ports are 0 for a
-// protocol that has none.
+// hasLabel reports whether a bitmap of labels has one of them.
+func hasLabel(bitmap []byte, label uint) bool {
+	want := Labels(label)
+	word := label / 64 * 8
+	return len(bitmap) == len(want) && binary.NativeEndian.Uint64(bitmap[word:])&binary.NativeEndian.Uint64(want[word:]) != 0
+}
+
+// tupleAttr is a nested attribute CTA_TUPLE_*. Ports are 0 for a protocol that has
+// none.
 type tupleAttr struct {
 	conntrack.Tuple
 	protocol uint8
 }
 
 func (t *tupleAttr) parse(b []byte) error {
-	var src, dst netip.Addr
-	var sport, dport uint16
-	err := eachAttr(b, func(typ uint16, value []byte) error {
-		switch typ {
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
 		case ctaTupleIP:
-			return eachAttr(value, func(typ uint16, value []byte) error {
-				switch typ {
-				case ctaIPv4Src, ctaIPv6Src:
-					return parseAddr(value, &src)
-				case ctaIPv4Dst, ctaIPv6Dst:
-					return parseAddr(value, &dst)
-				}
-				return nil
-			})
+			a.Do(t.parseIP)
 		case ctaTupleProto:
-			return eachAttr(value, func(typ uint16, value []byte) error {
-				switch typ {
-				case ctaProtoNum:
-					if len(value) != 1 {
-						return errAttribute
-					}
-					t.protocol = value[0]
-				case ctaProtoSrcPort:
-					return parseUint16(value, &sport)
-				case ctaProtoDstPort:
-					return parseUint16(value, &dport)
-				}
-				return nil
-			})
+			a.Do(t.parseProto)
 		}
-		return nil
-	})
-	t.Src, t.Dst = netip.AddrPortFrom(src, sport), netip.AddrPortFrom(dst, dport)
-	return err
-}
-
-func parseAddr(b []byte, a *netip.Addr) error {
-	addr, ok := netip.AddrFromSlice(b)
-	if !ok {
-		return errAddress
 	}
-	*a = addr
-	return nil
+	return a.Err()
 }
 
-func parseUint16(b []byte, v *uint16) error {
-	if len(b) != 2 {
-		return errAttribute
+func (t *tupleAttr) parseIP(b []byte) error {
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
+		case ctaIPv4Src, ctaIPv6Src:
+			t.Src = netip.AddrPortFrom(a.Addr(), t.Src.Port())
+		case ctaIPv4Dst, ctaIPv6Dst:
+			t.Dst = netip.AddrPortFrom(a.Addr(), t.Dst.Port())
+		}
 	}
-	*v = binary.BigEndian.Uint16(b)
-	return nil
+	return a.Err()
 }
 
-func parseUint32(b []byte, v *uint32) error {
-	if len(b) != 4 {
-		return errAttribute
+func (t *tupleAttr) parseProto(b []byte) error {
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
+		case ctaProtoNum:
+			t.protocol = a.Uint8()
+		case ctaProtoSrcPort:
+			t.Src = netip.AddrPortFrom(t.Src.Addr(), a.Uint16())
+		case ctaProtoDstPort:
+			t.Dst = netip.AddrPortFrom(t.Dst.Addr(), a.Uint16())
+		}
 	}
-	*v = binary.BigEndian.Uint32(b)
-	return nil
+	return a.Err()
 }
 
-// parseTCP finds the state of a TCP connection in CTA_PROTOINFO, and whether conntrack
-// picked it up: then it takes the sequence numbers as they come (tcp_new of
+// parseProtoInfo decodes CTA_PROTOINFO of a TCP connection.
+func parseProtoInfo(b []byte, c *conntrack.Connection) error {
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		if a.Type() == ctaProtoInfoTCP {
+			a.Do(func(b []byte) error { return parseTCP(b, c) })
+		}
+	}
+	return a.Err()
+}
+
+// parseTCP decodes CTA_PROTOINFO_TCP: the state, and whether conntrack picked the
+// connection up in the middle, when it accepts any sequence number (tcp_new in
 // net/netfilter/nf_conntrack_proto_tcp.c).
 func parseTCP(b []byte, c *conntrack.Connection) error {
-	return eachAttr(b, func(typ uint16, value []byte) error {
-		if typ != ctaProtoInfoTCP {
-			return nil
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
+		case ctaTCPState:
+			c.State = conntrack.TCPState(a.Uint8())
+		case ctaTCPFlagsOriginal, ctaTCPFlagsReply:
+			// struct nf_ct_tcp_flags: the flags, and their mask.
+			c.PickedUp = c.PickedUp || a.Uint16()>>8&tcpBeLiberal != 0
 		}
-		return eachAttr(value, func(typ uint16, value []byte) error {
-			switch typ {
-			case ctaTCPState:
-				if len(value) != 1 {
-					return errAttribute
-				}
-				c.State = conntrack.TCPState(value[0])
-			case ctaTCPFlagsOriginal, ctaTCPFlagsReply:
-				if len(value) != 2 { // struct nf_ct_tcp_flags: flags and mask
-					return errAttribute
-				}
-				c.PickedUp = c.PickedUp || value[0]&tcpBeLiberal != 0
-			}
-			return nil
-		})
-	})
-}
-
-// eachAttr calls f for each attribute in b.
-func eachAttr(b []byte, f func(typ uint16, value []byte) error) error {
-	for len(b) > 0 {
-		if len(b) < attrLen {
-			return errAttribute
-		}
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < attrLen || n > len(b) {
-			return errAttribute
-		}
-		if err := f(binary.NativeEndian.Uint16(b[2:])&typeMask, b[attrLen:n]); err != nil {
-			return err
-		}
-		b = b[min((n+3)&^3, len(b)):]
 	}
-	return nil
+	return a.Err()
 }

@@ -16,6 +16,7 @@ import (
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
 // The attributes of a connection to a server behind NAT, as Linux 6.12 adds them
@@ -120,18 +121,18 @@ func TestParseConnection(t *testing.T) {
 		{"other labels", connectionOrig + connectionReply + "\n1400 1600 ffffffffffffffff ffffffffffffffdf", with(func(*conntrack.Connection) {}), nil},
 		{"labels of another length", connectionOrig + connectionReply + "\n0800 1600 ffffffff", with(func(*conntrack.Connection) {}), nil},
 		{"picked up by conntrack", connectionOrig + connectionReply + "\n1800 0480 1400 0180 0600 0400 2300 0000  0600 0500 2a00 0000", with(func(c *conntrack.Connection) { c.PickedUp = true }), nil},
-		{"flags of one byte", connectionOrig + connectionReply + "\n1000 0480 0c00 0180 0500 0400 2a 000000", conntrack.Connection{}, errAttribute},
+		{"flags of one byte", connectionOrig + connectionReply + "\n1000 0480 0c00 0180 0500 0400 2a 000000", conntrack.Connection{}, nfnetlink.ErrAttribute},
 		{"state of another protocol", connectionOrig + connectionReply + "\n1000 0480 0c00 0280 0500 0100 02 000000", with(func(*conntrack.Connection) {}), nil},
-		{"state of two bytes", connectionOrig + connectionReply + "\n1000 0480 0c00 0180 0600 0100 0002 0000", conntrack.Connection{}, errAttribute},
-		{"status of two bytes", connectionOrig + connectionReply + "\n0600 0300 0009 0000", conntrack.Connection{}, errAttribute},
-		{"ID of two bytes", connectionOrig + connectionReply + "\n0600 0c00 0009 0000", conntrack.Connection{}, errAttribute},
+		{"state of two bytes", connectionOrig + connectionReply + "\n1000 0480 0c00 0180 0600 0100 0002 0000", conntrack.Connection{}, nfnetlink.ErrAttribute},
+		{"status of two bytes", connectionOrig + connectionReply + "\n0600 0300 0009 0000", conntrack.Connection{}, nfnetlink.ErrAttribute},
+		{"ID of two bytes", connectionOrig + connectionReply + "\n0600 0c00 0009 0000", conntrack.Connection{}, nfnetlink.ErrAttribute},
 		{"nothing", "", conntrack.Connection{}, errNoTuple},
 		{"one direction", connectionOrig, conntrack.Connection{}, errNoTuple},
-		{"cut within an attribute", connectionOrig + "\n3400 0280 1400 0180", conntrack.Connection{}, errAttribute},
-		{"cut within a header", connectionOrig + connectionReply + "\n0800", conntrack.Connection{}, errAttribute},
-		{"address of five bytes", "1400 0180 1000 0180 0900 0100 7f00000100 000000", conntrack.Connection{}, errAddress},
-		{"port of one byte", "1000 0180 0c00 0280 0500 0200 01 000000", conntrack.Connection{}, errAttribute},
-		{"protocol of two bytes", "1000 0180 0c00 0280 0600 0100 0006 0000", conntrack.Connection{}, errAttribute},
+		{"cut within an attribute", connectionOrig + "\n3400 0280 1400 0180", conntrack.Connection{}, nfnetlink.ErrAttribute},
+		{"cut within a header", connectionOrig + connectionReply + "\n0800", conntrack.Connection{}, nfnetlink.ErrAttribute},
+		{"address of five bytes", "1400 0180 1000 0180 0900 0100 7f00000100 000000", conntrack.Connection{}, nfnetlink.ErrAttribute},
+		{"port of one byte", "1000 0180 0c00 0280 0500 0200 01 000000", conntrack.Connection{}, nfnetlink.ErrAttribute},
+		{"protocol of two bytes", "1000 0180 0c00 0280 0600 0100 0006 0000", conntrack.Connection{}, nfnetlink.ErrAttribute},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

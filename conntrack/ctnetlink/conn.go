@@ -14,7 +14,6 @@
 package ctnetlink
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"slices"
@@ -25,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
 // Conn is a ctnetlink socket whose operations wait for the kernel's answer. It
@@ -135,7 +135,7 @@ func (c *Conn) Connection(ends conntrack.Tuple) (conntrack.Connection, error) {
 	}
 	var found conntrack.Connection
 	if err == nil {
-		err = ParseConnection(data[genmsgLen:], &found)
+		err = parseConnection(data, &found)
 	}
 	if err != nil {
 		return conntrack.Connection{}, Explain(OpLookup, ends, err)
@@ -178,10 +178,7 @@ func (c *Conn) dump(b []byte) ([]conntrack.Connection, error) {
 	}
 	found := make([]conntrack.Connection, len(msgs))
 	for i, m := range msgs {
-		if len(m.Data) < genmsgLen {
-			return nil, errShortMessage
-		}
-		if err := ParseConnection(m.Data[genmsgLen:], &found[i]); err != nil {
+		if err := parseConnection(m.Data, &found[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -224,7 +221,7 @@ func (c *Conn) lookup(t conntrack.Tuple) ([]byte, error) {
 // it with no NLMSG_DONE (ctnetlink_fill_info, ctnetlink_exp_fill_info), and so Execute
 // would wait for ever. The answer to a request without ACK is one datagram: it is read
 // here.
-func (c *Conn) get(b []byte, typ netlink.HeaderType) ([]byte, error) {
+func (c *Conn) get(b []byte, typ uint16) ([]byte, error) {
 	m, err := request(b, 0)
 	if err != nil {
 		return nil, err
@@ -244,21 +241,18 @@ func (c *Conn) get(b []byte, typ netlink.HeaderType) ([]byte, error) {
 	if err := errors.Join(err, recvErr); err != nil {
 		return nil, err
 	}
-	var answer netlink.Message
-	if err := answer.UnmarshalBinary(b[:n]); err != nil {
-		return nil, err
+	answer, _, _ := nfnetlink.NextMessage(b[:n])
+	if answer.Type == typ {
+		return answer.Body, nil
 	}
-	switch {
-	case answer.Header.Type == typ && len(answer.Data) >= genmsgLen:
-		return answer.Data, nil
-	case answer.Header.Type == netlink.Error && len(answer.Data) >= 4:
-		return nil, unix.Errno(-int32(binary.NativeEndian.Uint32(answer.Data)))
+	if errno, ok := answer.Errno(); ok {
+		return nil, errno
 	}
-	return nil, errAnswer
+	return nil, errReply
 }
 
-// errAnswer is for an answer that is neither what was asked for nor an error.
-var errAnswer = errors.New("unexpected answer")
+// errReply is of a reply that is neither what was asked for nor an error.
+var errReply = errors.New("unexpected reply from kernel")
 
 // request parses a message that one of the append functions wrote, for a socket
 // that numbers its requests itself.

@@ -19,6 +19,7 @@ import (
 
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
 func openConn(t *testing.T) *Conn {
@@ -277,9 +278,9 @@ func TestMark(t *testing.T) {
 // markOf returns the mark of the connection t.
 func markOf(t *testing.T, c *Conn, of conntrack.Tuple) (mark uint32) {
 	t.Helper()
-	for ad := lookedUp(t, c, of); ad.Next(); {
-		if ad.Type() == ctaMark {
-			mark = ad.Uint32()
+	for a := lookedUp(t, c, of); a.Next(); {
+		if a.Type() == ctaMark {
+			mark = a.Uint32()
 		}
 	}
 	return mark
@@ -288,11 +289,11 @@ func markOf(t *testing.T, c *Conn, of conntrack.Tuple) (mark uint32) {
 // exactSource makes the message b one for the source port 20 alone: such an
 // expectation overlaps that for any source port.
 func exactSource(b []byte) []byte {
-	port := appendUint16(nil, ctaProtoSrcPort, 0)
+	port := nfnetlink.AppendUint16(nil, ctaProtoSrcPort, 0)
 	tuple := bytes.Index(b, port)
-	copy(b[tuple:], appendUint16(nil, ctaProtoSrcPort, 20))
+	copy(b[tuple:], nfnetlink.AppendUint16(nil, ctaProtoSrcPort, 20))
 	if mask := bytes.Index(b, port); mask > 0 {
-		copy(b[mask:], appendUint16(nil, ctaProtoSrcPort, 0xffff))
+		copy(b[mask:], nfnetlink.AppendUint16(nil, ctaProtoSrcPort, 0xffff))
 	}
 	return b
 }
@@ -367,15 +368,14 @@ func TestTableFull(t *testing.T) {
 // t with the helper sane.
 func appendConntrack(b []byte, t conntrack.Tuple) []byte {
 	start := len(b)
-	b = appendHeader(b, msgConntrackNew, netlink.Request|netlink.Create|netlink.Excl, 0, family(t))
+	b = appendHeader(b, msgConntrackNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, 0, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
 	b = appendTuple(b, ctaTupleReply, conntrack.Tuple{Src: t.Dst, Dst: t.Src})
-	b = appendUint32(b, ctaTimeout, 60)
+	b = nfnetlink.AppendUint32(b, ctaTimeout, 60)
 	help := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|ctaHelp, 0)
-	b = appendString(b, ctaHelpName, "sane")
-	endNest(b, help)
-	return endMessage(b, start)
+	b = nfnetlink.AppendNest(b, ctaHelp)
+	b = nfnetlink.AppendString(b, ctaHelpName, "sane")
+	return nfnetlink.EndMessage(nfnetlink.EndAttr(b, help), start)
 }
 
 // TestNoPrivilege drops CAP_NET_ADMIN on the test's thread, which is thrown away.

@@ -18,18 +18,19 @@ import (
 
 	"ftpctd/bench/lab/labtest"
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
 // status returns the IPS_* bits (include/uapi/linux/netfilter/nf_conntrack_common.h)
 // and the timeout of the connection t.
 func status(t *testing.T, c *Conn, of conntrack.Tuple) (bits uint32, timeout time.Duration) {
 	t.Helper()
-	for ad := lookedUp(t, c, of); ad.Next(); {
-		switch ad.Type() {
+	for a := lookedUp(t, c, of); a.Next(); {
+		switch a.Type() {
 		case ctaStatus:
-			bits = ad.Uint32()
+			bits = a.Uint32()
 		case ctaTimeout:
-			timeout = time.Duration(ad.Uint32()) * time.Second
+			timeout = time.Duration(a.Uint32()) * time.Second
 		}
 	}
 	return bits, timeout
@@ -38,34 +39,27 @@ func status(t *testing.T, c *Conn, of conntrack.Tuple) (bits uint32, timeout tim
 // helperOf returns the name of the helper of the connection t, empty if it has none.
 func helperOf(t *testing.T, c *Conn, of conntrack.Tuple) (name string) {
 	t.Helper()
-	for ad := lookedUp(t, c, of); ad.Next(); {
-		if ad.Type() != ctaHelp {
+	for a := lookedUp(t, c, of); a.Next(); {
+		if a.Type() != ctaHelp {
 			continue
 		}
-		ad.Nested(func(ad *netlink.AttributeDecoder) error {
-			for ad.Next() {
-				if ad.Type() == ctaHelpName {
-					name = ad.String()
-				}
+		for help := nfnetlink.ParseAttributes(a.Bytes()); help.Next(); {
+			if help.Type() == ctaHelpName {
+				name = help.String()
 			}
-			return nil
-		})
+		}
 	}
 	return name
 }
 
 // lookedUp returns what the kernel says of the connection t.
-func lookedUp(t *testing.T, c *Conn, of conntrack.Tuple) *netlink.AttributeDecoder {
+func lookedUp(t *testing.T, c *Conn, of conntrack.Tuple) nfnetlink.Attributes {
 	t.Helper()
 	data, err := c.lookup(of)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ad, err := attributes(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ad
+	return nfnetlink.Message{Body: data}.Attributes()
 }
 
 // ipsSeenReply is a bit of a connection's status.

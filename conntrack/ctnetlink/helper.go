@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
 // HelperConfig says which helper to register.
@@ -139,7 +140,7 @@ func (c *Conn) Helpers() ([]Helper, error) {
 	}
 	helpers := make([]Helper, 0, len(msgs))
 	for _, m := range msgs {
-		h, err := parseHelperConfig(m.Data)
+		h, err := parseHelper(m.Data)
 		if err != nil {
 			return nil, explainHelper(OpHelpers, "", err)
 		}
@@ -185,60 +186,60 @@ func documented(addr string) conntrack.Tuple {
 	return conntrack.Tuple{Src: end, Dst: end}
 }
 
-// parseHelperConfig decodes what follows the netlink header of an
-// NFNL_MSG_CTHELPER_NEW message. Of several policies it takes the first.
-func parseHelperConfig(data []byte) (Helper, error) {
-	var h Helper
-	ad, err := attributes(data)
-	if err != nil {
-		return Helper{}, err
-	}
-	for ad.Next() {
-		switch ad.Type() {
+// parseHelper decodes the body of an NFNL_MSG_CTHELPER_NEW message. Of several
+// policies it takes the first.
+func parseHelper(body []byte) (h Helper, err error) {
+	a := nfnetlink.Message{Body: body}.Attributes()
+	for a.Next() {
+		switch a.Type() {
 		case nfcthName:
-			h.Name = ad.String()
+			h.Name = a.String()
 		case nfcthTuple:
-			ad.Nested(func(ad *netlink.AttributeDecoder) error {
-				for ad.Next() {
-					switch ad.Type() {
-					case nfcthTupleL3Proto:
-						h.Family = ad.Uint16()
-					case nfcthTupleL4Proto:
-						h.Protocol = ad.Uint8()
-					}
-				}
-				return nil
-			})
+			a.Do(h.parseTuple)
 		case nfcthPolicy:
-			ad.Nested(parsePolicySet(&h))
+			a.Do(h.parsePolicies)
 		}
 	}
-	if err := ad.Err(); err != nil {
+	if err := a.Err(); err != nil {
 		return Helper{}, err
 	}
 	return h, nil
 }
 
-func parsePolicySet(h *Helper) func(*netlink.AttributeDecoder) error {
-	return func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			if ad.Type() != nfcthPolicySet1 {
-				continue
-			}
-			ad.Nested(func(ad *netlink.AttributeDecoder) error {
-				for ad.Next() {
-					switch ad.Type() {
-					case nfcthPolicyMax:
-						h.MaxExpected = ad.Uint32()
-					case nfcthPolicyTimeout:
-						h.Timeout = time.Duration(ad.Uint32()) * time.Second
-					}
-				}
-				return nil
-			})
+func (h *Helper) parseTuple(b []byte) error {
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
+		case nfcthTupleL3Proto:
+			h.Family = a.Uint16()
+		case nfcthTupleL4Proto:
+			h.Protocol = a.Uint8()
 		}
-		return nil
 	}
+	return a.Err()
+}
+
+func (h *Helper) parsePolicies(b []byte) error {
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		if a.Type() == nfcthPolicySet1 {
+			a.Do(h.parsePolicy)
+		}
+	}
+	return a.Err()
+}
+
+func (h *Helper) parsePolicy(b []byte) error {
+	a := nfnetlink.ParseAttributes(b)
+	for a.Next() {
+		switch a.Type() {
+		case nfcthPolicyMax:
+			h.MaxExpected = a.Uint32()
+		case nfcthPolicyTimeout:
+			h.Timeout = time.Duration(a.Uint32()) * time.Second
+		}
+	}
+	return a.Err()
 }
 
 func explainHelper(op Op, name string, err error) error {

@@ -47,12 +47,12 @@ func (r *registry) answer(t *testing.T, m netlink.Message) unix.Errno {
 	if r.absent != 0 {
 		return r.absent
 	}
-	h, err := parseHelperConfig(m.Data)
+	h, err := parseHelper(m.Data)
 	if err != nil || h.Name != "ftpctd" || h.Protocol != unix.IPPROTO_TCP {
 		t.Errorf("asked for %+v, error %v", h, err)
 	}
 	old := r.helpers[h.Family]
-	switch m.Header.Type {
+	switch uint16(m.Header.Type) {
 	case msgHelperNew:
 		switch {
 		case old == nil && r.builtin != 0:
@@ -202,7 +202,7 @@ func TestParseHelper(t *testing.T) {
     0800 0300 0000001e
 0800 0500 00000000
 0800 0600 00000000`
-	got, err := parseHelperConfig(labtest.ParseHex(t, whole))
+	got, err := parseHelper(labtest.ParseHex(t, whole))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestParseHelper(t *testing.T) {
 		t.Errorf("helper (-want +got):\n%s", diff)
 	}
 	for _, cut := range []int{0, 3, 6, 30, 62} {
-		if _, err := parseHelperConfig(labtest.ParseHex(t, whole)[:cut]); err == nil {
+		if _, err := parseHelper(labtest.ParseHex(t, whole)[:cut]); err == nil {
 			t.Errorf("no error for the first %d bytes", cut)
 		}
 	}

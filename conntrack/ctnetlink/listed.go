@@ -1,13 +1,10 @@
 package ctnetlink
 
 import (
-	"encoding/binary"
-	"errors"
 	"time"
 
-	"github.com/mdlayher/netlink"
-
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
 // Listed is an expectation as the kernel lists it. Expectations of every helper
@@ -34,52 +31,35 @@ type Listed struct {
 	Flags uint32
 }
 
-var errShortMessage = errors.New("message ends within its header")
-
 // parseExpect decodes what follows the netlink header of an
 // IPCTNL_MSG_EXP_NEW message.
 func parseExpect(data []byte) (Listed, error) {
 	var e Listed
 	var master, tuple, mask tupleAttr
-	ad, err := attributes(data)
-	if err != nil {
-		return Listed{}, err
-	}
-	for ad.Next() {
-		switch ad.Type() {
+	a := nfnetlink.Message{Body: data}.Attributes()
+	for a.Next() {
+		switch a.Type() {
 		case ctaExpectMaster:
-			ad.Do(master.parse)
+			a.Do(master.parse)
 		case ctaExpectTuple:
-			ad.Do(tuple.parse)
+			a.Do(tuple.parse)
 		case ctaExpectMask:
-			ad.Do(mask.parse)
+			a.Do(mask.parse)
 		case ctaExpectTimeout:
-			e.Timeout = time.Duration(ad.Uint32()) * time.Second
+			e.Timeout = time.Duration(a.Uint32()) * time.Second
 		case ctaExpectID:
-			e.ID = ad.Uint32()
+			e.ID = a.Uint32()
 		case ctaExpectHelpName:
-			e.Helper = ad.String()
+			e.Helper = a.String()
 		case ctaExpectFlags:
-			e.Flags = ad.Uint32()
+			e.Flags = a.Uint32()
 		case ctaExpectClass:
-			e.Class = ad.Uint32()
+			e.Class = a.Uint32()
 		}
 	}
-	if err := ad.Err(); err != nil {
+	if err := a.Err(); err != nil {
 		return Listed{}, err
 	}
 	e.Master, e.Tuple, e.Mask, e.Protocol = master.Tuple, tuple.Tuple, mask.Tuple, tuple.protocol
 	return e, nil
-}
-
-func attributes(data []byte) (*netlink.AttributeDecoder, error) {
-	if len(data) < genmsgLen {
-		return nil, errShortMessage
-	}
-	ad, err := netlink.NewAttributeDecoder(data[genmsgLen:])
-	if err != nil {
-		return nil, err
-	}
-	ad.ByteOrder = binary.BigEndian
-	return ad, nil
 }

@@ -94,13 +94,13 @@ func TestParseExpect(t *testing.T) {
 // TCP that they accept survives being written and read again.
 func FuzzParse(f *testing.F) {
 	f.Add(labtest.ParseHex(f, listed))
-	f.Add(AppendExpect(nil, 1, active4())[headerLen:])
-	f.Add(AppendExpect(nil, 1, passive6())[headerLen:])
-	f.Add(appendHelper(nil, HelperConfig{"ftpctd", 8, 30 * time.Second}, unix.AF_INET)[headerLen:])
+	f.Add(AppendExpect(nil, 1, active4())[unix.NLMSG_HDRLEN:])
+	f.Add(AppendExpect(nil, 1, passive6())[unix.NLMSG_HDRLEN:])
+	f.Add(appendHelper(nil, HelperConfig{"ftpctd", 8, 30 * time.Second}, unix.AF_INET)[unix.NLMSG_HDRLEN:])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		before := bytes.Clone(data)
 		_ = ParseConnection(data, new(conntrack.Connection))
-		_, _ = parseHelperConfig(data)
+		_, _ = parseHelper(data)
 		first, err := parseExpect(data)
 		if !bytes.Equal(before, data) {
 			t.Fatal("the message was changed")
@@ -109,7 +109,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		x := conntrack.Expectation{Master: first.Master, Tuple: first.Tuple}
-		second, err := parseExpect(AppendExpect(nil, 1, &x)[headerLen:])
+		second, err := parseExpect(AppendExpect(nil, 1, &x)[unix.NLMSG_HDRLEN:])
 		if err != nil {
 			t.Fatalf("cannot read what was written: %v", err)
 		}

@@ -5,30 +5,30 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"ftpctd/conntrack"
+	"ftpctd/nfq/nfnetlink"
 )
 
 // Message types: the subsystem in the high byte, the operation in the low one
 // (enum cntl_msg_types and enum ctnl_exp_msg_types of
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const (
-	msgConntrackNew netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 + iota
+	msgConntrackNew uint16 = unix.NFNL_SUBSYS_CTNETLINK<<8 + iota
 	msgConntrackGet
 	msgConntrackDelete
 )
 
 const (
-	msgExpectNew netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK_EXP<<8 + iota
+	msgExpectNew uint16 = unix.NFNL_SUBSYS_CTNETLINK_EXP<<8 + iota
 	msgExpectGet
 	msgExpectDelete
 )
 
 // Of include/uapi/linux/netfilter/nfnetlink_cthelper.h.
 const (
-	msgHelperNew netlink.HeaderType = unix.NFNL_SUBSYS_CTHELPER<<8 + iota
+	msgHelperNew uint16 = unix.NFNL_SUBSYS_CTHELPER<<8 + iota
 	msgHelperGet
 	msgHelperDelete
 )
@@ -119,12 +119,6 @@ const (
 	statusDisabled = 0
 )
 
-const (
-	headerLen = 16 // struct nlmsghdr
-	genmsgLen = 4  // struct nfgenmsg
-	attrLen   = 4  // struct nlattr
-)
-
 // AppendExpect appends one complete IPCTNL_MSG_EXP_NEW message to b and returns
 // the extended slice: the netlink header with its length, struct nfgenmsg, and
 // the attributes CTA_EXPECT_MASTER, _TUPLE and _MASK, and _ZONE, _NAT and _FN where
@@ -140,7 +134,7 @@ const (
 // must be valid and of one family; an IPv4-mapped IPv6 address is IPv4.
 func AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	start := len(b)
-	b = appendHeader(b, msgExpectNew, netlink.Request|netlink.Create|netlink.Excl, seq, family(x.Tuple))
+	b = appendHeader(b, msgExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, seq, family(x.Tuple))
 	b = appendTuple(b, ctaExpectMaster, x.Master)
 	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
 	b = appendTuple(b, ctaExpectMask, maskOf(x.Tuple))
@@ -148,7 +142,7 @@ func AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	if x.NAT {
 		b = appendFollowMaster(b, x)
 	}
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // Directions of a connection (enum ip_conntrack_dir of
@@ -170,11 +164,11 @@ func appendFollowMaster(b []byte, x *conntrack.Expectation) []byte {
 		direction = dirReply
 	}
 	nat := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|ctaExpectNAT, 0)
-	b = appendUint32(b, ctaExpectNATDirection, direction)
+	b = nfnetlink.AppendNest(b, ctaExpectNAT)
+	b = nfnetlink.AppendUint32(b, ctaExpectNATDirection, direction)
 	b = appendTuple(b, ctaExpectNATTuple, conntrack.Tuple{Src: x.Tuple.Dst, Dst: x.Tuple.Src})
-	endNest(b, nat)
-	return appendString(b, ctaExpectFunction, "nat-follow-master")
+	b = nfnetlink.EndAttr(b, nat)
+	return nfnetlink.AppendString(b, ctaExpectFunction, "nat-follow-master")
 }
 
 // AppendDelete appends one complete IPCTNL_MSG_EXP_DELETE message to b and
@@ -187,20 +181,20 @@ func appendFollowMaster(b []byte, x *conntrack.Expectation) []byte {
 // master.
 func AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	start := len(b)
-	b = appendHeader(b, msgExpectDelete, netlink.Request, seq, family(x.Tuple))
+	b = appendHeader(b, msgExpectDelete, 0, seq, family(x.Tuple))
 	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
 	b = appendZone(b, ctaExpectZone, x.Zone)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendGetExpect appends an IPCTNL_MSG_EXP_GET message for the expectation with x's
 // tuple and zone.
 func appendGetExpect(b []byte, x *conntrack.Expectation) []byte {
 	start := len(b)
-	b = appendHeader(b, msgExpectGet, netlink.Request, 0, family(x.Tuple))
+	b = appendHeader(b, msgExpectGet, 0, 0, family(x.Tuple))
 	b = appendTuple(b, ctaExpectTuple, anySource(x.Tuple))
 	b = appendZone(b, ctaExpectZone, x.Zone)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendDeleteID appends the message of AppendDelete for the expectation with an ID:
@@ -208,7 +202,7 @@ func appendGetExpect(b []byte, x *conntrack.Expectation) []byte {
 func appendDeleteID(b []byte, x *conntrack.Expectation, id uint32) []byte {
 	start := len(b)
 	b = AppendDelete(b, 0, x)
-	return endMessage(appendUint32(b, ctaExpectID, id), start)
+	return nfnetlink.EndMessage(nfnetlink.AppendUint32(b, ctaExpectID, id), start)
 }
 
 // entryTimeout is what an entry has until the connection's first packet gives it
@@ -232,12 +226,12 @@ const entryTimeout = 120
 // is IPv4.
 func AppendEntry(b []byte, seq uint32, data, master conntrack.Tuple) []byte {
 	start := len(b)
-	b = appendHeader(b, msgConntrackNew, netlink.Request|netlink.Create|netlink.Excl, seq, family(data))
+	b = appendHeader(b, msgConntrackNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, seq, family(data))
 	b = appendTuple(b, ctaTupleOrig, data)
 	b = appendTuple(b, ctaTupleReply, conntrack.Tuple{Src: data.Dst, Dst: data.Src})
-	b = appendUint32(b, ctaTimeout, entryTimeout)
+	b = nfnetlink.AppendUint32(b, ctaTimeout, entryTimeout)
 	b = appendTuple(b, ctaTupleMaster, master)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // AppendMark appends one complete IPCTNL_MSG_CT_NEW message to b and returns the
@@ -253,12 +247,12 @@ func AppendEntry(b []byte, seq uint32, data, master conntrack.Tuple) []byte {
 // seq. ENOENT means that there is no such connection in the zone.
 func AppendMark(b []byte, seq uint32, zone uint16, t conntrack.Tuple, mark, mask uint32) []byte {
 	start := len(b)
-	b = appendHeader(b, msgConntrackNew, netlink.Request, seq, family(t))
+	b = appendHeader(b, msgConntrackNew, 0, seq, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
-	b = appendUint32(b, ctaMark, mark)
-	b = appendUint32(b, ctaMarkMask, mask)
+	b = nfnetlink.AppendUint32(b, ctaMark, mark)
+	b = nfnetlink.AppendUint32(b, ctaMarkMask, mask)
 	b = appendZone(b, ctaZone, zone)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // AppendUnread appends one complete IPCTNL_MSG_CT_NEW message to b and returns the
@@ -276,12 +270,12 @@ func AppendUnread(b []byte, seq uint32, zone uint16, t conntrack.Tuple, unread b
 	if unread {
 		labels = mask
 	}
-	b = appendHeader(b, msgConntrackNew, netlink.Request, seq, family(t))
+	b = appendHeader(b, msgConntrackNew, 0, seq, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
-	b = append(appendAttr(b, ctaLabels, uint16(len(labels))), labels[:]...)
-	b = append(appendAttr(b, ctaLabelsMask, uint16(len(mask))), mask[:]...)
+	b = nfnetlink.AppendBytes(b, ctaLabels, labels[:])
+	b = nfnetlink.AppendBytes(b, ctaLabelsMask, mask[:])
 	b = appendZone(b, ctaZone, zone)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // Labels is the bitmap of a connection with labels, each from 0 to 127, in words of the
@@ -303,26 +297,26 @@ func Labels(labels ...uint) (bitmap [16]byte) {
 // which carries seq. ENOENT means that there is none.
 func AppendDeleteConnection(b []byte, seq uint32, t conntrack.Tuple) []byte {
 	start := len(b)
-	b = appendHeader(b, msgConntrackDelete, netlink.Request, seq, family(t))
+	b = appendHeader(b, msgConntrackDelete, 0, seq, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendLookup appends an IPCTNL_MSG_CT_GET message for the connection t.
 func appendLookup(b []byte, t conntrack.Tuple) []byte {
 	start := len(b)
-	b = appendHeader(b, msgConntrackGet, netlink.Request, 0, family(t))
+	b = appendHeader(b, msgConntrackGet, 0, 0, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendDeleteAll appends an IPCTNL_MSG_EXP_DELETE message for the expectations of
 // all connections that have a helper, in whatever zone (ctnetlink_del_expect).
 func appendDeleteAll(b []byte, helper string) []byte {
 	start := len(b)
-	b = appendHeader(b, msgExpectDelete, netlink.Request, 0, unix.AF_UNSPEC)
-	b = appendString(b, ctaExpectHelpName, helper)
-	return endMessage(b, start)
+	b = appendHeader(b, msgExpectDelete, 0, 0, unix.AF_UNSPEC)
+	b = nfnetlink.AppendString(b, ctaExpectHelpName, helper)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // filterPorts has a dump of connections compare the protocol and both ports, and not
@@ -339,10 +333,10 @@ const (
 // all zones whose original direction has the ports of t, in t's family.
 func appendFind(b []byte, t conntrack.Tuple) []byte {
 	start := len(b)
-	b = appendHeader(b, msgConntrackGet, netlink.Request|netlink.Dump, 0, family(t))
+	b = appendHeader(b, msgConntrackGet, unix.NLM_F_DUMP, 0, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
 	b = appendFilter(b, ctaFilterOrigFlags, filterPorts)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendFindServers appends an IPCTNL_MSG_CT_GET message that asks for the connections
@@ -351,28 +345,27 @@ func appendFind(b []byte, t conntrack.Tuple) []byte {
 func appendFindServers(b []byte, unspecified netip.Addr, port uint16) []byte {
 	start := len(b)
 	t := conntrack.Tuple{Src: netip.AddrPortFrom(unspecified, port), Dst: netip.AddrPortFrom(unspecified, 0)}
-	b = appendHeader(b, msgConntrackGet, netlink.Request|netlink.Dump, 0, family(t))
+	b = appendHeader(b, msgConntrackGet, unix.NLM_F_DUMP, 0, family(t))
 	b = appendTuple(b, ctaTupleReply, t)
 	b = appendFilter(b, ctaFilterReplyFlags, filterProtocol|filterSourcePort)
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendFilter appends the flags of what a dump compares in one direction.
 func appendFilter(b []byte, direction uint16, flags uint32) []byte {
 	filter := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|ctaFilter, 0)
+	b = nfnetlink.AppendNest(b, ctaFilter)
 	// Unlike others, in the order of the host.
-	b = binary.NativeEndian.AppendUint32(appendAttr(b, direction, 4), flags)
-	endNest(b, filter)
-	return b
+	b = binary.NativeEndian.AppendUint32(nfnetlink.AppendAttr(b, direction, 4), flags)
+	return nfnetlink.EndAttr(b, filter)
 }
 
 // appendDump appends an IPCTNL_MSG_EXP_GET message that asks for all
 // expectations of the network namespace, of both families.
 func appendDump(b []byte) []byte {
 	start := len(b)
-	b = appendHeader(b, msgExpectGet, netlink.Request|netlink.Dump, 0, unix.AF_UNSPEC)
-	return endMessage(b, start)
+	b = appendHeader(b, msgExpectGet, unix.NLM_F_DUMP, 0, unix.AF_UNSPEC)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendHelper appends an NFNL_MSG_CTHELPER_NEW message for one family, which
@@ -380,47 +373,46 @@ func appendDump(b []byte) []byte {
 // helper's name, and no private data.
 func appendHelper(b []byte, h HelperConfig, family uint16) []byte {
 	start := len(b)
-	b = appendHelperName(b, msgHelperNew, netlink.Create, h.Name, family)
+	b = appendHelperName(b, msgHelperNew, unix.NLM_F_CREATE, h.Name, family)
 	set := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|nfcthPolicy, 0)
-	b = appendUint32(b, nfcthPolicySetNum, 1)
+	b = nfnetlink.AppendNest(b, nfcthPolicy)
+	b = nfnetlink.AppendUint32(b, nfcthPolicySetNum, 1)
 	policy := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|nfcthPolicySet1, 0)
-	b = appendString(b, nfcthPolicyName, h.Name)
-	b = appendUint32(b, nfcthPolicyMax, h.MaxExpected)
-	b = appendUint32(b, nfcthPolicyTimeout, uint32(h.Timeout/time.Second))
-	endNest(b, policy)
-	endNest(b, set)
-	b = appendUint32(b, nfcthPrivDataLen, 0)
-	b = appendUint32(b, nfcthStatus, statusDisabled)
-	return endMessage(b, start)
+	b = nfnetlink.AppendNest(b, nfcthPolicySet1)
+	b = nfnetlink.AppendString(b, nfcthPolicyName, h.Name)
+	b = nfnetlink.AppendUint32(b, nfcthPolicyMax, h.MaxExpected)
+	b = nfnetlink.AppendUint32(b, nfcthPolicyTimeout, uint32(h.Timeout/time.Second))
+	b = nfnetlink.EndAttr(b, policy)
+	b = nfnetlink.EndAttr(b, set)
+	b = nfnetlink.AppendUint32(b, nfcthPrivDataLen, 0)
+	b = nfnetlink.AppendUint32(b, nfcthStatus, statusDisabled)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendDeleteHelper appends an NFNL_MSG_CTHELPER_DEL message for one family.
 func appendDeleteHelper(b []byte, name string, family uint16) []byte {
 	start := len(b)
-	return endMessage(appendHelperName(b, msgHelperDelete, 0, name, family), start)
+	return nfnetlink.EndMessage(appendHelperName(b, msgHelperDelete, 0, name, family), start)
 }
 
 // appendHelperDump appends an NFNL_MSG_CTHELPER_GET message for all user-space
 // helpers.
 func appendHelperDump(b []byte) []byte {
 	start := len(b)
-	b = appendHeader(b, msgHelperGet, netlink.Request|netlink.Dump, 0, unix.AF_UNSPEC)
-	return endMessage(b, start)
+	b = appendHeader(b, msgHelperGet, unix.NLM_F_DUMP, 0, unix.AF_UNSPEC)
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendHelperName appends the header of a message about a helper, and the
 // attributes that name it.
-func appendHelperName(b []byte, typ netlink.HeaderType, flags netlink.HeaderFlags, name string, family uint16) []byte {
-	b = appendHeader(b, typ, netlink.Request|flags, 0, unix.AF_UNSPEC)
-	b = appendString(b, nfcthName, name)
+func appendHelperName(b []byte, typ, flags uint16, name string, family uint16) []byte {
+	b = appendHeader(b, typ, flags, 0, unix.AF_UNSPEC)
+	b = nfnetlink.AppendString(b, nfcthName, name)
 	tuple := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|nfcthTuple, 0)
-	b = appendUint16(b, nfcthTupleL3Proto, family)
-	b = append(appendAttr(b, nfcthTupleL4Proto, 1), unix.IPPROTO_TCP, 0, 0, 0)
-	endNest(b, tuple)
-	return b
+	b = nfnetlink.AppendNest(b, nfcthTuple)
+	b = nfnetlink.AppendUint16(b, nfcthTupleL3Proto, family)
+	b = nfnetlink.AppendUint8(b, nfcthTupleL4Proto, unix.IPPROTO_TCP)
+	return nfnetlink.EndAttr(b, tuple)
 }
 
 // appendProbe appends the message of AppendEntry with a helper, if it has a name.
@@ -429,11 +421,11 @@ func appendProbe(b []byte, helper string, data, master conntrack.Tuple) []byte {
 	b = AppendEntry(b, 0, data, master)
 	if helper != "" {
 		help := len(b)
-		b = appendAttr(b, unix.NLA_F_NESTED|ctaHelp, 0)
-		b = appendString(b, ctaHelpName, helper)
-		endNest(b, help)
+		b = nfnetlink.AppendNest(b, ctaHelp)
+		b = nfnetlink.AppendString(b, ctaHelpName, helper)
+		b = nfnetlink.EndAttr(b, help)
 	}
-	return endMessage(b, start)
+	return nfnetlink.EndMessage(b, start)
 }
 
 func isIPv4(t conntrack.Tuple) bool {
@@ -468,51 +460,37 @@ func maskOf(t conntrack.Tuple) conntrack.Tuple {
 	}
 }
 
-// appendHeader appends struct nlmsghdr, its length still open, and struct
-// nfgenmsg. The port ID stays 0: the kernel takes the sender's from the socket.
-func appendHeader(b []byte, typ netlink.HeaderType, flags netlink.HeaderFlags, seq uint32, family uint8) []byte {
-	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = binary.NativeEndian.AppendUint16(b, uint16(typ))
-	b = binary.NativeEndian.AppendUint16(b, uint16(flags))
-	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0)
-	return append(b, family, unix.NFNETLINK_V0, 0, 0)
-}
-
-// endMessage writes the length of the message that began at start. Every
-// attribute is padded, so the message is aligned to 4 bytes by itself.
-func endMessage(b []byte, start int) []byte {
-	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
-	return b
+// appendHeader appends the header of a request.
+func appendHeader(b []byte, typ, flags uint16, seq uint32, family uint8) []byte {
+	return nfnetlink.AppendHeader(b, nfnetlink.Header{Type: typ, Flags: unix.NLM_F_REQUEST | flags, Seq: seq, Family: family})
 }
 
 // appendTuple appends a tuple (CTA_TUPLE_*) of TCP as the nested attribute typ.
 func appendTuple(b []byte, typ uint16, t conntrack.Tuple) []byte {
 	tuple := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|typ, 0)
+	b = nfnetlink.AppendNest(b, typ)
 
 	ip := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleIP, 0)
+	b = nfnetlink.AppendNest(b, ctaTupleIP)
 	if isIPv4(t) {
 		src, dst := t.Src.Addr().Unmap().As4(), t.Dst.Addr().Unmap().As4()
-		b = append(appendAttr(b, ctaIPv4Src, 4), src[:]...)
-		b = append(appendAttr(b, ctaIPv4Dst, 4), dst[:]...)
+		b = nfnetlink.AppendBytes(b, ctaIPv4Src, src[:])
+		b = nfnetlink.AppendBytes(b, ctaIPv4Dst, dst[:])
 	} else {
 		src, dst := t.Src.Addr().As16(), t.Dst.Addr().As16()
-		b = append(appendAttr(b, ctaIPv6Src, 16), src[:]...)
-		b = append(appendAttr(b, ctaIPv6Dst, 16), dst[:]...)
+		b = nfnetlink.AppendBytes(b, ctaIPv6Src, src[:])
+		b = nfnetlink.AppendBytes(b, ctaIPv6Dst, dst[:])
 	}
-	endNest(b, ip)
+	b = nfnetlink.EndAttr(b, ip)
 
 	proto := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|ctaTupleProto, 0)
-	b = append(appendAttr(b, ctaProtoNum, 1), unix.IPPROTO_TCP, 0, 0, 0)
-	b = appendUint16(b, ctaProtoSrcPort, t.Src.Port())
-	b = appendUint16(b, ctaProtoDstPort, t.Dst.Port())
-	endNest(b, proto)
+	b = nfnetlink.AppendNest(b, ctaTupleProto)
+	b = nfnetlink.AppendUint8(b, ctaProtoNum, unix.IPPROTO_TCP)
+	b = nfnetlink.AppendUint16(b, ctaProtoSrcPort, t.Src.Port())
+	b = nfnetlink.AppendUint16(b, ctaProtoDstPort, t.Dst.Port())
+	b = nfnetlink.EndAttr(b, proto)
 
-	endNest(b, tuple)
-	return b
+	return nfnetlink.EndAttr(b, tuple)
 }
 
 // appendZone appends a zone as the attribute typ, unless it is the default: a
@@ -521,34 +499,5 @@ func appendZone(b []byte, typ, zone uint16) []byte {
 	if zone == 0 {
 		return b
 	}
-	return appendUint16(b, typ, zone)
-}
-
-// appendAttr appends struct nlattr for n bytes of value.
-func appendAttr(b []byte, typ, n uint16) []byte {
-	b = binary.NativeEndian.AppendUint16(b, attrLen+n)
-	return binary.NativeEndian.AppendUint16(b, typ)
-}
-
-func appendUint16(b []byte, typ, v uint16) []byte {
-	b = binary.BigEndian.AppendUint16(appendAttr(b, typ, 2), v)
-	return append(b, 0, 0)
-}
-
-func appendUint32(b []byte, typ uint16, v uint32) []byte {
-	return binary.BigEndian.AppendUint32(appendAttr(b, typ, 4), v)
-}
-
-// appendString appends s with a NUL behind it, and padding.
-func appendString(b []byte, typ uint16, s string) []byte {
-	b = append(appendAttr(b, typ, uint16(len(s)+1)), s...)
-	for range 4 - len(s)%4 {
-		b = append(b, 0)
-	}
-	return b
-}
-
-// endNest writes the length of the nested attribute that began at start.
-func endNest(b []byte, start int) {
-	binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start))
+	return nfnetlink.AppendUint16(b, typ, zone)
 }

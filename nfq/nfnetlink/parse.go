@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -138,6 +139,15 @@ func (a *Attributes) Uint32() uint32 {
 		return 0
 	}
 	return binary.BigEndian.Uint32(a.value)
+}
+
+// Addr returns an IPv4 or IPv6 address.
+func (a *Attributes) Addr() netip.Addr {
+	addr, ok := netip.AddrFromSlice(a.value)
+	if !ok {
+		a.err = ErrAttribute
+	}
+	return addr
 }
 
 // String returns a value up to its terminating NUL, if it has one.
