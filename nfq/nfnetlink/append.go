@@ -49,7 +49,7 @@ func EndMessage(b []byte, start int) []byte {
 }
 
 // AppendAttr appends struct nlattr for a value of n bytes. The caller appends the
-// value, and the padding to 4 bytes.
+// value and its padding to 4 bytes, and calls [EndAttr] if n was not known.
 func AppendAttr(b []byte, typ, n uint16) []byte {
 	b = binary.NativeEndian.AppendUint16(b, attrLen+n)
 	return binary.NativeEndian.AppendUint16(b, typ)

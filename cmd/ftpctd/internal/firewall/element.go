@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/nfq/nfnetlink"
 )
 
 // Change adds an element to one of the sets of data connections, or removes it. With the
@@ -130,18 +132,14 @@ func (s *elements) send(b []byte) error {
 		case err != nil:
 			return err
 		case first == nil:
-			first = errorOf(s.in[:n])
+			m, _, _ := nfnetlink.NextMessage(s.in[:n])
+			errno, ok := m.Errno()
+			if !ok {
+				errno = unix.EBADMSG
+			}
+			first = errno
 		}
 	}
-}
-
-// errorOf returns the error in an NLMSG_ERROR message: struct nlmsghdr, then
-// struct nlmsgerr with the negative errno first.
-func errorOf(b []byte) error {
-	if len(b) < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
-		return unix.EBADMSG
-	}
-	return unix.Errno(-int32(binary.NativeEndian.Uint32(b[unix.NLMSG_HDRLEN:])))
 }
 
 func newElementError(op string, err error) error {
@@ -158,39 +156,41 @@ func newElementError(op string, err error) error {
 // appendBatch appends the message that begins or ends a batch of nftables.
 func appendBatch(b []byte, typ uint16) []byte {
 	start := len(b)
-	b = appendHeader(b, typ, unix.NLM_F_REQUEST, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
-	return endMessage(b, start)
+	b = nfnetlink.AppendHeader(b, nfnetlink.Header{Type: typ, Flags: unix.NLM_F_REQUEST, ResID: unix.NFNL_SUBSYS_NFTABLES})
+	return nfnetlink.EndMessage(b, start)
 }
 
 // appendElement appends an NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM message for
 // one element.
 func appendElement(b []byte, msg uint16, c *Change) []byte {
-	flags := uint16(unix.NLM_F_REQUEST)
+	h := nfnetlink.Header{
+		Type: unix.NFNL_SUBSYS_NFTABLES<<8 | msg, Flags: unix.NLM_F_REQUEST, Family: unix.NFPROTO_INET,
+	}
 	if msg == unix.NFT_MSG_NEWSETELEM {
-		flags |= unix.NLM_F_CREATE
+		h.Flags |= unix.NLM_F_CREATE
 	}
 	start := len(b)
-	b = appendHeader(b, unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags, unix.NFPROTO_INET, 0)
-	b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
-	b = appendString(b, unix.NFTA_SET_ELEM_LIST_SET, c.set())
+	b = nfnetlink.AppendHeader(b, h)
+	b = nfnetlink.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	b = nfnetlink.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, c.set())
 	list := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_LIST_ELEMENTS, 0)
+	b = nfnetlink.AppendNest(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	elem := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, 0)
+	b = nfnetlink.AppendNest(b, unix.NFTA_LIST_ELEM)
 	key := len(b)
-	b = appendAttr(b, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_KEY, 0)
+	b = nfnetlink.AppendNest(b, unix.NFTA_SET_ELEM_KEY)
 	value := len(b)
-	b = c.appendKey(appendAttr(b, unix.NFTA_DATA_VALUE, 0))
-	endAttr(b, value)
-	endAttr(b, key)
+	b = c.appendKey(nfnetlink.AppendAttr(b, unix.NFTA_DATA_VALUE, 0))
+	b = nfnetlink.EndAttr(b, value)
+	b = nfnetlink.EndAttr(b, key)
 	if msg == unix.NFT_MSG_NEWSETELEM {
-		// Milliseconds. 0 would be for ever.
+		// Milliseconds, of which 0 would mean no timeout.
 		ms := max(c.Timeout.Milliseconds(), 1)
-		b = binary.BigEndian.AppendUint64(appendAttr(b, unix.NFTA_SET_ELEM_TIMEOUT, 8), uint64(ms))
+		b = nfnetlink.AppendUint64(b, unix.NFTA_SET_ELEM_TIMEOUT, uint64(ms))
 	}
-	endAttr(b, elem)
-	endAttr(b, list)
-	return endMessage(b, start)
+	b = nfnetlink.EndAttr(b, elem)
+	b = nfnetlink.EndAttr(b, list)
+	return nfnetlink.EndMessage(b, start)
 }
 
 func (c *Change) oneFamily() bool {
@@ -220,44 +220,6 @@ func (c *Change) appendKey(b []byte) []byte {
 	}
 	if c.Port != 0 {
 		b = append(binary.BigEndian.AppendUint16(b, c.Port), 0, 0)
-	}
-	return b
-}
-
-// appendHeader appends struct nlmsghdr, its length still open, and struct
-// nfgenmsg.
-func appendHeader(b []byte, typ, flags uint16, family uint8, resID uint16) []byte {
-	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = binary.NativeEndian.AppendUint16(b, flags)
-	b = binary.NativeEndian.AppendUint64(b, 0) // sequence number and port ID
-	b = append(b, family, unix.NFNETLINK_V0)
-	return binary.BigEndian.AppendUint16(b, resID)
-}
-
-// endMessage writes the length of the message that began at start. Every
-// attribute is padded, so the message is aligned to 4 bytes by itself.
-func endMessage(b []byte, start int) []byte {
-	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
-	return b
-}
-
-// appendAttr appends struct nlattr for n bytes of value.
-func appendAttr(b []byte, typ, n uint16) []byte {
-	b = binary.NativeEndian.AppendUint16(b, unix.SizeofNlAttr+n)
-	return binary.NativeEndian.AppendUint16(b, typ)
-}
-
-// endAttr writes the length of the attribute that began at start.
-func endAttr(b []byte, start int) {
-	binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start))
-}
-
-// appendString appends s with a NUL behind it, and padding.
-func appendString(b []byte, typ uint16, s string) []byte {
-	b = append(appendAttr(b, typ, uint16(len(s)+1)), s...)
-	for range 4 - len(s)%4 {
-		b = append(b, 0)
 	}
 	return b
 }
