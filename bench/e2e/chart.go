@@ -91,7 +91,7 @@ text { fill: #24292f } .strong { font-weight: 600 } .grid { stroke: #d0d7de } .b
 	return out.Bytes(), nil
 }
 
-// ratioX returns where a ratio stands.
+// ratioX returns the horizontal position of a ratio.
 func ratioX(ratio float64) float64 {
 	return chartLeft + (chartRight-chartLeft)*math.Min(ratio, ratioAtMost)/ratioAtMost
 }

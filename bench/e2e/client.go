@@ -202,7 +202,7 @@ func (c *client) handle(fd int, r role, session int) error {
 		case err != nil:
 			return fmt.Errorf("data connection: %w", err)
 		}
-		hangUp(fd)
+		resetClose(fd)
 		s.data = 0
 		return c.advance(s, &s.carried)
 	}

@@ -81,8 +81,8 @@ func (d *daemon) listen() {
 	}
 }
 
-// follows waits until the daemon says that it follows n control connections.
-func (d *daemon) follows(ctx context.Context, n int) error {
+// waitTracked waits until the daemon says that it follows n control connections.
+func (d *daemon) waitTracked(ctx context.Context, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	want := fmt.Sprintf("control connections: %d;", n)

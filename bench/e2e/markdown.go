@@ -45,7 +45,7 @@ func (d *document) rates(keys []key) {
 		d.paragraph("Cycles a second, and in bold the share of what %s does:", p.title(p.against[0]))
 	}
 	d.table(keys, p.variants, func(k key, v variant) string {
-		cell := number(d.measurements.spread(k, v.name, rate).Median)
+		cell := number(d.measurements.quartiles(k, v.name, rate).Median)
 		if len(p.against) > 0 && v.name != p.against[0] {
 			cell += " " + share(d.measurements.ratio(k, v.name, p.against[0], rate))
 		}
@@ -60,7 +60,7 @@ func (d *document) rates(keys []key) {
 	d.paragraph("Medians of %d rounds; in parentheses the middle half of the shares. A cycle is a command, its reply and, "+
 		"but for NOOP, a data connection that is opened and closed. Client, router and server share the machine: "+
 		"Linux %s, %d × %s, %s. Other processes took %.0f %% of the CPU time that was used meanwhile.",
-		p.rounds, m.Kernel, m.CPUs, m.CPU, m.Begun.Format("2006-01-02"), max(0, 100*d.measurements.foreign()))
+		p.rounds, m.Kernel, m.CPUs, m.CPU, m.Begun.Format("2006-01-02"), max(0, 100*d.measurements.otherCPU()))
 }
 
 // transfer writes the table of the one transfer. Ratios are to the last base: the
@@ -76,7 +76,7 @@ func (d *document) transfer(keys []key) {
 		p.load(keys[0].load).title, p.rounds*transfersARound, bold)
 	d.table(keys, p.variants, func(k key, v variant) string {
 		size := float64(p.load(k.load).size)
-		cell := number(size * d.measurements.spread(k, v.name, rate).Median / 1e9)
+		cell := number(size * d.measurements.quartiles(k, v.name, rate).Median / 1e9)
 		if base != "" && v.name != base {
 			cell += " " + share(d.measurements.ratio(k, v.name, base, rate))
 		}
@@ -96,17 +96,17 @@ func (d *document) details(keys []key) {
 	}
 	d.paragraph("Latency of a cycle in µs, median / 99th percentile:")
 	d.table(keys, p.variants, func(k key, v variant) string {
-		return number(d.measurements.spread(k, v.name, p50).Median) + " / " + number(d.measurements.spread(k, v.name, p99).Median)
+		return number(d.measurements.quartiles(k, v.name, p50).Median) + " / " + number(d.measurements.quartiles(k, v.name, p99).Median)
 	})
 	d.paragraph("CPU time of a cycle in µs, of all that is part of it: client, router and server; " +
 		"of that in the daemon, which is more than its own: with the verdict it carries the packet further on its way.")
 	d.table(keys, p.variants, func(k key, v variant) string {
-		cell := number(d.measurements.spread(k, v.name, labCPU).Median)
+		cell := number(d.measurements.quartiles(k, v.name, labCPU).Median)
 		if len(p.against) > 0 && v.name != p.against[0] {
 			cell += " " + share(d.measurements.ratio(k, v.name, p.against[0], labCPU))
 		}
 		if v.ftpctd || v.conntrackd {
-			cell += ", daemon " + number(d.measurements.spread(k, v.name, daemonCPU).Median)
+			cell += ", daemon " + number(d.measurements.quartiles(k, v.name, daemonCPU).Median)
 		}
 		return cell
 	})
@@ -131,8 +131,8 @@ func (d *document) table(keys []key, variants []variant, cell func(key, variant)
 }
 
 // share writes a ratio and its middle half.
-func share(s spread) string {
-	return fmt.Sprintf("**%.2f** (%.2f–%.2f)", s.Median, s.Lower, s.Upper)
+func share(q quartiles) string {
+	return fmt.Sprintf("**%.2f** (%.2f–%.2f)", q.Median, q.Lower, q.Upper)
 }
 
 // number writes three digits, or as many as there are before the point, with

@@ -58,21 +58,21 @@ func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsec
 // measurements are those of a run.
 type measurements []measurement
 
-// spread is that of a figure of a variant over the rounds.
-func (ms measurements) spread(k key, variant string, figure func(measurement) float64) spread {
+// quartiles is that of a figure of a variant over the rounds.
+func (ms measurements) quartiles(k key, variant string, figure func(measurement) float64) quartiles {
 	var values []float64
 	for _, m := range ms {
 		if m.is(k, variant) {
 			values = append(values, figure(m))
 		}
 	}
-	return spreadOf(values)
+	return quartilesOf(values)
 }
 
-// ratio is the spread of a figure of a variant divided by that of another in the
+// ratio is the quartiles of a figure of a variant divided by that of another in the
 // same round: the two were measured within seconds of each other, so that what
 // else went on on the machine has met both.
-func (ms measurements) ratio(k key, variant, base string, figure func(measurement) float64) spread {
+func (ms measurements) ratio(k key, variant, base string, figure func(measurement) float64) quartiles {
 	var values []float64
 	for _, m := range ms {
 		if !m.is(k, variant) {
@@ -83,7 +83,7 @@ func (ms measurements) ratio(k key, variant, base string, figure func(measuremen
 			values = append(values, figure(m)/figure(ms[i]))
 		}
 	}
-	return spreadOf(values)
+	return quartilesOf(values)
 }
 
 func (m measurement) is(k key, variant string) bool {
@@ -100,9 +100,9 @@ func (ms measurements) blocked(variant string) (n int) {
 	return n
 }
 
-// foreign returns which share of the CPU time that was used went to neither a lab
+// otherCPU returns which share of the CPU time that was used went to neither a lab
 // nor a daemon: to other processes, and to the kernel's own threads.
-func (ms measurements) foreign() float64 {
+func (ms measurements) otherCPU() float64 {
 	var lab, machine time.Duration
 	for _, m := range ms {
 		lab += m.Lab

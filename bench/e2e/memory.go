@@ -56,13 +56,13 @@ func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
 	if v.config, err = withConnections(v.config, n); err != nil {
 		return m, fmt.Errorf("%s: %w", v.name, err)
 	}
-	s, err := v.build(ctx)
+	tb, err := v.build(ctx)
 	if err != nil {
 		return m, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, tb.close()) }()
 	var table []byte
-	err = s.lab.Router.Do(func() (err error) {
+	err = tb.lab.Router.Do(func() (err error) {
 		table, err = os.ReadFile(tableFile)
 		return err
 	})
@@ -73,16 +73,16 @@ func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
 		return m, err
 	}
 	m = memory{Variant: v.name, Connections: n}
-	if m.Idle, err = residentMemory(s.daemon.process.Pid()); err != nil {
+	if m.Idle, err = residentMemory(tb.daemon.process.Pid()); err != nil {
 		return m, err
 	}
-	if err := s.connectAbsent(n); err != nil {
+	if err := tb.connectAbsent(n); err != nil {
 		return m, fmt.Errorf("%s with %d control connections: %w", v.name, n, err)
 	}
-	if err := s.daemon.follows(ctx, n); err != nil {
+	if err := tb.daemon.waitTracked(ctx, n); err != nil {
 		return m, err
 	}
-	m.Filled, err = residentMemory(s.daemon.process.Pid())
+	m.Filled, err = residentMemory(tb.daemon.process.Pid())
 	return m, err
 }
 
@@ -120,16 +120,16 @@ func checkTable(text []byte, n int) error {
 }
 
 // connectAbsent sends the packets of n connections through the router.
-func (s *stand) connectAbsent(n int) error {
-	if err := routeAbsent(s.lab); err != nil {
+func (tb *testbed) connectAbsent(n int) error {
+	if err := routeAbsent(tb.lab); err != nil {
 		return err
 	}
-	client, err := rawSocket(s.lab.Client)
+	client, err := rawSocket(tb.lab.Client)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(client)
-	server, err := rawSocket(s.lab.Server)
+	server, err := rawSocket(tb.lab.Server)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (s *stand) connectAbsent(n int) error {
 					return err
 				}
 			}
-			if err := s.queueEmpty(); err != nil {
+			if err := tb.queueEmpty(); err != nil {
 				return err
 			}
 		}
@@ -230,10 +230,10 @@ func sendSegment(raw int, b gopacket.SerializeBuffer, src, dst netip.AddrPort, t
 const queueFile = "/proc/thread-self/net/netfilter/nfnetlink_queue"
 
 // queueEmpty waits until no packet is queued on the router.
-func (s *stand) queueEmpty() error {
+func (tb *testbed) queueEmpty() error {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(500 * time.Microsecond) {
 		var text []byte
-		err := s.lab.Router.Do(func() (err error) {
+		err := tb.lab.Router.Do(func() (err error) {
 			text, err = os.ReadFile(queueFile)
 			return err
 		})

@@ -183,7 +183,7 @@ func (p plan) keys() (cycles, transfer []key) {
 	return cycles, transfer
 }
 
-// run measures the memory, builds the stands, measures the loads and returns what
+// run measures the memory, builds the testbeds, measures the loads and returns what
 // came of it.
 func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error) {
 	dir, err := os.MkdirTemp("", "ftpctd-bench-")
@@ -207,24 +207,24 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 		}
 		r.memory = &m
 	}
-	var stands []*stand
+	var testbeds []*testbed
 	defer func() {
-		for _, s := range stands {
-			err = errors.Join(err, s.close())
+		for _, tb := range testbeds {
+			err = errors.Join(err, tb.close())
 		}
 	}()
 	for _, v := range p.variants {
-		s, err := v.build(ctx)
+		tb, err := v.build(ctx)
 		if err != nil {
 			return r, err
 		}
-		stands = append(stands, s)
+		testbeds = append(testbeds, tb)
 	}
 	cycles, transfer := p.keys()
-	if err := r.measure(ctx, stands, cycles, p.rounds, progress); err != nil {
+	if err := r.measure(ctx, testbeds, cycles, p.rounds, progress); err != nil {
 		return r, err
 	}
-	if err := r.measure(ctx, stands, transfer, p.rounds*transfersARound, progress); err != nil {
+	if err := r.measure(ctx, testbeds, transfer, p.rounds*transfersARound, progress); err != nil {
 		return r, err
 	}
 	return r, nil
@@ -234,19 +234,19 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 // takes as long as it takes, and that differs more.
 const transfersARound = 2
 
-// measure measures the loads in keys on all stands, in rounds.
-func (r *results) measure(ctx context.Context, stands []*stand, keys []key, rounds int, progress io.Writer) error {
+// measure measures the loads in keys on all testbeds, in rounds.
+func (r *results) measure(ctx context.Context, testbeds []*testbed, keys []key, rounds int, progress io.Writer) error {
 	p := r.plan
 	for round := range rounds {
 		for _, k := range keys {
-			for i := range stands {
+			for i := range testbeds {
 				// Each variant is first in turn: whatever the one before leaves behind
 				// falls upon all alike.
-				s := stands[(round+i)%len(stands)]
+				tb := testbeds[(round+i)%len(testbeds)]
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				m, err := s.measure(p.load(k.load), k.conns, p.timing)
+				m, err := tb.measure(p.load(k.load), k.conns, p.timing)
 				if err != nil {
 					return err
 				}

@@ -106,10 +106,10 @@ func accept(listener, flags int) (fd int, err error) {
 	return fd, err
 }
 
-// hangUp closes the connection, of which the other end has closed its half
+// resetClose closes the connection, of which the other end has closed its half
 // already, with a reset. Neither end remembers it in TIME_WAIT: some 100,000 of
 // these would make later measurements slower than earlier ones.
-func hangUp(fd int) {
+func resetClose(fd int) {
 	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	_ = unix.Close(fd)
 }

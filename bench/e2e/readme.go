@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// The lines of a README between which the report stands.
+// The lines of a README between which the report is.
 const (
 	readmeBegin = "<!-- bench-e2e: begin, written by make bench-e2e -->\n"
 	readmeEnd   = "<!-- bench-e2e: end -->\n"

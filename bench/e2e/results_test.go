@@ -107,7 +107,7 @@ func TestRatio(t *testing.T) {
 		at(3, "expect", 1), // without its pair
 	}
 	got := ms.ratio(key{"pasv", 1}, "expect", "kernel", rate)
-	if diff := cmp.Diff(spread{Median: 0.75, Lower: 0.625, Upper: 0.875}, got); diff != "" {
+	if diff := cmp.Diff(quartiles{Median: 0.75, Lower: 0.625, Upper: 0.875}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

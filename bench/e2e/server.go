@@ -121,7 +121,7 @@ func (s *server) handle(fd int, r role, session int) error {
 	case dataListener:
 		return s.deliver(fd, session)
 	default: // the client has closed a data connection that this end has opened
-		hangUp(fd)
+		resetClose(fd)
 		return nil
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"ftpctd/bench/lab"
 )
 
-// variant is what stands on the router while it is measured.
+// variant is what the router runs while it is measured.
 type variant struct {
 	name  string
 	title string // in the report
@@ -40,9 +40,9 @@ func builtIn(name string) (v variant, ok bool) {
 	return variant{}, false
 }
 
-// stand is a variant with a lab of its own, so that its connections do not get in
+// testbed is a variant with a lab of its own, so that its connections do not get in
 // the way of the others'.
-type stand struct {
+type testbed struct {
 	variant  variant
 	lab      *lab.Lab
 	firewall *lab.Firewall
@@ -50,59 +50,59 @@ type stand struct {
 	daemon   *daemon // nil without one
 }
 
-// build builds the stand.
-func (v variant) build(ctx context.Context) (_ *stand, err error) {
-	s := &stand{variant: v}
+// build builds the testbed.
+func (v variant) build(ctx context.Context) (_ *testbed, err error) {
+	tb := &testbed{variant: v}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%s: %w", v.name, errors.Join(err, s.close()))
+			err = fmt.Errorf("%s: %w", v.name, errors.Join(err, tb.close()))
 		}
 	}()
-	if s.lab, err = lab.New(lab.Config{}); err != nil {
+	if tb.lab, err = lab.New(lab.Config{}); err != nil {
 		return nil, err
 	}
 	if v.open {
-		s.firewall, err = s.lab.Router.OpenFirewall(lab.Forward)
+		tb.firewall, err = tb.lab.Router.OpenFirewall(lab.Forward)
 	} else {
-		s.firewall, err = s.lab.Router.DropFirewall(lab.Forward)
+		tb.firewall, err = tb.lab.Router.DropFirewall(lab.Forward)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if v.conntrackd {
-		if s.daemon, err = startConntrackd(ctx, s.lab.Router); err != nil {
+		if tb.daemon, err = startConntrackd(ctx, tb.lab.Router); err != nil {
 			return nil, err
 		}
 	}
 	if v.helper != "" {
-		if err := s.firewall.AssignHelper(v.helper); err != nil {
+		if err := tb.firewall.AssignHelper(v.helper); err != nil {
 			return nil, err
 		}
 	}
-	if s.server, err = serve(s.lab.Server); err != nil {
+	if tb.server, err = serve(tb.lab.Server); err != nil {
 		return nil, err
 	}
 	if v.ftpctd {
-		if s.daemon, err = startFtpctd(ctx, s.lab.Router, v.program, v.config); err != nil {
+		if tb.daemon, err = startFtpctd(ctx, tb.lab.Router, v.program, v.config); err != nil {
 			return nil, err
 		}
 	}
-	return s, nil
+	return tb, nil
 }
 
-func (s *stand) close() error {
+func (tb *testbed) close() error {
 	var errs []error
-	if s.firewall != nil { // a helper that rules assign cannot be removed
-		errs = append(errs, s.firewall.Close())
+	if tb.firewall != nil { // a helper that rules assign cannot be removed
+		errs = append(errs, tb.firewall.Close())
 	}
-	if s.daemon != nil {
-		errs = append(errs, s.daemon.close())
+	if tb.daemon != nil {
+		errs = append(errs, tb.daemon.close())
 	}
-	if s.server != nil {
-		errs = append(errs, s.server.close())
+	if tb.server != nil {
+		errs = append(errs, tb.server.close())
 	}
-	if s.lab != nil {
-		errs = append(errs, s.lab.Close())
+	if tb.lab != nil {
+		errs = append(errs, tb.lab.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -110,33 +110,33 @@ func (s *stand) close() error {
 // measure measures a load with a number of control connections. It leaves
 // conntrack's table empty: entries of earlier measurements would slow down later
 // ones.
-func (s *stand) measure(ld load, conns int, t timing) (m measurement, err error) {
-	relatedBefore, err := s.firewall.Related()
+func (tb *testbed) measure(ld load, conns int, t timing) (m measurement, err error) {
+	relatedBefore, err := tb.firewall.Related()
 	if err != nil {
 		return m, err
 	}
 	pid := 0
-	if s.daemon != nil {
-		pid = s.daemon.process.Pid()
+	if tb.daemon != nil {
+		pid = tb.daemon.process.Pid()
 	}
 	var at []usage
-	c, err := drive(s.lab, ld, conns, t, func() error {
+	c, err := drive(tb.lab, ld, conns, t, func() error {
 		u, err := readUsage(pid)
 		at = append(at, u)
 		return err
 	})
 	if err != nil {
-		return m, fmt.Errorf("%s, %s with %d connections: %w", s.variant.name, ld.name, conns, err)
+		return m, fmt.Errorf("%s, %s with %d connections: %w", tb.variant.name, ld.name, conns, err)
 	}
-	relatedAfter, err := s.firewall.Related()
+	relatedAfter, err := tb.firewall.Related()
 	if err != nil {
 		return m, err
 	}
 	m = newMeasurement(c.latencies, at[0], at[1])
-	m.Variant, m.Load, m.Conns = s.variant.name, ld.name, conns
+	m.Variant, m.Load, m.Conns = tb.variant.name, ld.name, conns
 	m.Blocked, m.Related = c.busy, int(relatedAfter-relatedBefore)
 	if ld.data() {
 		m.Data = c.cycles
 	}
-	return m, s.lab.Router.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+	return m, tb.lab.Router.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
 }

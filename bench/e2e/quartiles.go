@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// spread is the median of some values and the middle half of them.
-type spread struct {
+// quartiles is the median of some values and the middle half of them.
+type quartiles struct {
 	Median float64 `json:"median"`
 	Lower  float64 `json:"lower_quartile"`
 	Upper  float64 `json:"upper_quartile"`
 }
 
-// spreadOf sorts the values; without any the spread is zero.
-func spreadOf(values []float64) spread {
+// quartilesOf sorts the values; without any they are zero.
+func quartilesOf(values []float64) quartiles {
 	slices.Sort(values)
-	return spread{Median: quantile(values, 0.5), Lower: quantile(values, 0.25), Upper: quantile(values, 0.75)}
+	return quartiles{Median: quantile(values, 0.5), Lower: quantile(values, 0.25), Upper: quantile(values, 0.75)}
 }
 
 // quantile interpolates between the two sorted values around the place q, from 0

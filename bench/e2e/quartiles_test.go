@@ -7,21 +7,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestSpread(t *testing.T) {
+func TestQuartiles(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		values []float64
-		want   spread
+		want   quartiles
 	}{
-		{"none", nil, spread{}},
-		{"one", []float64{3}, spread{Median: 3, Lower: 3, Upper: 3}},
-		{"two", []float64{4, 2}, spread{Median: 3, Lower: 2.5, Upper: 3.5}},
-		{"odd", []float64{5, 1, 4, 2, 3}, spread{Median: 3, Lower: 2, Upper: 4}},
-		{"even", []float64{8, 2, 6, 4}, spread{Median: 5, Lower: 3.5, Upper: 6.5}},
-		{"an outlier", []float64{1, 1, 1, 1, 1000}, spread{Median: 1, Lower: 1, Upper: 1}},
+		{"none", nil, quartiles{}},
+		{"one", []float64{3}, quartiles{Median: 3, Lower: 3, Upper: 3}},
+		{"two", []float64{4, 2}, quartiles{Median: 3, Lower: 2.5, Upper: 3.5}},
+		{"odd", []float64{5, 1, 4, 2, 3}, quartiles{Median: 3, Lower: 2, Upper: 4}},
+		{"even", []float64{8, 2, 6, 4}, quartiles{Median: 5, Lower: 3.5, Upper: 6.5}},
+		{"an outlier", []float64{1, 1, 1, 1, 1000}, quartiles{Median: 1, Lower: 1, Upper: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, spreadOf(tt.values)); diff != "" {
+			if diff := cmp.Diff(tt.want, quartilesOf(tt.values)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
