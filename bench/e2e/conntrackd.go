@@ -54,7 +54,7 @@ func startConntrackd(ctx context.Context, h *lab.Host) (_ *daemon, err error) {
 	if err := nfct("add"); err != nil {
 		return nil, err
 	}
-	d.after = func() error { return nfct("delete") }
+	d.cleanup = func() error { return nfct("delete") }
 	config := filepath.Join(d.dir, "conntrackd.conf")
 	if err := os.WriteFile(config, fmt.Appendf(nil, conntrackdConfig, d.dir), 0o600); err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func startConntrackd(ctx context.Context, h *lab.Host) (_ *daemon, err error) {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-d.process.Done():
-			return nil, fmt.Errorf("conntrackd has ended: %w", d.process.Wait())
+			return nil, fmt.Errorf("conntrackd exited: %w", d.process.Wait())
 		case <-ctx.Done():
 			return nil, fmt.Errorf("conntrackd is not ready: %w", ctx.Err())
 		}

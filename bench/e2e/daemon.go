@@ -5,29 +5,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"ftpctd/bench/lab"
 )
 
-// daemon is a process on the router that does the work.
+// daemon is the helper process on the router.
 type daemon struct {
 	process *lab.Process
 	stderr  bytes.Buffer
 	dir     string
-	after   func() error  // what is left to do once it has ended; may be nil
-	notify  *net.UnixConn // what the daemon takes for systemd
-	status  chan string   // the last that it said
+	cleanup func() error    // called once the process has ended; may be nil
+	manager *serviceManager // of ftpctd, else nil
 }
 
-// startFtpctd runs ftpctd on a host and waits until it says that it is ready, as
-// it would say to systemd.
+// startFtpctd runs ftpctd on a host and waits until it reports READY=1.
 func startFtpctd(ctx context.Context, h *lab.Host, program, config string) (_ *daemon, err error) {
-	d := &daemon{status: make(chan string, 1)}
+	d := &daemon{}
 	if d.dir, err = os.MkdirTemp("", "ftpctd-bench-"); err != nil {
 		return nil, err
 	}
@@ -36,70 +32,28 @@ func startFtpctd(ctx context.Context, h *lab.Host, program, config string) (_ *d
 			err = errors.Join(err, d.close())
 		}
 	}()
-	path := filepath.Join(d.dir, "notify")
-	if d.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"}); err != nil {
+	if d.manager, err = newServiceManager(d.dir); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(program, "run", "-c", "/dev/stdin")
 	cmd.Stdin = strings.NewReader(config)
 	cmd.Stderr = &d.stderr
-	// The watchdog has it tell its status several times a second.
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=1000000")
+	// With a watchdog the daemon reports its status four times a second.
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+d.manager.path, "WATCHDOG_USEC=1000000")
 	if d.process, err = h.Start(cmd); err != nil {
 		return nil, err
 	}
-	go d.listen()
-	for {
-		select {
-		case status := <-d.status:
-			// Not READY=1, which what it said next may have taken the place of.
-			if strings.Contains(status, "control connections:") {
-				return d, nil
-			}
-		case <-d.process.Done():
-			return nil, fmt.Errorf("%s has ended: %w", program, d.process.Wait())
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%s is not ready: %w", program, ctx.Err())
-		}
+	select {
+	case <-d.manager.ready:
+		return d, nil
+	case <-d.process.Done():
+		return nil, fmt.Errorf("%s exited: %w", program, d.process.Wait())
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s is not ready: %w", program, ctx.Err())
 	}
 }
 
-// listen takes what the daemon says, until the socket is closed. Somebody has to:
-// a daemon waits until there is room for more. Only the last of it is kept.
-func (d *daemon) listen() {
-	b := make([]byte, 4096)
-	for {
-		n, err := d.notify.Read(b)
-		if err != nil {
-			return
-		}
-		select {
-		case <-d.status:
-		default:
-		}
-		d.status <- string(b[:n])
-	}
-}
-
-// waitTracked waits until the daemon says that it follows n control connections.
-func (d *daemon) waitTracked(ctx context.Context, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	want := fmt.Sprintf("control connections: %d;", n)
-	status := "nothing"
-	for {
-		select {
-		case status = <-d.status:
-			if strings.Contains(status, want) {
-				return nil
-			}
-		case <-ctx.Done():
-			return fmt.Errorf("the daemon does not follow %d control connections, but says %q", n, status)
-		}
-	}
-}
-
-// close ends the daemon. What it said is part of the error.
+// close stops the daemon. An error includes the daemon's stderr.
 func (d *daemon) close() error {
 	var errs []error
 	if d.process != nil {
@@ -107,11 +61,11 @@ func (d *daemon) close() error {
 			errs = append(errs, fmt.Errorf("%w: %s", err, bytes.TrimSpace(d.stderr.Bytes())))
 		}
 	}
-	if d.notify != nil {
-		errs = append(errs, d.notify.Close())
+	if d.manager != nil {
+		errs = append(errs, d.manager.close())
 	}
-	if d.after != nil {
-		errs = append(errs, d.after())
+	if d.cleanup != nil {
+		errs = append(errs, d.cleanup())
 	}
 	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
 }

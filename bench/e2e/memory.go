@@ -79,7 +79,7 @@ func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
 	if err := tb.connectAbsent(n); err != nil {
 		return m, fmt.Errorf("%s with %d control connections: %w", v.name, n, err)
 	}
-	if err := tb.daemon.waitTracked(ctx, n); err != nil {
+	if err := tb.daemon.manager.waitTracked(ctx, n); err != nil {
 		return m, err
 	}
 	m.Filled, err = residentMemory(tb.daemon.process.Pid())
