@@ -82,8 +82,8 @@ bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
 	$(BENCHSTAT) bench/baseline.txt bench/new.txt
 	rm bench/new.txt
 
-bench-e2e: root ## ftpctd beside nf_conntrack_ftp, end to end, into README.md: 8 minutes on an idle machine (as root)
-	$(GO) run ./bench/e2e -readme README.md -chart bench/e2e.svg
+bench-e2e: root ## compare with nf_conntrack_ftp end to end, into README.md and bench/README.md: 8 minutes on an idle machine (as root)
+	$(GO) run ./bench/e2e -summary README.md -report bench/README.md -chart bench/e2e.svg
 
 # The machine's files are the guest's, but not its toolchain's caches: it gets
 # programs that are built.

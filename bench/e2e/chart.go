@@ -7,7 +7,7 @@ import (
 	"math"
 )
 
-// The chart's measures, in its own units.
+// The chart's dimensions, in user units of SVG.
 const (
 	chartWidth  = 760
 	chartLeft   = 190 // where the ratio 0 is
@@ -17,21 +17,20 @@ const (
 	groupGap    = 14
 	laneHeight  = 6
 	ratioStep   = 0.25
-	ratioAtMost = 1.5 // greater ones stand at the edge
+	ratioAtMost = 1.5 // greater ratios are drawn at the edge
 )
 
-// colours of the variants, in the order of the plan, readable on white and on
-// black, and told apart by those who do not see red or green.
+// colours of the variants, in the order of the plan: readable on white and on
+// black, and distinguishable with red-green colour blindness.
 var colours = []string{"#7f8c9b", "#e69f00", "#0b84d9", "#cc5fa5", "#12a182", "#d55e00"}
 
-// chartTitle says what the chart shows.
 func (r results) chartTitle() string {
-	return fmt.Sprintf("Cycles a second, as a share of what %s does", r.plan.title(r.plan.against[0]))
+	return "Cycles per second as a ratio to " + r.plan.title(r.plan.against[0])
 }
 
-// chart returns the shares of what the first base does as an SVG image: a row
-// for each load and number of connections, a mark for each variant, and a line
-// over its middle half. It follows the colour scheme of whoever looks at it.
+// chart returns the ratios to the first base as an SVG image: a row for each load
+// and number of connections, in it a mark for each variant's median and a line over
+// its interquartile range. It follows the reader's colour scheme.
 func (r results) chart() ([]byte, error) {
 	p := r.plan
 	keys, _ := p.keys()

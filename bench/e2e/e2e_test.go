@@ -15,7 +15,7 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// TestRun has the benchmark run, as short as can be.
+// TestRun runs the benchmark with all variants and loads, as briefly as possible.
 func TestRun(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	fw, err := l.Router.DropFirewall(lab.Forward)
@@ -49,8 +49,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	const variants, cycles = 4, 4
-	if n := len(got.Measurements); n != variants*(cycles+transfersARound) {
-		t.Errorf("%d measurements, want %d", n, variants*(cycles+transfersARound))
+	if n := len(got.Measurements); n != variants*(cycles+transfersPerRound) {
+		t.Errorf("%d measurements, want %d", n, variants*(cycles+transfersPerRound))
 	}
 	for _, m := range got.Measurements {
 		daemon := m.Variant == "expect" || m.Variant == "entry"
@@ -59,7 +59,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s, %s: %+v", m.Variant, m.Load, m)
 		case (m.Data == 0) != (m.Load == "noop"):
 			t.Errorf("%s, %s: %d data connections", m.Variant, m.Load, m.Data)
-		// A SYN that was sent again is RELATED once more.
+		// A retransmitted SYN is RELATED, too.
 		case m.Variant != "none" && m.Related < m.Data, m.Variant == "none" && m.Related != 0:
 			t.Errorf("%s, %s: %d packets were RELATED, of %d data connections", m.Variant, m.Load, m.Related, m.Data)
 		}
@@ -69,7 +69,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestBlocked has a variant whose data connections are dropped found out.
+// TestBlocked checks that the benchmark notices dropped data connections.
 func TestBlocked(t *testing.T) {
 	labtest.New(t, lab.Config{}) // skips without root
 	s, err := variant{name: "helpless"}.build(t.Context())

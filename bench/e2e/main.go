@@ -1,20 +1,19 @@
-// E2e measures what ftpctd costs, side by side with the kernel's own helper: it
-// puts each variant on the router of a lab in turn, in one run, and sends the same
-// load through it.
+// E2e measures the cost of ftpctd next to the kernel's own helper: in one run it
+// sends the same load through a lab (package lab) of each variant in turn.
 //
 //	go run ./bench/e2e -rounds 3 -loads pasv,noop -conns 1,16
 //
 // The variants are "none" (no helper and a firewall that accepts everything),
-// "kernel" (nf_conntrack_ftp), "expect" and "entry" (ftpctd in its two modes of
-// admission), and "conntrackd" with its helper in user space, where the kernel takes
-// such helpers and has no nf_conntrack_ftp loaded. Two programs or two configurations are compared like this:
+// "kernel" (nf_conntrack_ftp), "expect" and "entry" (ftpctd in these admission
+// modes), and "conntrackd" with its user-space helper. The last needs a kernel with
+// support for such helpers and without nf_conntrack_ftp loaded. To compare two
+// programs or two configurations:
 //
 //	go run ./bench/e2e -variants kernel,old,new -program old=/tmp/ftpctd -config new=new.toml -against kernel,old
 //
-// Ratios are formed round by round between measurements that were made within
-// seconds of each other, which is why they can be told on a machine that has other
-// things to do. The report goes to standard output, in Markdown, and the progress
-// to standard error. It needs root.
+// Ratios are formed round by round between measurements made within seconds of each
+// other, so that they hold on a machine with other work to do. The report goes to
+// standard output, in Markdown, and the progress to standard error. It needs root.
 package main
 
 import (

@@ -16,21 +16,22 @@ import (
 	"time"
 )
 
-// plan is what to measure and where to put the report.
+// plan says what to measure and where to write the report.
 type plan struct {
 	variants []variant
 	against  []string // the variants that others are compared with
 	loads    []load
 	conns    []int
 	rounds   int
-	idle     int // control connections to fill the daemon with; 0 for none
+	idle     int // control connections for the memory measurement; 0 skips it
 	timing   timing
 	files    files
 }
 
-// files are those to write, beside standard output; none where the name is empty.
+// files are the files to write besides standard output; an empty name skips one.
 type files struct {
-	json, chart, readme string
+	json, chart     string
+	summary, report string // pages with the lines pageBegin and pageEnd
 }
 
 // parsePlan reads the command line.
@@ -39,22 +40,23 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 	flags.SetOutput(stderr)
 	programs, configs := assignments{}, assignments{}
 	var (
-		names    = flags.String("variants", "none,kernel,expect,entry", "the variants to measure, separated by commas; those of -program and -config as well")
-		against  = flags.String("against", "kernel,none", "the variants that ratios are formed to")
-		loadList = flags.String("loads", "pasv,epsv,port,noop,bulk", "the loads")
+		names    = flags.String("variants", "none,kernel,expect,entry", "variants to measure, separated by commas: none, kernel, expect, entry, conntrackd and the names in -program and -config")
+		against  = flags.String("against", "kernel,none", "variants to form ratios to")
+		loadList = flags.String("loads", "pasv,epsv,port,noop,bulk", "loads to measure")
 		connList = flags.String("conns", "1,16,64", "numbers of control connections")
-		size     = flags.Int("size", 1<<30, "bytes of the one transfer of the load bulk")
+		size     = flags.Int("size", 1<<30, "bytes that the load bulk transfers")
 	)
-	flags.IntVar(&p.idle, "idle", 100_000, "control connections with which to measure the memory of ftpctd; 0 for none")
-	flags.IntVar(&p.rounds, "rounds", 21, fmt.Sprintf("how many times each variant is measured, and a transfer %d times as often", transfersARound))
-	flags.DurationVar(&p.timing.duration, "time", 300*time.Millisecond, "how long each measurement takes")
+	flags.IntVar(&p.idle, "idle", 100_000, "idle control connections to measure the memory of ftpctd with; 0 skips that")
+	flags.IntVar(&p.rounds, "rounds", 21, fmt.Sprintf("measurements of each variant and load; the load bulk is measured %d times as often", transfersPerRound))
+	flags.DurationVar(&p.timing.duration, "time", 300*time.Millisecond, "duration of a measurement")
 	p.timing.drain = patience
-	flags.DurationVar(&p.timing.warmup, "warmup", 60*time.Millisecond, "and what goes before it")
-	flags.StringVar(&p.files.json, "json", "", "`FILE` for everything that was measured")
-	flags.StringVar(&p.files.chart, "chart", "", "`FILE` for an image of the first ratios, SVG")
-	flags.StringVar(&p.files.readme, "readme", "", "`FILE` in which to replace the report")
-	flags.Var(programs, "program", "`NAME=FILE`: ftpctd to use in a variant, in place of one that is built")
-	flags.Var(configs, "config", "`NAME=FILE`: the configuration of ftpctd in a variant")
+	flags.DurationVar(&p.timing.warmup, "warmup", 60*time.Millisecond, "warm-up before each measurement")
+	flags.StringVar(&p.files.json, "json", "", "write all measurements to `FILE`")
+	flags.StringVar(&p.files.chart, "chart", "", "write an SVG chart of the ratios to the first variant of -against to `FILE`")
+	flags.StringVar(&p.files.summary, "summary", "", "replace the summary in `FILE`")
+	flags.StringVar(&p.files.report, "report", "", "replace the report in `FILE`")
+	flags.Var(programs, "program", "`NAME=FILE`: the ftpctd program of a variant, instead of one built from this tree")
+	flags.Var(configs, "config", "`NAME=FILE`: the ftpctd configuration of a variant")
 	if err := flags.Parse(args); err != nil {
 		return p, err
 	}
@@ -62,7 +64,7 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 		return p, fmt.Errorf("-idle must be between 0 and %d", maxAbsent)
 	}
 	if flags.NArg() > 0 {
-		return p, fmt.Errorf("what is %q?", flags.Arg(0))
+		return p, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	if p.rounds < 1 || p.timing.duration <= 0 || p.timing.warmup < 0 || *size < 1 {
 		return p, errors.New("-rounds, -time and -size must be positive, and -warmup not negative")
@@ -76,7 +78,7 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 	for s := range strings.SplitSeq(*connList, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
-			return p, fmt.Errorf("-conns: %q is no number of connections", s)
+			return p, fmt.Errorf("-conns: %q is not a number of connections", s)
 		}
 		p.conns = append(p.conns, n)
 	}
@@ -88,26 +90,28 @@ func parsePlan(args []string, stderr io.Writer) (p plan, err error) {
 	return p, p.checkFiles()
 }
 
-// checkFiles reports whether the files of the plan can be written, before anybody
-// has waited minutes for what goes into them.
+// checkFiles returns an error if the files of the plan cannot be written, before
+// minutes are spent on measuring their contents.
 func (p plan) checkFiles() error {
 	if cycles, _ := p.keys(); p.files.chart != "" && (len(p.against) == 0 || len(cycles) == 0) {
-		return errors.New("-chart: it shows loads of cycles, and ratios to one of the variants: see -loads and -against")
+		return errors.New("-chart needs a load of cycles and a variant to form ratios to: see -loads and -against")
 	}
-	if p.files.readme == "" {
-		return nil
-	}
-	text, err := os.ReadFile(p.files.readme)
-	if err == nil {
-		_, err = replaceReport(text, nil)
-	}
-	if err != nil {
-		return fmt.Errorf("-readme %s: %w", p.files.readme, err)
+	for _, page := range []string{p.files.summary, p.files.report} {
+		if page == "" {
+			continue
+		}
+		text, err := os.ReadFile(page)
+		if err == nil {
+			_, err = replaceReport(text, nil)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", page, err)
+		}
 	}
 	return nil
 }
 
-// assignments is a flag NAME=VALUE that may be given several times.
+// assignments is a flag NAME=VALUE that can be repeated.
 type assignments map[string]string
 
 // String implements flag.Value.
@@ -117,7 +121,7 @@ func (a assignments) String() string { return "" }
 func (a assignments) Set(s string) error {
 	name, value, ok := strings.Cut(s, "=")
 	if !ok || name == "" || value == "" {
-		return errors.New("NAME=FILE is wanted")
+		return errors.New("want NAME=FILE")
 	}
 	a[name] = value
 	return nil
@@ -130,7 +134,7 @@ func chooseVariants(names []string, programs, configs assignments) (chosen []var
 		program, hasProgram := programs[name]
 		config, hasConfig := configs[name]
 		if !known && !hasProgram && !hasConfig {
-			return nil, fmt.Errorf("-variants: what is %q? Without -program or -config there are none, kernel, expect, entry and conntrackd", name)
+			return nil, fmt.Errorf("-variants: unknown variant %q: want none, kernel, expect, entry, conntrackd or a name in -program or -config", name)
 		}
 		if !known {
 			v = variant{name: name, title: name, ftpctd: true}
@@ -161,15 +165,15 @@ func chooseLoads(names []string, size int) (chosen []load, err error) {
 	for _, name := range names {
 		i := slices.IndexFunc(all, func(l load) bool { return l.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("-loads: what is %q? There are pasv, epsv, port, noop and bulk", name)
+			return nil, fmt.Errorf("-loads: unknown load %q: want pasv, epsv, port, noop or bulk", name)
 		}
 		chosen = append(chosen, all[i])
 	}
 	return chosen, nil
 }
 
-// keys returns what is measured, in order: the loads of cycles, and afterwards
-// the one of a single transfer, which fills the machine alone.
+// keys returns the keys of the measurements, in order: first the loads of cycles,
+// then the bulk transfer, which loads the machine fully with one connection.
 func (p plan) keys() (cycles, transfer []key) {
 	for _, l := range p.loads {
 		if l.size > 0 {
@@ -183,8 +187,8 @@ func (p plan) keys() (cycles, transfer []key) {
 	return cycles, transfer
 }
 
-// run measures the memory, builds the testbeds, measures the loads and returns what
-// came of it.
+// run measures the memory, builds the testbeds, measures the loads and returns the
+// results.
 func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error) {
 	dir, err := os.MkdirTemp("", "ftpctd-bench-")
 	if err != nil {
@@ -198,8 +202,8 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 	if r.machine, err = thisMachine(); err != nil {
 		return r, err
 	}
-	// Ahead of the minutes of measuring, which its failure would be the end of. One of
-	// the variants is enough: the modes of admission keep the same books.
+	// First, because its failure would discard minutes of measurements. One variant is
+	// enough: the tracker's tables are the same in all admission modes.
 	if i := slices.IndexFunc(p.variants, func(v variant) bool { return v.ftpctd }); i >= 0 && p.idle > 0 {
 		m, err := p.variants[i].fill(ctx, p.idle)
 		if err != nil {
@@ -224,15 +228,15 @@ func (p plan) run(ctx context.Context, progress io.Writer) (r results, err error
 	if err := r.measure(ctx, testbeds, cycles, p.rounds, progress); err != nil {
 		return r, err
 	}
-	if err := r.measure(ctx, testbeds, transfer, p.rounds*transfersARound, progress); err != nil {
+	if err := r.measure(ctx, testbeds, transfer, p.rounds*transfersPerRound, progress); err != nil {
 		return r, err
 	}
 	return r, nil
 }
 
-// transfersARound is how many transfers are measured for each round of cycles: one
-// takes as long as it takes, and that differs more.
-const transfersARound = 2
+// transfersPerRound is the number of bulk transfers measured per round of cycles.
+// Their rates vary more than those of cycles.
+const transfersPerRound = 2
 
 // measure measures the loads in keys on all testbeds, in rounds.
 func (r *results) measure(ctx context.Context, testbeds []*testbed, keys []key, rounds int, progress io.Writer) error {
@@ -240,8 +244,8 @@ func (r *results) measure(ctx context.Context, testbeds []*testbed, keys []key, 
 	for round := range rounds {
 		for _, k := range keys {
 			for i := range testbeds {
-				// Each variant is first in turn: whatever the one before leaves behind
-				// falls upon all alike.
+				// The variants take turns at being first, so that the after-effects of
+				// a measurement reach all of them alike.
 				tb := testbeds[(round+i)%len(testbeds)]
 				if err := ctx.Err(); err != nil {
 					return err
@@ -251,7 +255,7 @@ func (r *results) measure(ctx context.Context, testbeds []*testbed, keys []key, 
 					return err
 				}
 				m.Round = round
-				fmt.Fprintf(progress, "round %d/%d %-4s %2d %-7s %9.1f/s  p50 %6.0f  p99 %6.0f µs  CPU a cycle %6.1f, daemon %5.1f µs\n",
+				fmt.Fprintf(progress, "round %d/%d %-4s %2d %-7s %9.1f/s  p50 %6.0f  p99 %6.0f µs  CPU per cycle %6.1f, daemon %5.1f µs\n",
 					round+1, rounds, m.Load, m.Conns, m.Variant, rate(m), p50(m), p99(m), labCPU(m), daemonCPU(m))
 				r.measurements = append(r.measurements, m)
 			}
@@ -265,16 +269,16 @@ func (p plan) load(name string) load {
 	return p.loads[i]
 }
 
-// buildProgram builds ftpctd, at path, for the variants that run it and name no
-// program of their own.
+// buildProgram builds ftpctd at path for the variants that run it without a
+// -program.
 func (p plan) buildProgram(ctx context.Context, path string) error {
-	wanted := false
+	needed := false
 	for i, v := range p.variants {
 		if v.ftpctd && v.program == "" {
-			p.variants[i].program, wanted = path, true
+			p.variants[i].program, needed = path, true
 		}
 	}
-	if !wanted {
+	if !needed {
 		return nil
 	}
 	out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", path, "ftpctd/cmd/ftpctd").CombinedOutput()

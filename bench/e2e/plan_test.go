@@ -44,29 +44,32 @@ func TestParsePlan(t *testing.T) {
 	}
 }
 
-// TestUsage has wrong arguments refused, with what is wrong with them.
+// TestUsage checks that wrong arguments are rejected with an error that names the
+// problem.
 func TestUsage(t *testing.T) {
 	for _, tt := range []struct {
 		args string
 		says string
 	}{
-		{"-variants conntrack", `what is "conntrack"?`},
+		{"-variants conntrack", `unknown variant "conntrack"`},
 		{"-program new=/a", "new is not one of the -variants"},
 		{"-program kernel=/a", "kernel is not one of the -variants that run ftpctd"},
 		{"-config expect=/no/such/file", "/no/such/file"},
-		{"-config expect", "NAME=FILE is wanted"},
-		{"-loads pasv,list", `what is "list"?`},
-		{"-conns 1,none", `"none" is no number`},
-		{"-conns 0", `"0" is no number`},
+		{"-config expect", "want NAME=FILE"},
+		{"-loads pasv,list", `unknown load "list"`},
+		{"-conns 1,none", `"none" is not a number`},
+		{"-conns 0", `"0" is not a number`},
 		{"-rounds 0", "must be positive"},
 		{"-time -1s", "must be positive"},
 		{"-idle 1000000", "-idle must be between"},
 		{"-variants expect -chart c.svg", "-against"},
 		{"-loads bulk -chart c.svg", "-loads"},
-		{"-readme /no/such/file", "/no/such/file"},
-		{"-readme plan.go", "it lacks the lines"},
+		{"-summary /no/such/file", "/no/such/file"},
+		{"-report /no/such/file", "/no/such/file"},
+		{"-summary plan.go", "it lacks the lines"},
+		{"-report plan.go", "it lacks the lines"},
 		{"-frobnicate", "frobnicate"},
-		{"pasv", `what is "pasv"?`},
+		{"pasv", `unexpected argument "pasv"`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			var stderr bytes.Buffer

@@ -61,7 +61,8 @@ func (r results) write(stdout io.Writer) error {
 	}{
 		{r.plan.files.json, r.json},
 		{r.plan.files.chart, r.chart},
-		{r.plan.files.readme, r.readme},
+		{r.plan.files.summary, r.summaryPage},
+		{r.plan.files.report, r.reportPage},
 	} {
 		if out.path == "" {
 			continue

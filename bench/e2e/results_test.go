@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the files in testdata anew")
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
 // golden compares with a file in testdata.
 func golden(t *testing.T, name string, got []byte) {
@@ -27,12 +27,12 @@ func golden(t *testing.T, name string, got []byte) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s; if it is to be so, run go test with -update (-want +got):\n%s", path, diff)
+		t.Errorf("%s; if this is intended, run go test with -update (-want +got):\n%s", path, diff)
 	}
 }
 
-// sample returns results in which the kernel does 10,000 cycles a second in each
-// round, and the variants a share of that which differs between rounds.
+// sample returns results in which the kernel does 10,000 cycles per second in each
+// round, and the other variants a share of that which differs between rounds.
 func sample(t *testing.T, args ...string) results {
 	t.Helper()
 	p, err := parsePlan(append([]string{"-rounds", "3", "-loads", "pasv,noop,bulk", "-conns", "1,16", "-size", "1048576"}, args...), t.Output())
@@ -87,6 +87,24 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
+func TestSummary(t *testing.T) {
+	withoutMemory := sample(t, "-variants", "expect", "-loads", "noop", "-conns", "1")
+	withoutMemory.memory = nil
+	blocked := sample(t, "-loads", "pasv")
+	blocked.measurements[2].Blocked = 3
+	for _, tt := range []struct {
+		file    string
+		results results
+	}{
+		{"summary.md", sample(t)},
+		{"summary-alone.md", withoutMemory},
+		{"summary-blocked.md", blocked},
+		{"summary-bulk.md", sample(t, "-loads", "bulk")},
+	} {
+		t.Run(tt.file, func(t *testing.T) { golden(t, tt.file, tt.results.summary()) })
+	}
+}
+
 func TestChart(t *testing.T) {
 	svg, err := sample(t).chart()
 	if err != nil {
@@ -99,7 +117,7 @@ func TestRatio(t *testing.T) {
 	at := func(round int, variant string, cycles int) measurement {
 		return measurement{Round: round, Variant: variant, Load: "pasv", Conns: 1, Cycles: cycles, Elapsed: time.Second}
 	}
-	// The machine was half as fast in the second round, which no ratio shows.
+	// The machine was half as fast in the second round; that cancels out.
 	ms := measurements{
 		at(0, "kernel", 1000), at(0, "expect", 750),
 		at(1, "expect", 250), at(1, "kernel", 500),
@@ -131,30 +149,37 @@ func TestNumber(t *testing.T) {
 	}
 }
 
-// TestWrite has the files of a plan written.
+// TestWrite checks the files of a plan.
 func TestWrite(t *testing.T) {
 	dir := t.TempDir()
-	readme := filepath.Join(dir, "README.md")
-	const before, after = "# Title\n\n" + readmeBegin, readmeEnd + "\n## Next\n"
-	if err := os.WriteFile(readme, []byte(before+"an older report\n"+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	raw := filepath.Join(dir, "raw.json")
-	r := sample(t, "-readme", readme, "-json", raw, "-chart", filepath.Join(dir, "bench", "chart.svg"))
+	summary, report := filepath.Join(dir, "README.md"), filepath.Join(dir, "bench", "README.md")
+	chart, raw := filepath.Join(dir, "bench", "chart.svg"), filepath.Join(dir, "raw.json")
 	if err := os.Mkdir(filepath.Join(dir, "bench"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	const before, after = "# Title\n\n" + pageBegin, pageEnd + "\n## Next\n"
+	for _, page := range []string{summary, report} {
+		if err := os.WriteFile(page, []byte(before+"an older report\n"+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := sample(t, "-summary", summary, "-report", report, "-json", raw, "-chart", chart)
 	if err := r.write(t.Output()); err != nil {
 		t.Fatal(err)
 	}
 
-	got, err := os.ReadFile(readme)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const image = "![Cycles a second, as a share of what nf_conntrack_ftp does](bench/chart.svg)\n\n"
-	if diff := cmp.Diff(before+image+string(r.markdown())+after, string(got)); diff != "" {
-		t.Errorf("README (-want +got):\n%s", diff)
+	for _, page := range []struct{ path, chart, text string }{
+		{path: summary, chart: "bench/chart.svg", text: string(r.summary())},
+		{path: report, chart: "chart.svg", text: string(r.markdown())},
+	} {
+		got, err := os.ReadFile(page.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		image := "![Cycles per second as a ratio to nf_conntrack_ftp](" + page.chart + ")\n\n"
+		if diff := cmp.Diff(before+image+page.text+after, string(got)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", page.path, diff)
+		}
 	}
 	text, err := os.ReadFile(raw)
 	if err != nil {
@@ -167,7 +192,7 @@ func TestWrite(t *testing.T) {
 	if diff := cmp.Diff(r.measurements, back.Measurements); diff != "" {
 		t.Errorf("JSON (-want +got):\n%s", diff)
 	}
-	if _, err := os.Stat(r.plan.files.chart); err != nil {
+	if _, err := os.Stat(chart); err != nil {
 		t.Error(err)
 	}
 }
