@@ -12,22 +12,22 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// patience is how long clients may take, all together, for what takes them
-// milliseconds: to log in and to hang up.
+// patience is the limit for steps that normally take milliseconds: for all clients to
+// log in or to disconnect, and for the daemon to empty its queue.
 const patience = 5 * time.Second
 
-// client is the clients of one measurement, on one thread. Each has a control
-// connection and goes through the cycles of the load.
+// client runs all clients of one measurement on one thread. Each client has a control
+// connection and repeats the cycle of the load.
 type client struct {
 	poller   *poller
 	load     load
 	server   netip.Addr
 	sessions []clientSession
 
-	ready     int  // sessions that have logged in and not hung up
-	busy      int  // sessions within a cycle
-	stopping  bool // no cycle begins any more
-	cycles    int  // that are complete
+	ready     int  // sessions that are logged in
+	busy      int  // sessions in a cycle
+	stopping  bool // begin no more cycles
+	cycles    int  // completed
 	latencies []time.Duration
 	scratch   []byte
 }
@@ -41,20 +41,22 @@ type clientSession struct {
 	data     int    // the passive data connection; 0 without
 	command  string // begins a cycle
 
-	began   time.Time // the cycle
-	replied bool      // it has its reply
-	carried bool      // and has had its data connection
+	// The current cycle.
+	began   time.Time
+	replied bool // the reply has arrived
+	carried bool // the data connection is closed, or there is none
 }
 
-// timing says how long the cycles of a measurement go on, and how long those that
-// have begun may take to end: longer than the second after which TCP sends a first
-// packet once more.
+// timing is the duration of the phases of a measurement.
 type timing struct {
-	warmup, duration, drain time.Duration
+	warmup, duration time.Duration
+	// drain is the limit for cycles in progress to complete. It exceeds the second
+	// after which TCP retransmits a SYN.
+	drain time.Duration
 }
 
-// drive has n clients on a host of a lab go through the cycles of a load. It calls
-// measure when the warm-up is over and again when the measurement is.
+// drive runs a load with n clients on the client of a lab. It calls measure at the end
+// of the warm-up and at the end of the measurement.
 func drive(l *lab.Lab, ld load, n int, t timing, measure func() error) (c *client, err error) {
 	c = &client{load: ld, sessions: make([]clientSession, n), latencies: make([]time.Duration, 0, 1<<17)}
 	c.scratch = make([]byte, max(1, min(ld.size, len(chunk))))
@@ -80,7 +82,7 @@ func (c *client) run(l *lab.Lab, t timing, measure func() error) error {
 		return err
 	}
 	if c.ready < n {
-		return fmt.Errorf("%d of %d clients have not logged in within %v", n-c.ready, n, patience)
+		return fmt.Errorf("%d of %d clients did not log in within %v", n-c.ready, n, patience)
 	}
 	begin := func() error {
 		for i := range c.sessions {
@@ -90,7 +92,7 @@ func (c *client) run(l *lab.Lab, t timing, measure func() error) error {
 		}
 		return c.until(t.warmup, never)
 	}
-	// Of a transfer the beginning counts as well: there is no other.
+	// A bulk transfer is one cycle, so its beginning must be measured.
 	steps := []func() error{begin, measure}
 	if c.load.size > 0 {
 		steps = []func() error{measure, begin}
@@ -110,7 +112,7 @@ func (c *client) run(l *lab.Lab, t timing, measure func() error) error {
 	return c.finish(t.drain)
 }
 
-// finish ends the cycles and hangs up.
+// finish lets the cycles complete and disconnects.
 func (c *client) finish(drain time.Duration) error {
 	counted := len(c.latencies)
 	c.stopping = true
@@ -127,14 +129,14 @@ func (c *client) finish(drain time.Duration) error {
 		return err
 	}
 	if c.ready > 0 {
-		return fmt.Errorf("the server has not closed %d control connections within %v", c.ready, patience)
+		return fmt.Errorf("the server did not close %d control connections within %v", c.ready, patience)
 	}
 	return nil
 }
 
 func never() bool { return false }
 
-// until handles what happens until done, for at most a time.
+// until handles events until done returns true or the limit has passed.
 func (c *client) until(limit time.Duration, done func() bool) error {
 	for end := time.Now().Add(limit); !done(); {
 		left := time.Until(end)
@@ -182,7 +184,7 @@ func (c *client) handle(fd int, r role, session int) error {
 		open, err := s.in.read(fd, func(line []byte) error { return c.reply(s, line) })
 		if err == nil && !open {
 			if !c.stopping {
-				return errors.New("the server has closed a control connection")
+				return errors.New("the server closed a control connection")
 			}
 			c.ready--
 			err = unix.EpollCtl(c.poller.epoll, unix.EPOLL_CTL_DEL, fd, nil)
@@ -195,7 +197,7 @@ func (c *client) handle(fd int, r role, session int) error {
 		}
 		return errors.Join(unix.Close(data), c.advance(s, &s.carried))
 	default:
-		n, _, err := unix.Recvfrom(fd, c.scratch, unix.MSG_TRUNC) // throws away what it reads
+		n, _, err := unix.Recvfrom(fd, c.scratch, unix.MSG_TRUNC) // discards the data
 		switch {
 		case errors.Is(err, unix.EAGAIN), n > 0:
 			return nil
@@ -208,18 +210,18 @@ func (c *client) handle(fd int, r role, session int) error {
 	}
 }
 
-// reply handles a line of the server.
+// reply handles a line from the server.
 func (c *client) reply(s *clientSession, line []byte) error {
 	code, _ := ftpparse.ParseReply(line)
 	switch {
 	case code >= 400:
-		return fmt.Errorf("the server says %q", line)
+		return fmt.Errorf("the server replied %q", line)
 	case !s.ready:
 		return c.login(s, code)
 	case code == 227 || code == 229:
 		to, why := code.Via().Endpoint(line)
 		if why != "" {
-			return fmt.Errorf("the server says %q: %w", line, why)
+			return fmt.Errorf("the server replied %q: %w", line, why)
 		}
 		var err error
 		if s.data, err = c.poller.connect(netip.AddrPortFrom(c.server, to.Port()), data, s.index); err != nil {
@@ -229,7 +231,7 @@ func (c *client) reply(s *clientSession, line []byte) error {
 	return c.advance(s, &s.replied)
 }
 
-// login goes on with the dialog before the first cycle.
+// login continues the dialogue before the first cycle.
 func (c *client) login(s *clientSession, code ftpparse.Code) error {
 	switch code {
 	case 220:
@@ -253,8 +255,8 @@ func (c *client) begin(s *clientSession, now time.Time) error {
 	return send(s.control, s.command)
 }
 
-// advance notes that a part of the cycle is done, and begins the next cycle if
-// that was the last part.
+// advance marks a part of the cycle, replied or carried, as done. After the last part
+// it begins the next cycle.
 func (c *client) advance(s *clientSession, part *bool) error {
 	*part = true
 	if !s.replied || !s.carried {
@@ -270,7 +272,7 @@ func (c *client) advance(s *clientSession, part *bool) error {
 	return c.begin(s, now)
 }
 
-// close closes what is still open.
+// close closes the sockets that are still open.
 func (c *client) close() {
 	for i := range c.sessions {
 		s := &c.sessions[i]

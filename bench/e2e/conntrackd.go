@@ -13,8 +13,8 @@ import (
 	"ftpctd/bench/lab"
 )
 
-// conntrackdConfig makes conntrackd serve its FTP helper and nothing else. The
-// helper has the limits of the kernel's; %[1]s is a directory.
+// conntrackdConfig enables conntrackd's FTP helper and nothing else, with the limits of
+// the kernel's helper. %[1]s is a directory.
 const conntrackdConfig = `General {
 	Systemd no
 	LockFile %[1]s/lock
@@ -35,8 +35,8 @@ Helper {
 }
 `
 
-// startConntrackd runs conntrackd with its user-space helper for FTP over IPv4,
-// which is called ftp like the kernel's: where that is there it cannot be.
+// startConntrackd runs conntrackd with its user-space helper for FTP over IPv4. Its
+// name is ftp, like the kernel's, so it fails where nf_conntrack_ftp is loaded.
 func startConntrackd(ctx context.Context, h *lab.Host) (_ *daemon, err error) {
 	d := &daemon{}
 	defer func() {
@@ -67,7 +67,7 @@ func startConntrackd(ctx context.Context, h *lab.Host) (_ *daemon, err error) {
 	for {
 		var queues []byte
 		err := h.Do(func() (err error) { queues, err = os.ReadFile(queueFile); return err })
-		// The file comes with the kernel's module.
+		// The file exists once the module nfnetlink_queue is loaded.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) || len(queues) > 0 {
 			return d, err
 		}

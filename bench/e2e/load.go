@@ -2,23 +2,23 @@ package main
 
 import "fmt"
 
-// load is what the clients of a measurement do over and over: cycles.
+// load is the cycle that the clients of a measurement repeat.
 type load struct {
 	name  string
 	title string // in the report
-	// command begins a cycle, which ends with the reply and, if there is one, the
-	// end of the data connection. PORT gets its argument from the session.
+	// command begins a cycle, which ends with the reply and with the end of the data
+	// connection, if there is one. PORT gets its argument from the session.
 	command string
 	ipv6    bool
-	// size is what a data connection carries. A load with a size is measured by
-	// one cycle instead of by time.
+	// size is the number of bytes on a data connection. A load with a size is
+	// measured for one cycle instead of for a time.
 	size int
 }
 
 // data reports whether a cycle has a data connection.
 func (l load) data() bool { return l.command != "NOOP" }
 
-// loads returns those that there are; size is that of the one transfer.
+// loads returns all loads; size is that of the bulk transfer.
 func loads(size int) []load {
 	return []load{
 		{name: "pasv", title: "PASV", command: "PASV"},
@@ -29,7 +29,7 @@ func loads(size int) []load {
 	}
 }
 
-// sizeText writes a number of bytes in the largest unit that it is a multiple of.
+// sizeText formats a number of bytes in the largest unit that divides it.
 func sizeText(n int) string {
 	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB"}
 	for len(units) > 1 && n%1024 == 0 {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// measurement is what came of one load on one variant in one round.
+// measurement is the result of one load on one variant in one round.
 type measurement struct {
 	Round   int    `json:"round"`
 	Variant string `json:"variant"`
@@ -16,19 +16,20 @@ type measurement struct {
 	Elapsed time.Duration `json:"elapsed_ns"`
 	P50     time.Duration `json:"p50_ns"` // latency of a cycle
 	P99     time.Duration `json:"p99_ns"`
-	// Machine, Lab and Daemon are the CPU time of usage.
+	// Machine, Lab and Daemon are the CPU times of usage.
 	Machine time.Duration `json:"machine_cpu_ns"`
 	Lab     time.Duration `json:"lab_cpu_ns"`
 	Daemon  time.Duration `json:"daemon_cpu_ns"`
-	// Blocked is how many cycles did not end, and Related how many packets the
-	// firewall has accepted as RELATED, both with the warm-up included, and Data
-	// how many data connections there were.
+	// Blocked is the number of cycles that did not complete, Related the number of
+	// packets that the firewall accepted as RELATED, and Data the number of data
+	// connections, all including the warm-up.
 	Blocked int `json:"blocked"`
 	Related int `json:"related"`
 	Data    int `json:"data_connections"`
 }
 
-// newMeasurement sorts the latencies of the cycles between two moments.
+// newMeasurement returns the measurement of the cycles between two readings. It
+// sorts their latencies.
 func newMeasurement(latencies []time.Duration, before, after usage) measurement {
 	slices.Sort(latencies)
 	return measurement{
@@ -40,13 +41,13 @@ func newMeasurement(latencies []time.Duration, before, after usage) measurement 
 	}
 }
 
-// key is what measurements have in common that are compared with each other.
+// key identifies measurements that are comparable with each other.
 type key struct {
 	load  string
 	conns int
 }
 
-// The figures of a measurement. CPU times are of a cycle, in µs.
+// The figures of a measurement. CPU times are per cycle, in µs.
 func rate(m measurement) float64      { return float64(m.Cycles) / m.Elapsed.Seconds() }
 func p50(m measurement) float64       { return micros(m.P50) }
 func p99(m measurement) float64       { return micros(m.P99) }
@@ -55,10 +56,10 @@ func daemonCPU(m measurement) float64 { return micros(m.Daemon) / float64(m.Cycl
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// measurements are those of a run.
+// measurements are all measurements of a run.
 type measurements []measurement
 
-// quartiles is that of a figure of a variant over the rounds.
+// quartiles returns the quartiles of a variant's figure over the rounds.
 func (ms measurements) quartiles(k key, variant string, figure func(measurement) float64) quartiles {
 	var values []float64
 	for _, m := range ms {
@@ -69,9 +70,9 @@ func (ms measurements) quartiles(k key, variant string, figure func(measurement)
 	return quartilesOf(values)
 }
 
-// ratio is the quartiles of a figure of a variant divided by that of another in the
-// same round: the two were measured within seconds of each other, so that what
-// else went on on the machine has met both.
+// ratio returns the quartiles of a variant's figure divided by the base's in the same
+// round. The two were measured within seconds of each other, so other load on the
+// machine affected both.
 func (ms measurements) ratio(k key, variant, base string, figure func(measurement) float64) quartiles {
 	var values []float64
 	for _, m := range ms {
@@ -90,7 +91,7 @@ func (m measurement) is(k key, variant string) bool {
 	return m.Load == k.load && m.Conns == k.conns && m.Variant == variant
 }
 
-// blocked adds up the cycles of a variant that did not end.
+// blocked returns the number of a variant's cycles that did not complete.
 func (ms measurements) blocked(variant string) (n int) {
 	for _, m := range ms {
 		if m.Variant == variant {
@@ -100,8 +101,8 @@ func (ms measurements) blocked(variant string) (n int) {
 	return n
 }
 
-// otherCPU returns which share of the CPU time that was used went to neither a lab
-// nor a daemon: to other processes, and to the kernel's own threads.
+// otherCPU returns the share of the machine's CPU time that neither a lab nor a daemon
+// used: that of other processes and of kernel threads.
 func (ms measurements) otherCPU() float64 {
 	var lab, machine time.Duration
 	for _, m := range ms {

@@ -20,38 +20,39 @@ import (
 	"ftpctd/bench/lab"
 )
 
-// memory is the daemon's resident memory, in bytes.
+// memory is the daemon's resident set size, in bytes.
 type memory struct {
 	Variant     string `json:"variant"`
 	Connections int    `json:"connections"`
-	Idle        int    `json:"idle_bytes"`   // with no connection
-	Filled      int    `json:"filled_bytes"` // with that many, idle
+	Idle        int    `json:"idle_bytes"`   // without connections
+	Filled      int    `json:"filled_bytes"` // with idle Connections
 }
 
-// The control connections that fill the daemon are between hosts that are not
-// there: 100,000 pairs of sockets would take most of the memory and the time. The
-// router sees the packets of a handshake and of a greeting, as it would of hosts
-// that are. The addresses are those of RFC 2544 and RFC 5737.
+// The idle control connections are between hosts that do not exist: 100,000 pairs of
+// sockets would take too much memory and time. Raw sockets send the packets of their
+// handshakes and greetings through the router. The addresses are from RFC 2544 and
+// RFC 5737.
 var (
 	absentClients = netip.MustParsePrefix("198.18.0.0/15")
 	absentServer  = netip.MustParsePrefix("198.51.100.1/32")
 )
 
-// absentClient returns the client of a connection: each has one of its own.
+// absentClient returns the client address of connection i; no two share one.
 func absentClient(i int) netip.Addr {
 	base := absentClients.Addr().As4()
 	n := uint32(base[0])<<24 | uint32(base[1])<<16 + uint32(i+1)
 	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 }
 
-// maxAbsent is how many clients there are addresses for.
+// maxAbsent is the number of client addresses.
 const maxAbsent = 1<<17 - 2
 
-// batch is how many packets are sent before the queue is waited for: fewer than
-// fit into it.
+// batch is the number of packets sent before waiting for the queue to drain. It is
+// smaller than the queue.
 const batch = 1000
 
-// fill has the variant's daemon follow n idle control connections.
+// fill measures the memory of the variant's daemon without connections and with n idle
+// control connections.
 func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
 	if v.config, err = withConnections(v.config, n); err != nil {
 		return m, fmt.Errorf("%s: %w", v.name, err)
@@ -86,12 +87,11 @@ func (v variant) fill(ctx context.Context, n int) (m memory, err error) {
 	return m, err
 }
 
-// withConnections returns a configuration of ftpctd whose limit of control
-// connections is n.
+// withConnections returns a configuration of ftpctd with limits.connections set to n.
 func withConnections(config string, n int) (string, error) {
 	keys := map[string]any{}
 	if err := toml.Unmarshal([]byte(config), &keys); err != nil {
-		return "", fmt.Errorf("the configuration: %w", err)
+		return "", fmt.Errorf("configuration: %w", err)
 	}
 	limits, ok := keys["limits"].(map[string]any)
 	if !ok {
@@ -103,23 +103,24 @@ func withConnections(config string, n int) (string, error) {
 	return string(text), err
 }
 
-// tableFile says how many connections conntrack's table takes; 0 is any number.
+// tableFile holds the maximum size of the conntrack table; 0 is no limit.
 const tableFile = "/proc/sys/net/netfilter/nf_conntrack_max"
 
-// checkTable reports whether conntrack's table takes n connections.
+// checkTable returns an error unless the conntrack table, whose size is in text, has
+// room for n connections.
 func checkTable(text []byte, n int) error {
 	size, err := strconv.Atoi(string(bytes.TrimSpace(text)))
 	if err != nil {
 		return fmt.Errorf("%s: %w", tableFile, err)
 	}
 	if size != 0 && size < n {
-		return fmt.Errorf("the kernel tracks no more than %d connections, and -idle wants %d: "+
-			"sysctl -w net.netfilter.nf_conntrack_max=%d, or a smaller -idle", size, n, n)
+		return fmt.Errorf("the conntrack table is limited to %d connections and -idle needs %d: "+
+			"run sysctl -w net.netfilter.nf_conntrack_max=%d, or lower -idle", size, n, n)
 	}
 	return nil
 }
 
-// connectAbsent sends the packets of n connections through the router.
+// connectAbsent sends the handshakes and greetings of n connections through the router.
 func (tb *testbed) connectAbsent(n int) error {
 	if err := routeAbsent(tb.lab); err != nil {
 		return err
@@ -140,7 +141,7 @@ func (tb *testbed) connectAbsent(n int) error {
 	b := gopacket.NewSerializeBuffer()
 	for begin := 0; begin < n; begin += batch {
 		end := min(begin+batch, n)
-		// Each step after the one before it has gone through the router.
+		// Each step begins once the previous one has passed the router.
 		for _, step := range []struct {
 			raw        int
 			fromServer bool
@@ -169,8 +170,8 @@ func (tb *testbed) connectAbsent(n int) error {
 	return nil
 }
 
-// routeAbsent routes the hosts that are not there, those of each side by the link
-// of its real host, who throws their packets away.
+// routeAbsent routes the absent hosts of each side to the real host on that side,
+// which discards their packets.
 func routeAbsent(l *lab.Lab) error {
 	gateway := netip.MustParseAddr("169.254.0.1") // the router, on each of its links
 	for _, r := range []struct {
@@ -201,7 +202,7 @@ func routeAbsent(l *lab.Lab) error {
 	return nil
 }
 
-// rawSocket returns a socket of a host for whole IPv4 packets.
+// rawSocket opens a socket on a host that sends IPv4 packets with their headers.
 func rawSocket(h *lab.Host) (fd int, err error) {
 	err = h.Do(func() error {
 		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -226,7 +227,7 @@ func sendSegment(raw int, b gopacket.SerializeBuffer, src, dst netip.AddrPort, t
 	return unix.Sendto(raw, b.Bytes(), 0, &unix.SockaddrInet4{Addr: dst.Addr().As4()})
 }
 
-// queueFile lists the queues of the calling thread's network namespace.
+// queueFile lists the packet queues of the calling thread's network namespace.
 const queueFile = "/proc/thread-self/net/netfilter/nfnetlink_queue"
 
 // queueEmpty waits until no packet is queued on the router.
@@ -245,19 +246,18 @@ func (tb *testbed) queueEmpty() error {
 		case err != nil:
 			return err
 		case lost > 0:
-			return fmt.Errorf("the queue has lost %d packets", lost)
+			return fmt.Errorf("the queue dropped %d packets", lost)
 		case waiting == 0:
 			return nil
 		}
 	}
-	return fmt.Errorf("the daemon has not read its queue within %v", patience)
+	return fmt.Errorf("the daemon did not empty its queue within %v", patience)
 }
 
-var errQueueFile = errors.New("/proc/net/netfilter/nfnetlink_queue is not as expected")
-
-// queued adds up how many packets wait in queues and how many were lost. A line is
-// of a queue: its number, the owner, the packets that wait, two settings, the
-// packets lost because it was full, and those because its socket was.
+// queued returns the number of packets waiting in the queues of queueFile and the
+// number dropped. A line describes a queue: its number, its owner, the packets
+// waiting, two settings, the packets dropped because the queue was full and those
+// dropped because its socket was.
 func queued(text []byte) (waiting, lost int, err error) {
 	for line := range bytes.Lines(text) {
 		var number, owner, total, mode, length, full, socket int
@@ -270,9 +270,9 @@ func queued(text []byte) (waiting, lost int, err error) {
 	return waiting, lost, nil
 }
 
-var errNoRSS = errors.New("/proc/PID/status has no VmRSS")
+var errNoRSS = errors.New("no VmRSS in /proc/PID/status")
 
-// residentMemory returns that of a process in bytes.
+// residentMemory returns the resident set size of a process in bytes.
 func residentMemory(pid int) (int, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -42,11 +42,12 @@ func TestWithConnections(t *testing.T) {
 		})
 	}
 	if _, err := withConnections("limits = [\n", 1); err == nil {
-		t.Error("what is no TOML is taken")
+		t.Error("invalid TOML was accepted")
 	}
 }
 
-// TestCheckTable has a table that is too small refused, with what to do.
+// TestCheckTable checks that a table that is too small is an error that says how to
+// fix it.
 func TestCheckTable(t *testing.T) {
 	for _, tt := range []struct{ name, text, says string }{
 		{"large enough", "100000\n", ""},
@@ -69,6 +70,6 @@ func TestQueued(t *testing.T) {
 		t.Errorf("got %d waiting, %d lost, %v; want 7, 3, nil", waiting, lost, err)
 	}
 	if _, _, err := queued([]byte("21 4711\n")); err == nil {
-		t.Error("half a line is taken")
+		t.Error("half a line was accepted")
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// role is what a socket is for.
+// role is the purpose of a socket.
 type role uint8
 
 const (
@@ -21,10 +21,9 @@ const (
 	roleBits = 2
 )
 
-// poller waits for any number of sockets on one thread, with as few system calls
-// as there can be: what the client and the server of the benchmark take comes out
-// of the same CPUs as what is measured. The sockets are made by the thread that
-// calls, in its network namespace.
+// poller waits for any number of sockets on one thread, with as few system calls as
+// possible: the benchmark's client and server share the CPUs with the daemon they
+// measure. Sockets are created in the network namespace of the calling thread.
 type poller struct {
 	epoll  int
 	events [128]unix.EpollEvent
@@ -37,16 +36,15 @@ func newPoller() (*poller, error) {
 
 func (p *poller) close() { _ = unix.Close(p.epoll) }
 
-// add has wait tell when events happen to a socket. The kernel forgets a socket
-// that is closed.
+// add makes wait report events of a socket. Closing the socket removes it.
 func (p *poller) add(fd int, r role, session int, events uint32) error {
 	return unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{
 		Events: events, Fd: int32(fd), Pad: int32(session)<<roleBits | int32(r),
 	})
 }
 
-// wait waits for at most timeout, or for ever if that is negative, and calls
-// handle for each socket to which something has happened.
+// wait waits for at most timeout, or indefinitely if that is negative, and calls
+// handle for each socket with an event.
 func (p *poller) wait(timeout time.Duration, handle func(fd int, r role, session int) error) error {
 	ms := -1
 	if timeout >= 0 {
@@ -67,7 +65,7 @@ func (p *poller) wait(timeout time.Duration, handle func(fd int, r role, session
 	return nil
 }
 
-// connect begins to connect to an address.
+// connect starts connecting to an address; it does not wait.
 func (p *poller) connect(to netip.AddrPort, r role, session int) (fd int, err error) {
 	fd, err = newSocket(to.Addr())
 	if err != nil {
@@ -80,7 +78,7 @@ func (p *poller) connect(to netip.AddrPort, r role, session int) (fd int, err er
 	return fd, p.add(fd, r, session, unix.EPOLLIN)
 }
 
-// listen listens at an address; with port 0 the kernel chooses one.
+// listen listens on an address; with port 0 the kernel chooses the port.
 func (p *poller) listen(at netip.AddrPort, r role, session int) (fd int, port uint16, err error) {
 	fd, err = newSocket(at.Addr())
 	if err != nil {
@@ -100,15 +98,15 @@ func (p *poller) listen(at netip.AddrPort, r role, session int) (fd int, port ui
 	return fd, at.Port(), nil
 }
 
-// accept takes the next connection of a listener; flags are those of accept4.
+// accept accepts the next connection of a listener; flags are those of accept4(2).
 func accept(listener, flags int) (fd int, err error) {
 	fd, _, err = unix.Accept4(listener, flags|unix.SOCK_CLOEXEC)
 	return fd, err
 }
 
-// resetClose closes the connection, of which the other end has closed its half
-// already, with a reset. Neither end remembers it in TIME_WAIT: some 100,000 of
-// these would make later measurements slower than earlier ones.
+// resetClose closes a connection with a RST, after the peer has closed its half. So
+// neither end keeps it in TIME_WAIT: 100,000 of these would slow down later
+// measurements.
 func resetClose(fd int) {
 	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	_ = unix.Close(fd)
@@ -143,28 +141,28 @@ func localAddrPort(fd int) (netip.AddrPort, error) {
 	return netip.AddrPort{}, unix.EAFNOSUPPORT
 }
 
-// hostPort writes an IPv4 endpoint as PORT and 227 do.
+// hostPort formats an IPv4 endpoint as in PORT and 227 (RFC 959 section 4.1.2).
 func hostPort(a netip.AddrPort) string {
 	ip, port := a.Addr().As4(), a.Port()
 	return fmt.Sprintf("%d,%d,%d,%d,%d,%d", ip[0], ip[1], ip[2], ip[3], port>>8, port&0xff)
 }
 
-// send writes a line to a control connection, which always has room for one.
+// send writes a line to a control connection. Its send buffer always has room for one.
 func send(fd int, line string) error {
 	_, err := unix.Write(fd, []byte(line))
 	return err
 }
 
-// lineBuffer holds what has come of a line.
+// lineBuffer holds the received part of a line.
 type lineBuffer struct {
 	bytes [512]byte
 	n     int
 }
 
-var errLongLine = errors.New("a line of more than 512 bytes")
+var errLongLine = errors.New("line longer than 512 bytes")
 
-// read reads once from a control connection and calls handle with each line that
-// is complete, without its end. It returns false at the end of the connection.
+// read reads once from a control connection and calls handle with each complete line,
+// without its CRLF. It returns false at the end of the connection.
 func (b *lineBuffer) read(fd int, handle func(line []byte) error) (open bool, err error) {
 	if b.n == len(b.bytes) {
 		return false, errLongLine

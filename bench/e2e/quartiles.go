@@ -5,21 +5,22 @@ import (
 	"time"
 )
 
-// quartiles is the median of some values and the middle half of them.
+// quartiles are the median and the quartiles of some values.
 type quartiles struct {
 	Median float64 `json:"median"`
 	Lower  float64 `json:"lower_quartile"`
 	Upper  float64 `json:"upper_quartile"`
 }
 
-// quartilesOf sorts the values; without any they are zero.
+// quartilesOf returns the quartiles of the values, or zeros if there are none. It sorts
+// the values.
 func quartilesOf(values []float64) quartiles {
 	slices.Sort(values)
 	return quartiles{Median: quantile(values, 0.5), Lower: quantile(values, 0.25), Upper: quantile(values, 0.75)}
 }
 
-// quantile interpolates between the two sorted values around the place q, from 0
-// for the least to 1 for the greatest.
+// quantile returns the q-quantile of sorted values, from 0 for the minimum to 1 for
+// the maximum, interpolated linearly.
 func quantile(sorted []float64, q float64) float64 {
 	if len(sorted) == 0 {
 		return 0
@@ -32,8 +33,8 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[i] + (place-float64(i))*(sorted[i+1]-sorted[i])
 }
 
-// percentile returns the smallest of the sorted values that p percent of them do
-// not exceed; 0 without any.
+// percentile returns the smallest of the sorted values that at least p percent of them
+// do not exceed, or 0 if there are none.
 func percentile(sorted []time.Duration, p int) time.Duration {
 	if len(sorted) == 0 {
 		return 0

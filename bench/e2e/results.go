@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// results is what came of a plan.
+// results are the results of a plan.
 type results struct {
 	plan         plan
 	machine      machine
 	measurements measurements
-	memory       *memory // nil if it was not measured
+	memory       *memory // nil if not measured
 }
 
-// machine is where and when it was measured.
+// machine is the machine and the time of the measurements.
 type machine struct {
 	Kernel string    `json:"kernel"`
 	CPU    string    `json:"cpu"`
@@ -39,8 +39,8 @@ func thisMachine() (m machine, err error) {
 	}, err
 }
 
-// modelName returns the name of the first CPU in /proc/cpuinfo, which not every
-// architecture tells.
+// modelName returns the name of the first CPU in /proc/cpuinfo, or the architecture
+// where there is none.
 func modelName(cpuinfo []byte) string {
 	for line := range bytes.Lines(cpuinfo) {
 		if name, value, ok := bytes.Cut(line, []byte(":")); ok && string(bytes.TrimSpace(name)) == "model name" {
@@ -50,7 +50,7 @@ func modelName(cpuinfo []byte) string {
 	return runtime.GOARCH
 }
 
-// write writes the report, and the files of the plan.
+// write writes the report to stdout, and the files of the plan.
 func (r results) write(stdout io.Writer) error {
 	if _, err := stdout.Write(r.markdown()); err != nil {
 		return err
@@ -78,7 +78,7 @@ func (r results) write(stdout io.Writer) error {
 	return nil
 }
 
-// json returns everything that was measured.
+// json returns all measurements.
 func (r results) json() ([]byte, error) {
 	text, err := json.MarshalIndent(struct {
 		Machine      machine      `json:"machine"`

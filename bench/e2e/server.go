@@ -12,9 +12,9 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// server is the FTP server of a lab, on one thread. It knows as much as the loads
-// need. A session listens at one port for all its passive data connections: to
-// make another for each would cost the server more than the router has to do.
+// server is the FTP server of a lab, on one thread. It implements only the commands of
+// the loads. A session listens on one port for all its passive data connections: a
+// new listener for each would cost the server more than the router's work.
 type server struct {
 	poller   *poller
 	stop     int // an eventfd: readable once the server is to stop
@@ -28,10 +28,10 @@ type serverSession struct {
 	in       lineBuffer
 	listener int // for data connections; 0 before the first PASV or EPSV
 	port     uint16
-	size     int // what each data connection carries, in bytes
+	size     int // of each data connection, in bytes
 }
 
-// chunk is what is sent at once on a data connection.
+// chunk is the data of one write on a data connection.
 var chunk [1 << 20]byte
 
 // serve starts the server on both addresses of a host.
@@ -72,7 +72,7 @@ func (s *server) listen(h *lab.Host) (err error) {
 	return nil
 }
 
-// release closes what the server has open.
+// release closes all sockets of the server.
 func (s *server) release() {
 	for fd := range s.sessions {
 		s.end(fd)
@@ -120,7 +120,7 @@ func (s *server) handle(fd int, r role, session int) error {
 		return nil
 	case dataListener:
 		return s.deliver(fd, session)
-	default: // the client has closed a data connection that this end has opened
+	default: // the client closed a data connection that the server opened
 		resetClose(fd)
 		return nil
 	}
@@ -129,7 +129,7 @@ func (s *server) handle(fd int, r role, session int) error {
 func (s *server) greet(listener int) error {
 	fd, err := accept(listener, unix.SOCK_NONBLOCK)
 	if err != nil {
-		return nil // it has gone again
+		return nil // the client is gone
 	}
 	local, err := localAddrPort(fd)
 	if err != nil {
@@ -142,17 +142,17 @@ func (s *server) greet(listener int) error {
 	return send(fd, "220 Benchmark.\r\n")
 }
 
-// deliver serves a passive data connection. What it carries is sent at one go:
-// whoever asks for much is alone.
+// deliver serves a passive data connection. It blocks until all data is sent: a load
+// with a size has only one client.
 func (s *server) deliver(listener, session int) error {
 	fd, err := accept(listener, 0)
 	if err != nil {
-		return nil // it has gone again
+		return nil // the client is gone
 	}
 	for left := s.sessions[session].size; left > 0; {
 		n, err := unix.Write(fd, chunk[:min(left, len(chunk))])
 		if err != nil {
-			break // so says the client, too
+			break // the client notices, too
 		}
 		left -= n
 	}
@@ -167,7 +167,7 @@ func (s *server) command(fd int, ss *serverSession, line []byte) error {
 		return send(fd, "331 Any password will do.\r\n")
 	case "PASS":
 		return send(fd, "230 Logged in.\r\n")
-	case "ALLO": // RFC 959 has it announce the size of what follows
+	case "ALLO": // announces the size of a transfer (RFC 959 section 4.1.3)
 		var err error
 		if ss.size, err = strconv.Atoi(argument); err != nil {
 			return send(fd, "501 How many bytes?\r\n")
@@ -196,7 +196,7 @@ func (s *server) command(fd int, ss *serverSession, line []byte) error {
 	return send(fd, "502 Not in a benchmark.\r\n")
 }
 
-// passive has the session listen for data connections.
+// passive makes the session listen for data connections, once.
 func (s *server) passive(fd int, ss *serverSession) (err error) {
 	if ss.listener == 0 {
 		ss.listener, ss.port, err = s.poller.listen(netip.AddrPortFrom(ss.local, 0), dataListener, fd)

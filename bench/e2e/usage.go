@@ -11,30 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// usage is how much CPU time was used up to a moment.
+// usage is a reading of CPU times.
 type usage struct {
 	at time.Time
-	// machine is what all CPUs of the machine have spent on anything but idling:
-	// the client, the server and all other processes, the kernel and interrupts.
-	// The kernel counts it in ticks of 1/100 s.
+	// machine is the time that all CPUs spent on anything but idling: on all
+	// processes, the kernel and interrupts. Its resolution is 1/100 s.
 	machine time.Duration
-	// lab is what this process has spent, which is the client and the server of all
-	// labs, and the daemon: the kernel carries a packet from one end to the other
-	// on the time of whoever has sent it. That is all there is to the CPU cost of
-	// a cycle, but for what the kernel's own threads do, and nothing else is in it.
+	// lab is the time of this process (the client and the server of all labs) and
+	// of the daemon. The kernel forwards a packet on the time of its sender, so
+	// this is the whole CPU cost of the cycles, except for kernel threads.
 	lab time.Duration
-	// daemon is what the daemon has spent, in user space and in the kernel. With
-	// the verdict on a packet the daemon's thread carries the packet further on
-	// its way, in the worst case up to the socket that it is for, which is part of
-	// this too.
+	// daemon is the time of the daemon in user space and in the kernel. On a
+	// verdict the daemon's thread carries the packet on, up to the receiver's
+	// socket, which is included.
 	daemon time.Duration
 }
 
-// userHZ is in which parts of a second the kernel tells times (USER_HZ); it is
-// the same on all architectures that Go runs on.
+// userHZ is the kernel's USER_HZ: ticks per second in /proc/stat. It is 100 on every
+// architecture that Go supports.
 const userHZ = 100
 
-// readUsage reads it; without a daemon, pid is 0.
+// readUsage reads the CPU times; pid is the daemon's, or 0 without one.
 func readUsage(pid int) (u usage, err error) {
 	u.at = time.Now()
 	if u.machine, err = machineTime(); err != nil {
@@ -52,8 +49,8 @@ func readUsage(pid int) (u usage, err error) {
 
 var errProcStat = errors.New("/proc/stat does not begin with the times of the CPUs")
 
-// machineTime adds up the first line of /proc/stat, proc(5): user, nice, system,
-// idle, iowait, irq, softirq and steal time.
+// machineTime returns the sum of the first line of /proc/stat, proc_stat(5), without
+// the idle times: user, nice, system, idle, iowait, irq, softirq and steal.
 func machineTime() (time.Duration, error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -75,8 +72,8 @@ func machineTime() (time.Duration, error) {
 	return time.Duration(ticks) * time.Second / userHZ, nil
 }
 
-// processTime is the CPU time of a process from the clock of its CPU time,
-// clock_getcpuclockid(3), which counts nanoseconds and not ticks.
+// processTime returns the CPU time of a process from its CPU-time clock,
+// clock_getcpuclockid(3), in nanoseconds instead of ticks.
 func processTime(pid int) (time.Duration, error) {
 	const sched = 2 // CPUCLOCK_SCHED of include/linux/posix-timers.h
 	var ts unix.Timespec

@@ -10,22 +10,23 @@ import (
 	"ftpctd/bench/lab"
 )
 
-// variant is what the router runs while it is measured.
+// variant is a setup of the router to measure.
 type variant struct {
 	name  string
 	title string // in the report
-	// open has the firewall accept everything.
+	// open makes the firewall accept everything.
 	open bool
-	// helper is the kernel's helper that control connections get; none if empty.
+	// helper is the conntrack helper that the firewall assigns to control
+	// connections; none if empty.
 	helper string
-	// conntrackd has conntrackd serve that helper.
+	// conntrackd runs conntrackd as that helper.
 	conntrackd bool
-	// ftpctd has it run program with the text of a configuration.
+	// ftpctd runs program with a configuration, the text of its file.
 	ftpctd          bool
 	program, config string
 }
 
-// builtIn returns the variant of that name that is always there.
+// builtIn returns the predefined variant of that name.
 func builtIn(name string) (v variant, ok bool) {
 	switch name {
 	case "none":
@@ -40,8 +41,7 @@ func builtIn(name string) (v variant, ok bool) {
 	return variant{}, false
 }
 
-// testbed is a variant with a lab of its own, so that its connections do not get in
-// the way of the others'.
+// testbed is a variant in its own lab, isolated from the others' connections.
 type testbed struct {
 	variant  variant
 	lab      *lab.Lab
@@ -92,7 +92,7 @@ func (v variant) build(ctx context.Context) (_ *testbed, err error) {
 
 func (tb *testbed) close() error {
 	var errs []error
-	if tb.firewall != nil { // a helper that rules assign cannot be removed
+	if tb.firewall != nil { // first: a helper in use by rules cannot be removed
 		errs = append(errs, tb.firewall.Close())
 	}
 	if tb.daemon != nil {
@@ -107,9 +107,8 @@ func (tb *testbed) close() error {
 	return errors.Join(errs...)
 }
 
-// measure measures a load with a number of control connections. It leaves
-// conntrack's table empty: entries of earlier measurements would slow down later
-// ones.
+// measure measures a load with a number of control connections. It flushes the
+// conntrack table: entries of earlier measurements would slow down later ones.
 func (tb *testbed) measure(ld load, conns int, t timing) (m measurement, err error) {
 	relatedBefore, err := tb.firewall.Related()
 	if err != nil {
