@@ -24,25 +24,6 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// within returns a context for one test: far longer than anything in it takes.
-func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually waits for a condition that the kernel brings about by itself.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for range 500 {
-		if condition() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Errorf("not within 5 s: %s", what)
-}
-
 // echo sends a word from one host to a listener on another and back.
 func echo(ctx context.Context, t *testing.T, from, to *lab.Host, addr netip.Addr) {
 	t.Helper()
@@ -104,8 +85,7 @@ func TestRouting(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
-			start := time.Now()
+			ctx := labtest.Context(t)
 			l := labtest.New(t, tt.config)
 			// The first packets of both families and directions: nothing is
 			// waited for in between, such as an address being tentative.
@@ -113,7 +93,6 @@ func TestRouting(t *testing.T) {
 			echo(ctx, t, l.Client, l.Server, l.Server.IPv6())
 			echo(ctx, t, l.Server, l.Client, l.Client.IPv4())
 			echo(ctx, t, l.Server, l.Client, l.Client.IPv6())
-			t.Logf("up and used after %v", time.Since(start))
 
 			want := tt.config
 			if !want.ClientIPv4.IsValid() {
@@ -270,12 +249,12 @@ func takeFootprint(t *testing.T) footprint {
 // Not parallel: it looks at the whole process. (Parallel tests of this package
 // start only when the others are done.)
 func TestNothingIsLeft(t *testing.T) {
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	// What a first use opens for good, such as the poller's descriptor, is
 	// there before the comparison begins, and its threads are not there any more.
 	t.Run("first", func(t *testing.T) { labtest.New(t, lab.Config{}) })
 	var before footprint
-	eventually(t, "no namespace is left of the first lab", func() bool {
+	labtest.Eventually(t, "no namespace is left of the first lab", func() bool {
 		before = takeFootprint(t)
 		return len(before.Foreign) == 0
 	})
@@ -312,19 +291,21 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 	})
 	for _, pid := range pids {
-		eventually(t, "the processes of the lab are gone", func() bool { return len(group(t, pid)) == 0 })
+		labtest.Eventually(t, "the processes of the lab are gone", func() bool { return len(group(t, pid)) == 0 })
 	}
 	var after footprint
-	eventually(t, "the footprint is no larger than before", func() bool {
+	defer func() {
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Errorf("left behind (-before +after):\n%s", diff)
+		}
+	}()
+	labtest.Eventually(t, "the footprint is no larger than before", func() bool {
 		after = takeFootprint(t)
 		// The runtime's own may become fewer, whenever it pleases.
 		after.Descriptors = max(after.Descriptors, before.Descriptors)
 		after.Goroutines = max(after.Goroutines, before.Goroutines)
 		return cmp.Equal(before, after)
 	})
-	if diff := cmp.Diff(before, after); diff != "" {
-		t.Errorf("left behind (-before +after):\n%s", diff)
-	}
 }
 
 func TestDo(t *testing.T) {
@@ -494,7 +475,7 @@ func TestKilled(t *testing.T) {
 	if os.Geteuid() != 0 {
 		labtest.Unmet(t, "needs root for network namespaces: run sudo make test")
 	}
-	cmd := exec.CommandContext(within(t), os.Args[0], "-test.run=^TestKilled$")
+	cmd := exec.CommandContext(labtest.Context(t), os.Args[0], "-test.run=^TestKilled$")
 	cmd.Env = append(os.Environ(), role+"=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -514,5 +495,5 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%q: %v", b[:n], err)
 	}
-	eventually(t, "the process in the lab is gone", func() bool { return len(group(t, pid)) == 0 })
+	labtest.Eventually(t, "the process in the lab is gone", func() bool { return len(group(t, pid)) == 0 })
 }

@@ -16,7 +16,7 @@ import (
 // are right.
 func TestWire(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	l := labtest.New(t, lab.Config{})
 	open := func(h *lab.Host, prefixes ...string) (*lab.Wire, *lab.Sniffer) {
 		var parsed []netip.Prefix
@@ -43,11 +43,11 @@ func TestWire(t *testing.T) {
 		sniffer  *lab.Sniffer
 		src, dst string
 	}{
-		{"IPv4", left, fromLeft, "10.8.0.1:1000", "10.9.0.1:21"},
-		{"IPv6", left, fromLeft, "[fd08::1]:1000", "[fd09::1]:21"},
-		{"IPv4, back", right, fromRight, "10.9.0.1:21", "10.8.0.1:1000"},
-		{"IPv6, back", right, fromRight, "[fd09::1]:21", "[fd08::1]:1000"},
-		{"forged, and back over the same wire", right, fromLeft, "10.8.0.1:1000", "10.9.0.1:21"},
+		{name: "IPv4", wire: left, sniffer: fromLeft, src: "10.8.0.1:1000", dst: "10.9.0.1:21"},
+		{name: "IPv6", wire: left, sniffer: fromLeft, src: "[fd08::1]:1000", dst: "[fd09::1]:21"},
+		{name: "IPv4, back", wire: right, sniffer: fromRight, src: "10.9.0.1:21", dst: "10.8.0.1:1000"},
+		{name: "IPv6, back", wire: right, sniffer: fromRight, src: "[fd09::1]:21", dst: "[fd08::1]:1000"},
+		{name: "forged, and back over the same wire", wire: right, sniffer: fromLeft, src: "10.8.0.1:1000", dst: "10.9.0.1:21"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			want := lab.Segment{

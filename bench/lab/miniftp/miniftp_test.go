@@ -17,13 +17,6 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// within returns a context for one test: far longer than anything in it takes.
-func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func TestTransfer(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -40,7 +33,7 @@ func TestTransfer(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := labtest.Context(t)
 			l := labtest.New(t, lab.Config{})
 			s := &miniftp.Server{}
 			if tt.server != nil {
@@ -80,7 +73,7 @@ func TestFirewall(t *testing.T) {
 	} {
 		t.Run(tt.name+" blocked", func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := labtest.Context(t)
 			l := labtest.New(t, lab.Config{})
 			// Both wait for a while that is short, and in vain.
 			const timeout = 300 * time.Millisecond
@@ -93,14 +86,14 @@ func TestFirewall(t *testing.T) {
 			}
 			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				t.Run(w.String(), func(t *testing.T) {
-					before := read(t, fw.Dropped)
+					before := labtest.Count(t, fw.Dropped)
 					c := labtest.Connect(ctx, t, l.Client, w.Server)
 					c.DataTimeout = timeout
 					_, err := c.Retr(ctx, w.Via, "file")
 					if !errors.Is(err, miniftp.ErrNoDataConnection) {
 						t.Errorf("got %v, want %v", err, miniftp.ErrNoDataConnection)
 					}
-					if read(t, fw.Dropped) == before {
+					if labtest.Count(t, fw.Dropped) == before {
 						t.Error("no packet was dropped")
 					}
 					// The control connection is unharmed.
@@ -112,13 +105,13 @@ func TestFirewall(t *testing.T) {
 					}
 				})
 			}
-			if n := read(t, fw.Related); n != 0 {
+			if n := labtest.Count(t, fw.Related); n != 0 {
 				t.Errorf("%d related packets without a helper", n)
 			}
 		})
 		t.Run(tt.name+" admitted", func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := labtest.Context(t)
 			l := labtest.New(t, lab.Config{})
 			s := &miniftp.Server{}
 			labtest.Serve(t, l.Server, s)
@@ -131,33 +124,24 @@ func TestFirewall(t *testing.T) {
 			}
 			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				t.Run(w.String(), func(t *testing.T) {
-					before := read(t, fw.Related)
+					before := labtest.Count(t, fw.Related)
 					c := labtest.Connect(ctx, t, l.Client, w.Server)
 					labtest.RoundTrip(ctx, t, c, s, w)
-					if got := read(t, fw.Related) - before; got != 2 {
+					if got := labtest.Count(t, fw.Related) - before; got != 2 {
 						t.Errorf("%d related packets for 2 data connections", got)
 					}
 				})
 			}
-			if n := read(t, fw.Dropped); n != 0 {
+			if n := labtest.Count(t, fw.Dropped); n != 0 {
 				t.Errorf("%d packets dropped", n)
 			}
 		})
 	}
 }
 
-func read(t *testing.T, counter func() (uint64, error)) uint64 {
-	t.Helper()
-	n, err := counter()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 func TestOpenFirewall(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{}
 	labtest.Serve(t, l.Server, s)
@@ -168,11 +152,11 @@ func TestOpenFirewall(t *testing.T) {
 	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 		labtest.RoundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), s, w)
 	}
-	if n := read(t, fw.Related); n != 0 {
+	if n := labtest.Count(t, fw.Related); n != 0 {
 		t.Errorf("%d related packets without a helper", n)
 	}
 	// None was dropped, but the policy decided about each.
-	if n := read(t, fw.Dropped); n == 0 {
+	if n := labtest.Count(t, fw.Dropped); n == 0 {
 		t.Error("no packet was left to the policy")
 	}
 	t.Run("one per host", func(t *testing.T) {
@@ -203,7 +187,7 @@ func TestOpenFirewall(t *testing.T) {
 // project began from.
 func TestEndpoints(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	l := labtest.New(t, lab.Config{
 		ClientIPv4: netip.MustParseAddr("192.168.0.211"),
 		ServerIPv4: netip.MustParseAddr("192.168.0.201"),
@@ -263,7 +247,7 @@ func TestEndpoints(t *testing.T) {
 
 func TestPassivePorts(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	l := labtest.New(t, lab.Config{})
 	labtest.Serve(t, l.Server, &miniftp.Server{PassivePorts: [2]uint16{30000, 30002}})
 	held, err := l.Server.ListenTCP(ctx, netip.AddrPortFrom(l.Server.IPv4(), 30001))
@@ -314,7 +298,7 @@ func refuse(l net.Listener) string {
 
 func TestReplies(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{PassiveAddr: netip.MustParseAddr("198.51.100.1")}
 	labtest.Serve(t, l.Server, s)
@@ -393,14 +377,12 @@ func TestReplies(t *testing.T) {
 				continue // this server names another host there
 			}
 			c := labtest.Connect(ctx, t, l.Client, w.Server)
-			start := time.Now()
+			// A client that waits for the data connection does not return.
+			c.DataTimeout = time.Hour
 			_, err := c.Retr(ctx, w.Via, "nonexistent")
 			var reply *textproto.Error
 			if !errors.As(err, &reply) || reply.Code != 550 || errors.Is(err, miniftp.ErrNoDataConnection) {
 				t.Errorf("%s: got %v, want the reply 550", w, err)
-			}
-			if took := time.Since(start); took >= c.DataTimeout {
-				t.Errorf("%s: took %v, as if the data connection had been waited for", w, took)
 			}
 		}
 	})
@@ -410,7 +392,7 @@ func TestContext(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
 	// Takes connections, and never greets.
-	ln, err := l.Server.ListenTCP(within(t), netip.AddrPortFrom(l.Server.IPv4(), 2121))
+	ln, err := l.Server.ListenTCP(labtest.Context(t), netip.AddrPortFrom(l.Server.IPv4(), 2121))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package realftp_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,13 +20,6 @@ import (
 	"ftpctd/bench/lab/realftp"
 	"ftpctd/ftpparse"
 )
-
-// within returns a context for one test: far longer than anything in it takes.
-func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 // content returns bytes that a transfer in text mode would spoil.
 func content() []byte { return bytes.Repeat([]byte("one\ntwo\r\nthree\x00"), 10_000) }
@@ -47,7 +38,7 @@ func eachWay(t *testing.T, l *lab.Lab, f func(t *testing.T, c realftp.Client, w 
 // TestClients proves that each client uses the line it is told to, and no other.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	l := labtest.New(t, lab.Config{})
 	lines := map[ftpparse.Via]string{
 		ftpparse.PORT: "PORT", ftpparse.EPRT: "EPRT", ftpparse.R227: "PASV", ftpparse.R229: "EPSV",
@@ -124,25 +115,29 @@ func TestServers(t *testing.T) {
 	for _, s := range realftp.Servers() {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := labtest.Context(t)
 			l := labtest.New(t, lab.Config{})
 			d := labtest.ServeReal(ctx, t, l.Server, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30999}})
 			fw, err := l.Router.DropFirewall(lab.Forward)
 			if err != nil {
 				t.Fatal(err)
 			}
-			related := fw.Related
+			helper := true
 			if err := fw.AssignHelper("ftp"); err != nil {
 				t.Log(err)
-				related = nil
+				helper = false
 				if err := fw.Close(); err != nil {
 					t.Fatal(err)
 				}
 			}
 			eachWay(t, l, func(t *testing.T, c realftp.Client, w miniftp.Way) {
-				before := read(t, related)
+				if !helper {
+					labtest.RoundTripReal(ctx, t, l.Client, c, d, w)
+					return
+				}
+				before := labtest.Count(t, fw.Related)
 				labtest.RoundTripReal(ctx, t, l.Client, c, d, w)
-				if got := read(t, related) - before; related != nil && got != 2 {
+				if got := labtest.Count(t, fw.Related) - before; got != 2 {
 					t.Errorf("%d related packets for 2 data connections", got)
 				}
 			})
@@ -157,7 +152,7 @@ func TestTLS(t *testing.T) {
 	for _, s := range realftp.Servers() {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := labtest.Context(t)
 			l := labtest.New(t, lab.Config{})
 			d := labtest.ServeReal(ctx, t, l.Server, s, realftp.ServerConfig{PassivePorts: [2]uint16{30000, 30009}, TLS: true})
 			want := content()
@@ -171,11 +166,11 @@ func TestTLS(t *testing.T) {
 				ccc                      bool
 				password, passive, bytes bool // can be read
 			}{
-				{"clear", realftp.Clear, false, true, true, true},
-				{"control", realftp.Control, false, false, false, true},
-				{"private", realftp.Private, false, false, false, false},
-				{"control and CCC", realftp.Control, true, false, true, true},
-				{"private and CCC", realftp.Private, true, false, true, false},
+				{name: "clear", protection: realftp.Clear, password: true, passive: true, bytes: true},
+				{name: "control", protection: realftp.Control, bytes: true},
+				{name: "private", protection: realftp.Private},
+				{name: "control and CCC", protection: realftp.Control, ccc: true, passive: true, bytes: true},
+				{name: "private and CCC", protection: realftp.Private, ccc: true, passive: true},
 			} {
 				for _, c := range realftp.Clients() {
 					if tt.protection != realftp.Clear && !c.SupportsTLS() || tt.ccc && !c.SupportsCCC() {
@@ -186,7 +181,7 @@ func TestTLS(t *testing.T) {
 					}
 					for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
 						t.Run(fmt.Sprintf("%s %s %s", tt.name, c.Name, via), func(t *testing.T) {
-							ctx := within(t)
+							ctx := labtest.Context(t)
 							w.read(t)
 							local := filepath.Join(t.TempDir(), "file")
 							err := c.Run(ctx, l.Client, realftp.Transfer{
@@ -232,16 +227,16 @@ func TestSettings(t *testing.T) {
 		none   string // the server that cannot
 	}{
 		{
-			"another address",
-			realftp.ServerConfig{PassivePorts: ports, PassiveAddr: netip.MustParseAddr("10.9.8.7")},
-			"Entering Passive Mode (10,9,8,7,117,", 227, "",
+			name:   "another address",
+			config: realftp.ServerConfig{PassivePorts: ports, PassiveAddr: netip.MustParseAddr("10.9.8.7")},
+			want:   "Entering Passive Mode (10,9,8,7,117,", code: 227,
 		},
-		{"EPSV only", realftp.ServerConfig{PassivePorts: ports, EPSVOnly: true}, "", 5, "Pure-FTPd"},
+		{name: "EPSV only", config: realftp.ServerConfig{PassivePorts: ports, EPSVOnly: true}, code: 5, none: "Pure-FTPd"},
 	} {
 		for _, s := range realftp.Servers() {
 			t.Run(tt.name+" "+s.Name, func(t *testing.T) {
 				t.Parallel()
-				ctx := within(t)
+				ctx := labtest.Context(t)
 				l := labtest.New(t, lab.Config{})
 				if s.Name == tt.none {
 					_, err := s.Start(ctx, l.Server, tt.config)
@@ -309,26 +304,13 @@ func (w *wire) read(t *testing.T) (frames []byte) {
 	}
 }
 
-// read reads a counter, if there is one.
-func read(t *testing.T, counter func() (uint64, error)) uint64 {
-	t.Helper()
-	if counter == nil {
-		return 0
-	}
-	n, err := counter()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 func TestMissing(t *testing.T) {
 	// Changes the environment, so it is not parallel.
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("PATH", "")
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
-	ctx := within(t)
+	ctx := labtest.Context(t)
 	l := labtest.New(t, lab.Config{})
 	for _, s := range realftp.Servers() {
 		var missing *realftp.MissingError
