@@ -141,7 +141,7 @@ func pathOf(tb testing.TB, kind string) (play func(func(answer []byte)), packets
 	cfg := trackerConfig(1)
 	cfg.Observe = h.observe
 	// Conntrack is asked at the handshake, and no more: that is in none of the dialogues.
-	cfg.Lookup = func(ends conntrack.Tuple) (conntrack.Connection, bool) {
+	cfg.Lookup = func(_ *packet.Packet, ends conntrack.Tuple) (conntrack.Connection, bool) {
 		reply := conntrack.Tuple{Src: ends.Dst, Dst: ends.Src}
 		return conntrack.Connection{Original: ends, Reply: reply, State: conntrack.StateSynRecv}, true
 	}

@@ -121,7 +121,7 @@ func TestNAT(t *testing.T) {
 			cfg.Policy.PassiveAddress = tt.address
 			cfg.Observe = l.observe
 			asked := 0
-			cfg.Lookup = func(got Tuple) (Connection, bool) {
+			cfg.Lookup = func(_ *packet.Packet, got Tuple) (Connection, bool) {
 				asked++
 				if got != ends {
 					t.Errorf("asked for the connection between %v, want %v", got, ends)
@@ -175,7 +175,7 @@ func TestOpaqueBehindNAT(t *testing.T) {
 			cfg := testConfig()
 			cfg.Observe = l.observe
 			tt.kernel.State = StateSynRecv
-			cfg.Lookup = func(Tuple) (Connection, bool) { return tt.kernel, true }
+			cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) { return tt.kernel, true }
 			tr := New(cfg)
 			w := newWire(tr)
 			w.handshake()
@@ -207,7 +207,7 @@ func TestLookupOnce(t *testing.T) {
 	var l log
 	cfg := testConfig()
 	cfg.Observe = l.observe
-	cfg.Lookup = func(Tuple) (Connection, bool) {
+	cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) {
 		asked++
 		found := kernel
 		found.State = StateSynRecv

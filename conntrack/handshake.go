@@ -94,7 +94,7 @@ func (t *Tracker) opening(key connKey) (nat *Connection, ok, again bool) {
 // connection whose client key names.
 func (t *Tracker) control(key *connKey) (found Connection, ok bool) {
 	ends := key.master()
-	found, ok = t.cfg.Lookup(ends)
+	found, ok = t.cfg.Lookup(t.packet, ends)
 	return found, ok && found.isControl(ends)
 }
 

@@ -63,13 +63,13 @@ type Config struct {
 	// SkipOpaque leaves a connection that went into TLS unread until its end: it
 	// is not noticed if it returns to clear text.
 	SkipOpaque bool
-	// Lookup asks conntrack for the connection between ends, of the packet that the
-	// Tracker was given last. It is called for each SYN/ACK that may open a control
-	// connection, for each connection of Older, and for the next line that announces an
-	// endpoint after the kernel has refused an expectation: NAT stays as it is for as
-	// long as conntrack has the connection. What it does not confirm is not read. With
-	// nil every handshake counts, and there is no NAT.
-	Lookup func(ends Tuple) (Connection, bool)
+	// Lookup asks conntrack for the connection of p, whose client and server are ends. It
+	// is called for each SYN/ACK that may open a control connection, for each connection
+	// of Older, and for the next line that announces an endpoint after the kernel has
+	// refused an expectation: NAT stays as it is for as long as conntrack has the
+	// connection. What it does not confirm is not read. With nil every handshake counts,
+	// and there is no NAT.
+	Lookup func(p *packet.Packet, ends Tuple) (Connection, bool)
 	// Reopen lets a handshake count that conntrack sees on a connection which had one
 	// already, as where a client reuses its port. Conntrack takes any SYN for the first
 	// half of it: set it only where nobody but the client can have sent that SYN.
@@ -114,6 +114,7 @@ type Tracker struct {
 	freeHolder *holder
 	buffered   int // bytes that they hold
 
+	packet   *packet.Packet // while Packet reads it
 	now      time.Time
 	start    time.Time     // the first now
 	clock    time.Duration // from start to now: where now is monotonic, setting the clock ages nothing
@@ -142,6 +143,7 @@ func New(cfg Config) *Tracker {
 // Packet takes the next packet of a control connection. now must not go back.
 func (t *Tracker) Packet(now time.Time, p *packet.Packet) *Decision {
 	t.stats.Packets++
+	t.packet = p
 	t.begin(now)
 	dir, c, key := t.lookup(p)
 	if key.clientPort == dataPort {

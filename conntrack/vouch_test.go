@@ -30,7 +30,7 @@ func (w *wire) track(src netip.AddrPort, flags packet.Flags) {
 }
 
 // lookup is a Config.Lookup that knows the wire's connection.
-func (w *wire) lookup(ends Tuple) (Connection, bool) {
+func (w *wire) lookup(_ *packet.Packet, ends Tuple) (Connection, bool) {
 	found := untranslated(w.zone, Tuple{Src: w.client, Dst: w.server})
 	found.State = w.state
 	return found, found.Ends() == ends && w.state != StateNone
@@ -85,7 +85,7 @@ func TestHandshake(t *testing.T) {
 			var l log
 			cfg := testConfig()
 			cfg.Observe = l.observe
-			cfg.Lookup = func(got Tuple) (Connection, bool) {
+			cfg.Lookup = func(_ *packet.Packet, got Tuple) (Connection, bool) {
 				if got != ends {
 					t.Errorf("asked for the connection between %v, want %v", got, ends)
 				}
@@ -260,7 +260,7 @@ func TestHandshakeInTheMiddle(t *testing.T) {
 			w := newWire(nil)
 			kernel := untranslated(0, Tuple{Src: w.client, Dst: w.server})
 			kernel.State = StateSynRecv
-			cfg.Lookup = func(Tuple) (Connection, bool) { return kernel, true }
+			cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) { return kernel, true }
 			w.t = New(cfg)
 			w.login()
 			kernel.Assured = true
@@ -408,7 +408,7 @@ func TestOlder(t *testing.T) {
 			cfg := testConfig()
 			cfg.Observe = l.observe
 			cfg.Older = NewOlder([]Connection{tt.list}, cfg.Ports, 10)
-			cfg.Lookup = func(Tuple) (Connection, bool) { return kernel, true }
+			cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) { return kernel, true }
 			w := newWire(New(cfg))
 			w.zone = tt.zone
 			tt.play(w, &kernel)
@@ -439,7 +439,7 @@ func TestOlder(t *testing.T) {
 		list.Reply.Dst = list.Original.Src
 		cfg := testConfig()
 		cfg.Older = NewOlder([]Connection{list}, cfg.Ports, 1)
-		cfg.Lookup = func(Tuple) (Connection, bool) { return list, true }
+		cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) { return list, true }
 		w := newWire(New(cfg))
 		w.client = list.Original.Src
 		w.s("200 ok\r\n")
@@ -466,11 +466,11 @@ func TestBothControlPorts(t *testing.T) {
 	there, back := newWire(nil), newWire(nil)
 	there.client = netip.MustParseAddrPort("192.0.2.10:21")
 	back.client, back.server = there.server, there.client
-	cfg.Lookup = func(ends Tuple) (Connection, bool) {
-		if c, ok := there.lookup(ends); ok {
+	cfg.Lookup = func(p *packet.Packet, ends Tuple) (Connection, bool) {
+		if c, ok := there.lookup(p, ends); ok {
 			return c, true
 		}
-		return back.lookup(ends)
+		return back.lookup(p, ends)
 	}
 	there.t = New(cfg)
 	back.t = there.t
@@ -718,7 +718,7 @@ func TestControlPortEndpoint(t *testing.T) {
 			cfg := testConfig()
 			cfg.Ports, cfg.Observe = []uint16{21, 2121}, l.observe
 			if tt.kernel != nil {
-				cfg.Lookup = func(Tuple) (Connection, bool) { return *tt.kernel, true }
+				cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) { return *tt.kernel, true }
 			}
 			w := newWire(New(cfg))
 			w.login()

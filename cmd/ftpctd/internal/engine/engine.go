@@ -70,11 +70,10 @@ type Engine struct {
 	limiter  *event.Limiter // of what hosts can have logged
 
 	// What the queue's goroutine makes, and what it still reads after mu is free.
-	buf    []byte
-	packet *packet.Packet // the queue's, while Packet runs
-	seq    uint32
-	sent   [256]sent // the last messages that left with a verdict
-	batch  batch
+	buf   []byte
+	seq   uint32
+	sent  [256]sent // the last messages that left with a verdict
+	batch batch
 
 	expired []byte // what expire sends; buf is the queue's
 
@@ -146,13 +145,12 @@ func (e *Engine) Packet(p *packet.Packet) nfq.Verdict {
 		return nfq.Verdict{Before: e.data(p)}
 	}
 	p.Zone = ctnetlink.Zone(p.Conntrack)
-	e.packet = p
 	d := e.tracker.Packet(time.Now(), p)
 	if d.Idle() {
 		return nfq.Verdict{}
 	}
 	e.opaque(d)
-	b := e.appendSkip(e.buf[:0], d)
+	b := e.appendSkip(e.buf[:0], p, d)
 	for i := range d.Withdraw {
 		b = e.appendWithdraw(b, &d.Withdraw[i])
 	}
@@ -243,41 +241,41 @@ func (e *Engine) remember(s sent) {
 	}
 }
 
-// appendSkip labels and marks the connection of the packet if it is to be skipped. When a
+// appendSkip labels and marks the connection of p if it is to be skipped. When a
 // connection begins it takes both off: conntrack may use the entry of an earlier one
 // between the same ends again.
-func (e *Engine) appendSkip(b []byte, d *conntrack.Decision) []byte {
+func (e *Engine) appendSkip(b []byte, p *packet.Packet, d *conntrack.Decision) []byte {
 	label := e.labels && (d.Skip || d.Reopened)
 	mark := e.skipMark != 0 && (d.Skip || d.Anew)
 	if !label && !mark {
 		return b
 	}
-	t := conntrack.Tuple{Src: e.packet.Src, Dst: e.packet.Dst} // either direction will do
-	if c, ok := e.connection(t); ok {
+	t := conntrack.Tuple{Src: p.Src, Dst: p.Dst} // either direction will do
+	if c, ok := e.connection(p, t); ok {
 		t = c.Original
 	}
 	if label {
 		// One that is older than the rules cannot have labels.
-		b = ctnetlink.AppendUnread(b, nfq.SeqSilent, e.packet.Zone, t, d.Skip)
+		b = ctnetlink.AppendUnread(b, nfq.SeqSilent, p.Zone, t, d.Skip)
 	}
 	switch {
 	case !mark:
 		return b
 	case d.Skip:
-		return ctnetlink.AppendMark(b, markSeq, e.packet.Zone, t, e.skipMark, e.skipMark)
+		return ctnetlink.AppendMark(b, markSeq, p.Zone, t, e.skipMark, e.skipMark)
 	default:
-		return ctnetlink.AppendMark(b, nfq.SeqSilent, e.packet.Zone, t, 0, e.skipMark)
+		return ctnetlink.AppendMark(b, nfq.SeqSilent, p.Zone, t, 0, e.skipMark)
 	}
 }
 
 // connection is conntrack.Config's Lookup. What came with the packet is right
 // behind any NAT; the kernel can be asked only for what NAT has not changed on
 // both sides.
-func (e *Engine) connection(ends conntrack.Tuple) (c conntrack.Connection, ok bool) {
+func (e *Engine) connection(p *packet.Packet, ends conntrack.Tuple) (c conntrack.Connection, ok bool) {
 	var err error
 	switch {
-	case e.packet.Conntrack != nil:
-		err = ctnetlink.ParseConnection(e.packet.Conntrack, &c)
+	case p.Conntrack != nil:
+		err = ctnetlink.ParseConnection(p.Conntrack, &c)
 	case e.lookup != nil:
 		c, err = e.lookup(ends)
 	default:

@@ -80,7 +80,7 @@ func (c *connection) as() conntrack.Connection {
 }
 
 // lookup is conntrack.Config's.
-func (k *kernel) lookup(ends conntrack.Tuple) (conntrack.Connection, bool) {
+func (k *kernel) lookup(_ *packet.Packet, ends conntrack.Tuple) (conntrack.Connection, bool) {
 	c := k.connections[keyOf(ends.Src, ends.Dst)]
 	if c == nil || !c.alive {
 		return conntrack.Connection{}, false
