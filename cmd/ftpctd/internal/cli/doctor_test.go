@@ -11,9 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/doctor"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/nfq"
 )
@@ -28,8 +28,8 @@ func patient(err error) doctor.Host {
 		Conntrack:    func() error { return err },
 		OwnHelper:    func() error { return err },
 		Carrier:      func(string) error { return err },
-		Choose:       func(config.Config) (engine.Admission, error) { return engine.Admission{}, err },
-		RoundTrip:    func(context.Context, engine.Admission) ([]string, error) { return []string{"IPv4"}, err },
+		Choose:       func(config.Config) (admit.Admission, error) { return admit.Admission{}, err },
+		RoundTrip:    func(context.Context, admit.Admission) ([]string, error) { return []string{"IPv4"}, err },
 		Owner:        func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
 		KeptAway:     func() (firewall.Counters, error) { return firewall.Counters{}, err },
 		Tables:       func() ([]doctor.Table, error) { return nil, err },

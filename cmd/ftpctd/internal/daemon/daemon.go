@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/cmd/ftpctd/internal/firewall"
@@ -65,7 +66,7 @@ func run(ctx context.Context, cfg config.Config, super *supervisor, log *slog.Lo
 	if err := withdrawStale(kernel, cfg, log); err != nil {
 		return err
 	}
-	admission, err := engine.Prepare(kernel, cfg)
+	admission, err := admit.Prepare(kernel, cfg)
 	if err != nil {
 		return err
 	}
@@ -129,7 +130,7 @@ func run(ctx context.Context, cfg config.Config, super *supervisor, log *slog.Lo
 }
 
 // kernelTracking is what the configuration and the kernel say of the tracker.
-func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Admission, log *slog.Logger) (conntrack.Config, error) {
+func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission admit.Admission, log *slog.Logger) (conntrack.Config, error) {
 	tracking := cfg.Tracker()
 	connections, err := kernel.Servers(cfg.Ports)
 	if err != nil {
@@ -182,7 +183,7 @@ func openQueues(cfg config.Config, log *slog.Logger) ([]*nfq.Queue, error) {
 }
 
 // newEngine makes the engine of a queue. entry is nil if others manage the rules.
-func newEngine(cfg config.Config, tracking conntrack.Config, q *nfq.Queue, kernel *ctnetlink.Conn, admission engine.Admission, entry *engine.Entry, log *slog.Logger) *engine.Engine {
+func newEngine(cfg config.Config, tracking conntrack.Config, q *nfq.Queue, kernel *ctnetlink.Conn, admission admit.Admission, entry *engine.Entry, log *slog.Logger) *engine.Engine {
 	c := engine.Config{
 		Tracker: tracking, Entry: entry, Lookup: kernel.Connection,
 		TLSPorts: cfg.TLSPorts(), SkipMark: cfg.Queue.SkipMark,

@@ -1,8 +1,8 @@
 package daemon
 
 import (
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack/ctnetlink"
 )
@@ -12,10 +12,10 @@ type ruleset struct {
 	table     *firewall.Table
 	kernel    *ctnetlink.Conn
 	cfg       config.Config
-	admission engine.Admission
+	admission admit.Admission
 }
 
-func installRules(kernel *ctnetlink.Conn, cfg config.Config, admission engine.Admission) (*ruleset, error) {
+func installRules(kernel *ctnetlink.Conn, cfg config.Config, admission admit.Admission) (*ruleset, error) {
 	r := &ruleset{kernel: kernel, cfg: cfg, admission: admission}
 	err := admission.Install(kernel, cfg, func() (err error) {
 		r.table, err = firewall.Install(firewall.Config{

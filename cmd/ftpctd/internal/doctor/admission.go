@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/conntrack/ctnetlink"
 )
 
@@ -47,7 +47,7 @@ func checkAdmission(h Host, cfg config.Config) Result {
 }
 
 // describe names the mode of an admission.
-func describe(a engine.Admission) string {
+func describe(a admit.Admission) string {
 	switch {
 	case a.Own:
 		return fmt.Sprintf("expectations with the daemon's own helper, %q", a.Helper)

@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
@@ -62,10 +62,10 @@ func healthy() Host {
 		Conntrack: func() error { return nil },
 		OwnHelper: func() error { return nil },
 		Carrier:   func(string) error { return nil },
-		Choose: func(config.Config) (engine.Admission, error) {
-			return engine.Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true, Why: "it is the best"}, nil
+		Choose: func(config.Config) (admit.Admission, error) {
+			return admit.Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true, Why: "it is the best"}, nil
 		},
-		RoundTrip: func(context.Context, engine.Admission) ([]string, error) {
+		RoundTrip: func(context.Context, admit.Admission) ([]string, error) {
 			return []string{"IPv4", "IPv6"}, nil
 		},
 		Owner:        func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
@@ -102,15 +102,15 @@ func without(h Host, modules ...string) string {
 }
 
 // chooses returns what makes a host choose an admission.
-func chooses(a engine.Admission) func(Host) Host {
+func chooses(a admit.Admission) func(Host) Host {
 	return func(h Host) Host {
-		h.Choose = func(config.Config) (engine.Admission, error) { return a, nil }
+		h.Choose = func(config.Config) (admit.Admission, error) { return a, nil }
 		return h
 	}
 }
 
 func choosesNothing(h Host) Host {
-	h.Choose = func(config.Config) (engine.Admission, error) { return engine.Admission{}, errNothing }
+	h.Choose = func(config.Config) (admit.Admission, error) { return admit.Admission{}, errNothing }
 	return h
 }
 
@@ -232,18 +232,18 @@ func TestCheck(t *testing.T) {
 		}, "", Warn, "no such thing", "modprobe nf_conntrack_sane"},
 
 		{"own helper", "admission", func(h Host) Host { return h }, "", OK, `own helper, "ftpctd": it is the best`, ""},
-		{"carrier", "admission", chooses(engine.Admission{Mode: config.AdmitExpect, Helper: "sane", Why: "there is no other"}), "", OK, `kernel's helper "sane": there is no other`, ""},
-		{"entry", "admission", chooses(engine.Admission{Mode: config.AdmitEntry, Why: "there is no other"}), "", OK, "entries for data connections: there is no other", ""},
+		{"carrier", "admission", chooses(admit.Admission{Mode: config.AdmitExpect, Helper: "sane", Why: "there is no other"}), "", OK, `kernel's helper "sane": there is no other`, ""},
+		{"entry", "admission", chooses(admit.Admission{Mode: config.AdmitEntry, Why: "there is no other"}), "", OK, "entries for data connections: there is no other", ""},
 		{"no way", "admission", choosesNothing, "", Fail, "no way works: no such thing", "modprobe"},
 
 		{"no round trip", "round-trip", func(h Host) Host {
-			h.RoundTrip = func(context.Context, engine.Admission) ([]string, error) { return nil, errNothing }
+			h.RoundTrip = func(context.Context, admit.Admission) ([]string, error) { return nil, errNothing }
 			return h
 		}, "", Fail, `own helper, "ftpctd": no such thing`, "6.1.0"},
 		{"round trip not tried", "round-trip", choosesNothing, "", Fail, "not tried", "admission"},
 		{"round trip with what was chosen", "round-trip", func(h Host) Host {
-			h = chooses(engine.Admission{Mode: config.AdmitExpect, Helper: "irc"})(h)
-			h.RoundTrip = func(_ context.Context, a engine.Admission) ([]string, error) { return []string{"IPv4", a.Helper}, nil }
+			h = chooses(admit.Admission{Mode: config.AdmitExpect, Helper: "irc"})(h)
+			h.RoundTrip = func(_ context.Context, a admit.Admission) ([]string, error) { return []string{"IPv4", a.Helper}, nil }
 			return h
 		}, "", OK, "over IPv4 and irc", ""},
 

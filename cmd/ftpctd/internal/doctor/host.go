@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/nfq"
@@ -34,10 +34,10 @@ type Host struct {
 	// Carrier asks whether connections can be given a helper of the kernel.
 	Carrier func(name string) error
 	// Choose chooses the way to have data connections admitted, as the daemon does.
-	Choose func(cfg config.Config) (engine.Admission, error)
+	Choose func(cfg config.Config) (admit.Admission, error)
 	// RoundTrip has a data connection admitted in the way given, over each family
 	// that there is, and returns their names.
-	RoundTrip func(ctx context.Context, a engine.Admission) (families []string, err error)
+	RoundTrip func(ctx context.Context, a admit.Admission) (families []string, err error)
 
 	// Owner names who has bound a queue.
 	Owner func(num uint16) (nfq.Owner, bool)
@@ -109,16 +109,16 @@ func ThisHost() (Host, error) {
 				return withConntrack(func(c *ctnetlink.Conn) error { return c.ProbeHelper(name) })
 			})
 		},
-		Choose: func(cfg config.Config) (a engine.Admission, err error) {
+		Choose: func(cfg config.Config) (a admit.Admission, err error) {
 			err = inPrivate(func() error {
 				return withConntrack(func(c *ctnetlink.Conn) error {
-					a, err = engine.Choose(c, cfg)
+					a, err = admit.Choose(c, cfg)
 					return err
 				})
 			})
 			return a, err
 		},
-		RoundTrip: func(ctx context.Context, a engine.Admission) (families []string, err error) {
+		RoundTrip: func(ctx context.Context, a admit.Admission) (families []string, err error) {
 			err = inPrivate(func() error {
 				families, err = roundTrip(ctx, a)
 				return err

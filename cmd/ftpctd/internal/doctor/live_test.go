@@ -15,8 +15,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/conntrack/ctnetlink"
 )
 
@@ -121,12 +121,12 @@ func TestRoundTrip(t *testing.T) {
 	entry := inPrivate(func() error { return withConntrack((*ctnetlink.Conn).ProbeEntry) })
 	tests := []struct {
 		name      string
-		admission engine.Admission
+		admission admit.Admission
 		probed    error // of what the kernel may lack
 	}{
-		{"own helper", engine.Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true}, h.OwnHelper()},
-		{"carrier", engine.Admission{Mode: config.AdmitExpect, Helper: carrier}, h.Carrier(carrier)},
-		{"entry", engine.Admission{Mode: config.AdmitEntry}, entry},
+		{"own helper", admit.Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true}, h.OwnHelper()},
+		{"carrier", admit.Admission{Mode: config.AdmitExpect, Helper: carrier}, h.Carrier(carrier)},
+		{"entry", admit.Admission{Mode: config.AdmitEntry}, entry},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestRoundTrip(t *testing.T) {
 		})
 	}
 	t.Run("no helper", func(t *testing.T) {
-		if _, err := h.RoundTrip(t.Context(), engine.Admission{Mode: config.AdmitExpect}); !errors.Is(err, unix.EOPNOTSUPP) {
+		if _, err := h.RoundTrip(t.Context(), admit.Admission{Mode: config.AdmitExpect}); !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Errorf("error %v, want %v", err, unix.EOPNOTSUPP)
 		}
 	})

@@ -13,8 +13,8 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
@@ -45,7 +45,7 @@ func privateRules(helper string) firewall.Config {
 
 // roundTrip has data connections admitted in the calling thread's network
 // namespace, with the daemon's rules.
-func roundTrip(ctx context.Context, a engine.Admission) (families []string, err error) {
+func roundTrip(ctx context.Context, a admit.Admission) (families []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = withConntrack(func(c *ctnetlink.Conn) (err error) {
