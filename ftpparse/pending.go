@@ -1,59 +1,123 @@
 package ftpparse
 
-// maxPending bounds the commands that wait for their reply. Clients pipeline a
-// handful; beyond that what the oldest said is forgotten, but not that a reply to
-// it is to come.
+import (
+	"math"
+	"net/netip"
+)
+
+// maxPending is the number of commands that are kept until their reply. Clients pipeline
+// a handful. Of those beyond, the oldest are forgotten and only counted.
 const maxPending = 32
 
-// maxUnanswered bounds the commands that have no reply yet. Clients send a few hundred at
-// once; who sends so many does not wait for replies, and has its lines read for nothing.
+// maxUnanswered bounds the commands without a reply. Clients send a few hundred at once.
+// One that sends more does not wait for replies, and reading on would be wasted.
 const maxUnanswered = 1 << 14
 
 // pending is a command that has no final reply yet.
 type pending struct {
 	verb Verb
-	// via and port are what the command announced: PORT, EPRT and LPRT their endpoint,
-	// verbTransfer the last one before it, or DefaultPort. A port without via is
-	// announced when the reply accepts it.
+	// via and port are the command's announcement: for PORT, EPRT and LPRT their own, for
+	// verbTransfer the last one before it, or DefaultPort. A PORT, EPRT or LPRT that has
+	// a port and no via is deferred: it is announced when its reply accepts it.
 	via  Via
 	port uint16
 }
 
-// announces reports whether p stands for an endpoint that may be in use from p on.
+// announces reports whether p names an endpoint that may be in use from p on.
 func (p *pending) announces() bool { return p.via != ViaNone && p.verb != verbTransfer }
 
-// at is the i-th pending command, the oldest first.
-func (s *Session) at(i uint8) pending { return s.queue[(s.head+i)%maxPending] }
+// queue holds the commands that have no final reply yet, the oldest first, and counts
+// the replies that are to come ahead of theirs.
+type queue struct {
+	ring   [maxPending]pending
+	head   uint8
+	length uint8
+	// owed counts the replies to transfers that a 227, 228 or 229 has overtaken.
+	owed uint8
+	// forgotten counts the commands without a reply that are older than those in ring.
+	forgotten uint32
 
-// pends reports whether a command with verb v is pending.
-func (s *Session) pends(v Verb) bool { return s.through(v) > 0 }
+	deferredAddr netip.Addr // address of the deferred commands
+}
 
-// through is the number of pending commands up to the oldest with verb v, 0 if there is
+// at returns the i-th command, the oldest first.
+func (q *queue) at(i uint8) pending { return q.ring[(q.head+i)%maxPending] }
+
+// has reports whether a command with verb v is pending.
+func (q *queue) has(v Verb) bool { return q.through(v) > 0 }
+
+// through returns the number of commands up to the oldest with verb v, 0 if there is
 // none.
-func (s *Session) through(v Verb) uint8 {
-	for i := range s.length {
-		if s.at(i).verb == v {
+func (q *queue) through(v Verb) uint8 {
+	for i := range q.length {
+		if q.at(i).verb == v {
 			return i + 1
 		}
 	}
 	return 0
 }
 
-// push adds a pending command; the oldest is forgotten when there are too many.
-func (s *Session) push(p pending) {
-	if s.length == maxPending {
-		s.head = (s.head + 1) % maxPending
-		s.length--
-		s.forgotten++
+// push adds a command; the oldest is forgotten if there are too many.
+func (q *queue) push(p pending) {
+	if q.length == maxPending {
+		q.head = (q.head + 1) % maxPending
+		q.length--
+		q.forgotten++
 	}
-	s.queue[(s.head+s.length)%maxPending] = p
-	s.length++
+	q.ring[(q.head+q.length)%maxPending] = p
+	q.length++
 }
 
-// drop removes the n oldest pending commands: they have their reply, and so has
-// what came before them.
-func (s *Session) drop(n uint8) {
-	s.forgotten = 0
-	s.head = (s.head + n) % maxPending
-	s.length -= n
+// drop removes the n oldest commands: they have their reply, and so have all before
+// them.
+func (q *queue) drop(n uint8) {
+	q.forgotten = 0
+	q.head = (q.head + n) % maxPending
+	q.length -= n
+}
+
+// forget removes all commands, whose replies are still to come.
+func (q *queue) forget() {
+	q.forgotten += uint32(q.length)
+	q.length = 0
+}
+
+// clear removes all commands and expects no reply to any.
+func (q *queue) clear() { q.length, q.forgotten, q.owed = 0, 0, 0 }
+
+// deferTo notes the address of a deferred command that is pushed next. There is room for
+// one address, and a client has one: of two the later counts.
+func (q *queue) deferTo(addr netip.Addr) {
+	if q.deferredAddr != addr {
+		for i := range q.length {
+			if p := &q.ring[(q.head+i)%maxPending]; p.via == ViaNone {
+				p.port = 0
+			}
+		}
+	}
+	q.deferredAddr = addr
+}
+
+// overtake notes the transfers among the n oldest commands, which are about to be
+// dropped: their replies are still to come, behind that of a later command.
+func (q *queue) overtake(n uint8) {
+	for i := range n {
+		if q.at(i).verb == verbTransfer && q.owed < math.MaxUint8 {
+			q.owed++
+		}
+	}
+}
+
+// answersEarlier reports whether a final reply belongs to a command that is no longer in
+// the queue, and counts it off.
+func (q *queue) answersEarlier(code Code) bool {
+	switch {
+	case q.owed > 0 && (code == 225 || code == 226 || code == 426 || q.length > 0 && q.at(0).verb == verbTransfer):
+		q.owed--
+	case q.forgotten > 0:
+		q.forgotten--
+	default:
+		return false
+	}
+	return true
 }

@@ -1,21 +1,13 @@
 package ftpparse
 
-import "net/netip"
-
-// longCommand is the length from which on a server may take one line for several: the
+// longCommand is the length from which on a server may read one line as several: the
 // smallest buffers in use have 256 bytes.
 const longCommand = 250
 
-// clientLine takes one line of the client.
+// clientLine handles one line of the client.
 func (s *Session) clientLine(dst []Event, line []byte, tainted bool) []Event {
 	if len(line) == 0 {
-		// vsftpd and ProFTPD pass over it in silence. Where a server answers it
-		// all the same, one reply too many is soon forgotten, while a command that
-		// waits for its reply for ever would shift all pairs behind it.
-		s.flags |= pairingUnsure
-		if tainted { // the end of a command whose begin is lost
-			s.push(pending{verb: verbOther})
-		}
+		s.emptyLine(tainted)
 		return dst
 	}
 	if tainted || len(line) > longCommand {
@@ -39,18 +31,34 @@ func (s *Session) clientLine(dst []Event, line []byte, tainted bool) []Event {
 			p.verb = verbEPSVAll
 		}
 	case verbTransfer:
-		s.transfer(&p)
+		p.via, p.port = s.lastVia, s.lastPort
+		if s.usesDefault() {
+			p.via = DefaultPort
+		}
 	}
-	s.push(p)
-	if s.forgotten >= maxUnanswered {
+	s.queue.push(p)
+	if s.queue.forgotten >= maxUnanswered {
 		return s.markNotFTP(dst, TooMany)
 	}
 	return dst
 }
 
-// checkOpening judges a line of a client that has said nothing in FTP yet. The reason is
-// why it is not FTP, "" if it may be: one line that may be a slip is forgiven, once the
-// server has refused it.
+// emptyLine handles an empty line, or the end of a command whose begin is lost if it is
+// tainted.
+//
+// vsftpd and ProFTPD ignore an empty line. A server that answers it sends one reply too
+// many, which is soon forgotten; a pending command that is never answered would shift
+// all later pairs.
+func (s *Session) emptyLine(tainted bool) {
+	s.flags |= pairingUnsure
+	if tainted {
+		s.queue.push(pending{verb: verbOther})
+	}
+}
+
+// checkOpening judges a line of a client that has not sent an FTP command yet. It
+// returns the reason why this is not FTP, "" if it may be: one line that may be a slip
+// is forgiven once the server has rejected it.
 func (s *Session) checkOpening(line []byte, tainted bool) Reason {
 	foreign := tainted || isForeign(line)
 	switch {
@@ -68,29 +76,30 @@ func (s *Session) checkOpening(line []byte, tainted bool) Reason {
 	return ""
 }
 
-// activeCommand takes a PORT, EPRT or LPRT. One that comes before the login is announced with
-// its own reply, if the login may come before that.
+// activeCommand handles a PORT, EPRT or LPRT: it announces the endpoint, rejects it, or
+// defers it to its reply.
 func (s *Session) activeCommand(dst []Event, p *pending, line []byte, tainted bool) []Event {
 	s.flags |= endpointSeen
 	via := p.verb.Via()
-	endpoint, reason := via.Endpoint(line)
-	if reason == "" {
-		reason = s.announceReason(tainted)
+	endpoint, why := via.Endpoint(line)
+	if why == "" {
+		why = s.announceReason(tainted)
 	}
-	if reason != "" {
-		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: reason})
+	if why != "" {
+		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: why})
 	}
 	p.port = endpoint.Port()
 	if s.mustDefer() {
-		s.wait(endpoint.Addr())
+		s.queue.deferTo(endpoint.Addr())
 		return dst
 	}
 	p.via = via
 	return s.announce(dst, via, endpoint)
 }
 
-// mustDefer reports whether the reply to a PORT, EPRT or LPRT decides whether it is
-// announced.
+// mustDefer reports whether a PORT, EPRT or LPRT is announced only when its reply
+// accepts it: before both sides have spoken FTP, and while the reply to a login may
+// still come before that.
 func (s *Session) mustDefer() bool {
 	switch {
 	case !s.proven():
@@ -104,26 +113,5 @@ func (s *Session) mustDefer() bool {
 
 // loginPending reports whether the reply to a login may be under way.
 func (s *Session) loginPending() bool {
-	return s.pends(verbUSER) || s.pends(verbPASS) || s.pends(verbACCT)
-}
-
-// wait notes the address of a command that waits for its reply. There is room for
-// one, and a client has one: of two addresses the later counts.
-func (s *Session) wait(addr netip.Addr) {
-	if s.waiting != addr {
-		for i := range s.length {
-			if p := &s.queue[(s.head+i)%maxPending]; p.via == ViaNone {
-				p.port = 0
-			}
-		}
-	}
-	s.waiting = addr
-}
-
-// transfer takes a command that uses the data connection.
-func (s *Session) transfer(p *pending) {
-	p.via, p.port = s.lastVia, s.lastPort
-	if s.usesDefault() {
-		p.via = DefaultPort
-	}
+	return s.queue.has(verbUSER) || s.queue.has(verbPASS) || s.queue.has(verbACCT)
 }

@@ -1,26 +1,24 @@
 package ftpparse
 
-// acknowledged takes note that the receiver of st has everything before ack.
+// acknowledged handles the acknowledgment of everything before ack by the receiver of
+// st: what is missing of that is lost.
 func (s *Session) acknowledged(dst []Event, st *stream, ack uint32) []Event {
 	if !st.started {
 		return dst
 	}
 	for s.flags&notFTP == 0 && seqLess(st.next, ack) && ack-st.next <= maxAhead {
-		to := ack
-		if st.held != nil {
-			to = st.held.first(ack)
-		}
-		dst = s.gap(dst, st, to)
+		dst = s.gap(dst, st, st.firstHeld(ack))
 		dst = s.drain(dst, st)
 	}
 	return dst
 }
 
-// gap gives up the bytes of st before to: reading resumes behind the next line
-// end, and no reply is paired with a command from before. A gap before the
-// connection has shown to be FTP leaves it unproven for good. Either side can make a
-// gap in what it sends, so it must gain nothing by that, and what the other side has
-// said stands.
+// gap gives up the bytes of st before to. Reading resumes after the next line end, and
+// commands from before are not paired with replies. A gap before both sides have spoken
+// FTP leaves that unproven for good.
+//
+// Either side can make a gap in what it sends. It must gain nothing by that, and cannot
+// undo what the other side has said.
 func (s *Session) gap(dst []Event, st *stream, to uint32) []Event {
 	st.next = to
 	st.dropLine()
@@ -37,39 +35,38 @@ func (s *Session) gap(dst []Event, st *stream, to uint32) []Event {
 	// Commands or replies of an unknown number are lost.
 	s.flags |= pairingUnsure | endpointSeen
 	if st == &s.client {
-		s.lostCommands()
+		s.loseCommands()
 	} else {
-		s.lostReplies()
+		s.loseReplies()
 	}
 	return dst
 }
 
-// lostCommands forgets the commands that are pending, but not that their replies are to
-// come, ahead of all others.
-func (s *Session) lostCommands() {
+// loseCommands forgets the pending commands after a gap of the client. Their replies are
+// still to come, ahead of all others.
+func (s *Session) loseCommands() {
 	s.flags |= clientGap
-	s.forgotten += uint32(s.length)
-	s.length = 0
+	s.queue.forget()
 	if s.flags&(serverGap|loggedIn) == serverGap {
-		s.flags |= loginLost // command and reply, one with the other
+		s.flags |= loginLost // both the command and its reply may be
 	}
 }
 
-// lostReplies forgets the commands that are pending: nobody knows which replies are
-// lost. A login that was under way may have succeeded. The lost bytes may have held
-// the first or the last line of a multi-line reply; what follows may be its text then.
-func (s *Session) lostReplies() {
+// loseReplies forgets the pending commands after a gap of the server, because any of
+// their replies may be lost. A login that was under way may have succeeded. The gap may
+// hide the first or the last line of a multi-line reply: what follows may be its text.
+func (s *Session) loseReplies() {
 	if s.flags&loggedIn == 0 {
 		if s.flags&clientGap != 0 || s.loginPending() {
 			s.flags |= loginLost
 		}
 		s.flags |= serverGap
 	}
-	if s.multi == 0 && (s.flags&clientGap != 0 || s.forgotten > 0 || s.pends(verbText)) {
+	if s.multi == 0 && (s.flags&clientGap != 0 || s.queue.forgotten > 0 || s.queue.has(verbText)) {
 		s.multi = lostCode
 	}
 	if s.multi != 0 {
 		s.flags |= maybeText
 	}
-	s.length, s.forgotten, s.owed = 0, 0, 0
+	s.queue.clear()
 }

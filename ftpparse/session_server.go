@@ -1,11 +1,8 @@
 package ftpparse
 
-import (
-	"math"
-	"net/netip"
-)
+import "net/netip"
 
-// serverLine takes one line of the server.
+// serverLine handles one line of the server.
 func (s *Session) serverLine(dst []Event, line []byte, tainted bool) []Event {
 	code, more := ParseReply(line)
 	if s.multi != 0 {
@@ -24,13 +21,7 @@ func (s *Session) serverLine(dst []Event, line []byte, tainted bool) []Event {
 	case code < 200:
 		return s.preliminaryReply(dst)
 	case s.flags&(fromStart|greetingDone) == fromStart:
-		// The greeting answers no command, even if one has been sent already.
-		if s.flags&greetingBegun != 0 {
-			s.flags |= greetingDone
-			if code == 230 || code == 232 { // a device without users
-				s.logIn()
-			}
-		}
+		s.completeGreeting(code)
 		return dst
 	case s.flags&slipPending != 0:
 		if code/100 != 5 {
@@ -44,7 +35,8 @@ func (s *Session) serverLine(dst []Event, line []byte, tainted bool) []Event {
 	return s.finalReply(dst, code)
 }
 
-// checkGreeting takes the server's first reply and reports whether the session may be FTP.
+// checkGreeting handles the server's first reply and the lines before it. It reports
+// whether the session may still be FTP.
 func (s *Session) checkGreeting(line []byte, code Code) bool {
 	switch {
 	case s.greets(code):
@@ -56,8 +48,8 @@ func (s *Session) checkGreeting(line []byte, code Code) bool {
 	return true
 }
 
-// greets reports whether code may begin a server's first reply. A client that has
-// spoken already takes the word of a server that greets as RFC 959 section 5.4 has it.
+// greets reports whether code may begin a server's first reply. If the client has spoken
+// before, only the greetings of RFC 959 section 5.4 count.
 func (s *Session) greets(code Code) bool {
 	if s.flags&commandSeen != 0 {
 		return code == 220 || code == 120
@@ -66,74 +58,91 @@ func (s *Session) greets(code Code) bool {
 	return (class == 1 || class == 2 || class == 4) && code.Via() == ViaNone
 }
 
-// endsText takes a line within a multi-line reply and reports whether it is the reply
-// to a command. Only the line with the same code and a blank ends it; what stands
-// between is text, whatever it looks like (VU#288905).
+// completeGreeting handles the final line of the greeting. It is no reply to a command,
+// even if the client has sent one already.
+func (s *Session) completeGreeting(code Code) {
+	if s.flags&greetingBegun == 0 {
+		return
+	}
+	s.flags |= greetingDone
+	if code == 230 || code == 232 { // a device without users
+		s.logIn()
+	}
+}
+
+// endsText handles a line within a multi-line reply and reports whether it is the reply
+// to a pending command. Only a line with the same code and a blank ends the text, which
+// may look like any reply (VU#288905).
 func (s *Session) endsText(code Code, more bool) bool {
 	ends := code == s.multi && !more
 	if !ends && !s.resumes(code, more) {
 		return false
 	}
+	// The command was sent before the gap, and is no longer pending.
 	forgotten := ends && s.flags&maybeText != 0
 	s.multi = 0
 	s.flags &^= maybeText
-	if forgotten { // the command that it answers was sent before the gap
+	if forgotten {
 		s.noteLogin(code)
 	}
 	return !forgotten
 }
 
-// resumes reports whether a line behind a gap ends the text that may be there: it is the
-// reply to a command that was sent behind the gap. One that announces an endpoint does
-// not, because text can look like that.
+// resumes reports whether a line after a gap is no text of a multi-line reply but the
+// reply to a command that was sent after the gap. A line that names an endpoint is not
+// trusted to be, because text can look like that.
 func (s *Session) resumes(code Code, more bool) bool {
-	return s.flags&maybeText != 0 && !more && code >= 200 && code.Via() == ViaNone && s.length > 0
+	return s.flags&maybeText != 0 && !more && code >= 200 && code.Via() == ViaNone && s.queue.length > 0
 }
 
-// preliminaryReply takes a reply that says that more is to come. With it the server agrees to
-// a transfer between the default data ports.
+// preliminaryReply handles a 1xx reply. With it the server agrees to a transfer between
+// the default data ports.
 func (s *Session) preliminaryReply(dst []Event) []Event {
-	if s.length == 0 || s.forgotten > 0 || s.flags&outstanding != 0 || !s.usesDefault() {
+	if s.queue.length == 0 || s.queue.forgotten > 0 || s.flags&outstanding != 0 || !s.usesDefault() {
 		return dst
 	}
-	if p := s.at(0); p.verb != verbTransfer || p.via != DefaultPort {
+	if p := s.queue.at(0); p.verb != verbTransfer || p.via != DefaultPort {
 		return dst
 	}
 	return s.announce(dst, DefaultPort, netip.AddrPort{})
 }
 
-// passiveReply takes a 227, 228 or 229.
+// passiveReply handles a 227, 228 or 229.
 func (s *Session) passiveReply(dst []Event, via Via, line []byte, tainted bool) []Event {
-	endpoint, reason := via.Endpoint(line)
-	asked := verbOther
-	for i := range s.length {
-		if v := s.at(i).verb; v.answeredBy(via) {
-			asked = v
-			s.overtake(i)
-			s.drop(i + 1)
-			// It answers this command and no other, so whatever came before is settled.
-			s.flags &^= clientGap | pairingUnsure
-			break
-		}
-	}
+	endpoint, why := via.Endpoint(line)
+	asked := s.passiveCommand(via)
 	switch {
 	case asked == verbOther:
-		reason = Unpaired
-	case reason != "":
-	default:
-		reason = s.announceReason(tainted)
-		if reason == EPSVAll && asked == verbEPSV && via == R229 {
-			reason = ""
+		why = Unpaired
+	case why == "":
+		why = s.announceReason(tainted)
+		if why == EPSVAll && asked == verbEPSV && via == R229 {
+			why = ""
 		}
 	}
-	if reason != "" {
-		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: reason})
+	if why != "" {
+		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: why})
 	}
 	return s.announce(dst, via, endpoint)
 }
 
-// answeredBy reports whether via may be the answer to v. Servers are known to answer
-// PASV with 229 and EPSV with 227.
+// passiveCommand drops the oldest pending command that via may answer, with all before
+// it, and returns its verb, verbOther if there is none.
+func (s *Session) passiveCommand(via Via) Verb {
+	for i := range s.queue.length {
+		if v := s.queue.at(i).verb; v.answeredBy(via) {
+			s.queue.overtake(i)
+			s.queue.drop(i + 1)
+			// It answers this command and no other: the pairing is certain again.
+			s.flags &^= clientGap | pairingUnsure
+			return v
+		}
+	}
+	return verbOther
+}
+
+// answeredBy reports whether via may answer v. Some servers answer PASV with 229 and
+// EPSV with 227.
 func (v Verb) answeredBy(via Via) bool {
 	switch via {
 	case R227, R229:
@@ -145,55 +154,37 @@ func (v Verb) answeredBy(via Via) bool {
 	}
 }
 
-// overtake notes the transfers among the n oldest commands: their replies are still to
-// come, behind that of a later command.
-func (s *Session) overtake(n uint8) {
-	for i := range n {
-		if s.at(i).verb == verbTransfer && s.owed < math.MaxUint8 {
-			s.owed++
-		}
-	}
-}
-
 // finalReply pairs any other final reply with the command that it answers.
 func (s *Session) finalReply(dst []Event, code Code) []Event {
 	s.noteLogin(code)
 	switch code {
 	case 225, 226:
-		// ABOR may get one reply together with the transfer that it ends, or
-		// one of its own (RFC 959 section 4.1.3): this one is the last.
-		if n := s.through(verbABOR); n > 0 {
+		// ABOR gets one reply together with the transfer that it ends, or its own
+		// (RFC 959 section 4.1.3): this one is the last.
+		if n := s.queue.through(verbABOR); n > 0 {
 			return s.abortReply(dst, n)
 		}
 	case 234, 334:
-		if n := s.through(verbAUTH); n > 0 {
-			s.drop(n)
+		if n := s.queue.through(verbAUTH); n > 0 {
+			s.queue.drop(n)
 			return s.authAccepted(dst, code)
 		}
 	}
-	if s.owed > 0 && (code == 225 || code == 226 || code == 426 || s.length > 0 && s.at(0).verb == verbTransfer) {
-		s.owed--
+	if s.queue.answersEarlier(code) || s.queue.length == 0 {
 		return dst
 	}
-	if s.forgotten > 0 {
-		s.forgotten--
-		return dst
-	}
-	if s.length == 0 {
-		return dst
-	}
-	p := s.at(0)
+	p := s.queue.at(0)
 	if p.verb.outOfTurn(code) {
 		s.flags |= pairingUnsure
 		return dst
 	}
-	s.drop(1)
+	s.queue.drop(1)
 	return s.settle(dst, p, code)
 }
 
-// outOfTurn reports whether code, out of turn, cannot be the reply to v: servers send a
-// second reply to a transfer that was cut short, and the client's next command is on
-// its way.
+// outOfTurn reports whether code cannot be the reply to v. Servers send a second reply
+// to a transfer that was cut short, when the client's next command is already on its
+// way.
 func (v Verb) outOfTurn(code Code) bool {
 	switch code {
 	case 225, 226:
@@ -205,7 +196,7 @@ func (v Verb) outOfTurn(code Code) bool {
 	}
 }
 
-// settle acts on the final reply to a command.
+// settle acts on the final reply to the command p.
 func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 	done := code/100 == 2
 	failed := code/100 == 4 || code/100 == 5
@@ -216,10 +207,11 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 		// Any other success is a reply out of turn, and 500 may be the reply to an
 		// empty line.
 		if failed && code != 500 || code == 225 || code == 226 || code == 250 {
-			return s.transferEnded(dst, p)
+			return s.endTransfer(dst, p)
 		}
 	case verbUSER:
-		// A device without passwords. 220 is a proxy's, whose host has greetingBegun.
+		// 200 and 202 come from a device without passwords. 220 does not count: it is
+		// the greeting of the host behind a proxy.
 		if (code == 200 || code == 202) && s.flags&pairingUnsure == 0 {
 			s.logIn()
 		}
@@ -233,12 +225,11 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 		}
 	case verbREIN:
 		if done {
-			s.flags &^= loggedIn | loginDoubt | epsvAll
-			return s.withdraw(dst, Reinitialized)
+			return s.reset(dst, Reinitialized)
 		}
 	case verbQUIT:
 		if done {
-			return s.withdraw(dst, Quit)
+			return s.withdrawAll(dst, Quit)
 		}
 	}
 	return dst
@@ -246,29 +237,68 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 
 // settleActive acts on the reply to a PORT, EPRT or LPRT.
 func (s *Session) settleActive(dst []Event, p pending, done, failed bool) []Event {
+	announced := p.via != ViaNone
+	deferred := !announced && p.port != 0
 	via := p.verb.Via()
-	e := Event{Via: via, Endpoint: netip.AddrPortFrom(netip.Addr{}, p.port), Reason: ServerRefused}
+	endpoint := netip.AddrPortFrom(s.queue.deferredAddr, p.port)
 	switch {
-	case p.via != ViaNone && failed:
-		e.Kind = Withdrawn
-	case p.via != ViaNone || p.port == 0:
-		return dst
-	case done:
-		return s.announce(dst, via, netip.AddrPortFrom(s.waiting, p.port))
+	case announced && failed:
+		return append(dst, withdrawal(via, p.port, ServerRefused))
+	case deferred && done:
+		return s.announce(dst, via, endpoint)
+	case deferred:
+		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: ServerRefused})
 	default:
-		e.Kind, e.Endpoint = Rejected, netip.AddrPortFrom(s.waiting, p.port)
+		return dst
 	}
-	return append(dst, e)
 }
 
-// noteLogin takes what a reply says of the login, whichever command it answers: that the
-// session is logged in, is not, or that another user is about to.
+// abortReply handles the reply to an ABOR, the last of the n oldest commands. It ends
+// the transfer before the ABOR too, if there is one.
+func (s *Session) abortReply(dst []Event, n uint8) []Event {
+	transfer := s.queue.through(verbTransfer)
+	if transfer == 0 || transfer > n {
+		s.queue.drop(n)
+		return dst
+	}
+	p := s.queue.at(transfer - 1)
+	s.queue.drop(n)
+	return s.endTransfer(dst, p)
+}
+
+// authAccepted handles an accepted AUTH, which resets the session and, with 234
+// (RFC 4217 section 4), switches it to TLS. Clear text that the client sent behind AUTH
+// is void: the server reads it as TLS.
+func (s *Session) authAccepted(dst []Event, code Code) []Event {
+	dst = s.reset(dst, AuthAccepted)
+	if code != 234 {
+		return dst
+	}
+	s.queue.length = 0
+	for _, st := range [...]*stream{&s.client, &s.server} {
+		st.dropLine()
+		st.mode = readTLS
+		st.tls = tlsFraming{}
+	}
+	// The login goes on inside TLS, unseen.
+	s.flags &^= fromStart
+	return append(dst, Event{Kind: Opaque, Reason: AuthAccepted})
+}
+
+// reset returns the session to the state before the login.
+func (s *Session) reset(dst []Event, why Reason) []Event {
+	s.flags &^= loggedIn | loginDoubt | epsvAll
+	return s.withdrawAll(dst, why)
+}
+
+// noteLogin notes what a reply reveals about the login, whichever command it answers:
+// that the session is logged in or not, or that another user is about to log in.
 func (s *Session) noteLogin(code Code) {
 	switch code {
 	case 230, 232:
-		// Nobody is logged in who has not asked: a server that says so has a reader in
-		// mind, and no client.
-		if s.flags&(fromStart|clientGap|serverGap|pairingUnsure|loginLost) != fromStart || s.forgotten > 0 || s.loginPending() {
+		// Without a login under way nobody logs in: such a server means to deceive a
+		// reader like this one, not its client.
+		if s.flags&(fromStart|clientGap|serverGap|pairingUnsure|loginLost) != fromStart || s.queue.forgotten > 0 || s.loginPending() {
 			s.logIn()
 		}
 	case 331:
@@ -278,36 +308,5 @@ func (s *Session) noteLogin(code Code) {
 	}
 }
 
+// logIn notes that the session is logged in, beyond doubt.
 func (s *Session) logIn() { s.flags = s.flags&^loginDoubt | loggedIn }
-
-// abortReply takes the reply to an ABOR, the last of the n oldest commands.
-func (s *Session) abortReply(dst []Event, n uint8) []Event {
-	transfer := s.through(verbTransfer)
-	if transfer == 0 || transfer > n {
-		s.drop(n)
-		return dst
-	}
-	p := s.at(transfer - 1)
-	s.drop(n)
-	return s.transferEnded(dst, p)
-}
-
-// authAccepted takes an accepted AUTH: the session starts anew, and after 234
-// (RFC 4217 section 4) in TLS. What the client sent behind AUTH in clear text
-// is void: the server reads it as TLS.
-func (s *Session) authAccepted(dst []Event, code Code) []Event {
-	s.flags &^= loggedIn | loginDoubt | epsvAll
-	dst = s.withdraw(dst, AuthAccepted)
-	if code != 234 {
-		return dst
-	}
-	s.length = 0
-	for _, st := range [...]*stream{&s.client, &s.server} {
-		st.dropLine()
-		st.mode = readTLS
-		st.tls = tlsFraming{}
-	}
-	// The login goes on inside TLS, out of sight.
-	s.flags &^= fromStart
-	return append(dst, Event{Kind: Opaque, Reason: AuthAccepted})
-}

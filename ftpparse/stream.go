@@ -5,15 +5,14 @@ import (
 	"sync"
 )
 
-// Bounds of what one direction may hold. They are there so that neither end of
-// a control connection can make its reader keep much: the longest honest lines
-// are path names, and a window of a few segments is all that TCP reorders on a
-// connection that speaks a line at a time.
+// Bounds of a stream.
 const (
-	maxLine      = 4096    // longer lines are read to their end, but announce nothing
-	maxHeld      = 8192    // bytes that arrived ahead of a gap
-	maxFragments = 16      // pieces of them
-	maxAhead     = 1 << 20 // sequence numbers further ahead are not this connection's
+	// maxLine is the length of a line in bytes. The longest honest lines are path names;
+	// a longer line is read to its end, but announces nothing.
+	maxLine = 4096
+	// maxAhead is the distance in bytes from which on a sequence number is taken for
+	// another connection's.
+	maxAhead = 1 << 20
 )
 
 // mode is how the bytes of a direction are read.
@@ -36,29 +35,55 @@ const (
 )
 
 const (
-	telnetIAC = 255
-	will      = 251
-	telnetSE  = 240 // SE, the telnetSE telnet command
-	lineEnd   = '\n'
+	telnetIAC  = 255
+	telnetWILL = 251
+	telnetSE   = 240 // the lowest telnet command
+	lineEnd    = '\n'
 )
 
 // stream is one direction of the control connection in sequence space.
 type stream struct {
-	line    []byte // begin of an incomplete line, nil if there is none
-	held    *held  // bytes beyond a gap, nil if there are none
-	next    uint32 // sequence number of the first byte that is not read yet
-	fin     uint32 // sequence number of the FIN
-	started bool   // next is known
-	// finished tells that fin is known. Bytes before it may be yet to come, or it is
-	// where no FIN can be: ended tells that it was reached.
-	finished, ended bool
-	mode            mode
-	telnet          telnet
-	tainted         bool // the incomplete line has a NUL, a bare CR or is too long
+	line    []byte      // begin of an incomplete line, nil if there is none
+	held    *reassembly // bytes beyond a gap, nil if there are none
+	next    uint32      // sequence number of the first unread byte
+	fin     uint32      // sequence number of the FIN
+	started bool        // next is known
+	// finSeen is set if fin is known. The FIN may still be ahead of unread bytes, or be
+	// where no FIN can be: finRead is set when it was reached.
+	finSeen, finRead bool
+	mode             mode
+	telnet           telnet
+	tainted          bool // the incomplete line has a NUL, a bare CR or is too long
 	// mayNUL ignores one NUL at the start of a line: servers written in C send the one
 	// behind their strings, too. Clients are not known to.
 	mayNUL bool
 	tls    tlsFraming
+}
+
+// unread returns the part of data, which begins at seq, that was not read yet, and where
+// it begins. Each byte of the stream is read once: a retransmission with other bytes, or
+// one that begins within a line, has no effect (VU#328867).
+func (s *stream) unread(seq uint32, data []byte) (uint32, []byte) {
+	if !seqLess(seq, s.next) {
+		return seq, data
+	}
+	behind := min(s.next-seq, uint32(len(data)))
+	return s.next, data[behind:]
+}
+
+// noteEnd handles the FIN of a segment, and bytes behind a FIN of an earlier one.
+func (s *stream) noteEnd(g Segment) {
+	end := g.Seq + uint32(len(g.Payload))
+	switch {
+	case g.FIN && !s.finRead:
+		s.fin, s.finSeen = end, true
+	case len(g.Payload) > 0 && seqLess(s.fin, end):
+		s.finSeen = s.finRead // bytes behind the FIN: it was forged
+	}
+	if s.finSeen && !s.finRead && s.started && s.next == s.fin {
+		s.next++
+		s.finRead = true
+	}
 }
 
 // lines calls yield for each line that data completes, and keeps the rest.
@@ -149,7 +174,7 @@ func (s *stream) keep(part []byte) {
 			case ch == telnetIAC: // an escaped 255
 				s.telnet = telnetNone
 				s.appendLine(part[i : i+1])
-			case ch >= will:
+			case ch >= telnetWILL:
 				s.telnet = telnetOption
 			case ch >= telnetSE:
 				s.telnet = telnetNone
@@ -189,14 +214,13 @@ func (s *stream) appendLine(b []byte) {
 	s.line = append(s.line, b...)
 }
 
-// Buffers of incomplete lines and of bytes beyond a gap. They are taken from a
+// Buffers of incomplete lines. They are taken from a
 // pool for as long as they are needed, so that an idle session has none.
 const smallLine = 256
 
 var (
 	smallLines = sync.Pool{New: func() any { return new([smallLine]byte) }}
 	largeLines = sync.Pool{New: func() any { return new([maxLine + 1]byte) }}
-	heldBytes  = sync.Pool{New: func() any { return new(held) }}
 )
 
 func acquireLine() []byte { return smallLines.Get().(*[smallLine]byte)[:0] }
@@ -217,15 +241,6 @@ func (s *stream) dropLine() {
 		s.line = nil
 	}
 	s.tainted, s.telnet = false, telnetNone
-}
-
-// dropHeld forgets what waits beyond a gap.
-func (s *stream) dropHeld() {
-	if s.held != nil {
-		s.held.n, s.held.used = 0, 0
-		heldBytes.Put(s.held)
-		s.held = nil
-	}
 }
 
 // buffered is the size in bytes of the buffers that s has taken.
