@@ -3,6 +3,7 @@ package ftpparse
 import (
 	"math"
 	"net/netip"
+	"sync"
 )
 
 // maxPending is the number of commands that are kept until their reply. Clients pipeline
@@ -29,19 +30,51 @@ func (p *pending) announces() bool { return p.via != ViaNone && p.verb != verbTr
 // queue holds the commands that have no final reply yet, the oldest first, and counts
 // the replies that are to come ahead of theirs.
 type queue struct {
-	ring   [maxPending]pending
-	head   uint8
-	length uint8
+	// backlog holds the commands if it is not nil; otherwise there is one at most, which
+	// is in only. Most clients wait for each reply before the next command.
+	backlog *backlog
+	only    pending
+	// forgotten counts the commands without a reply that are older than those held.
+	forgotten uint32
+	length    uint8
 	// owed counts the replies to transfers that a 227, 228 or 229 has overtaken.
 	owed uint8
-	// forgotten counts the commands without a reply that are older than those in ring.
-	forgotten uint32
+}
 
+// backlog is what few sessions need, and not for long: room for more than one command.
+// It is taken from a pool and returned once no command is pending.
+type backlog struct {
+	ring         [maxPending]pending
+	head         uint8      // place of the oldest command
 	deferredAddr netip.Addr // address of the deferred commands
 }
 
+var backlogs = sync.Pool{New: func() any { return new(backlog) }}
+
 // at returns the i-th command, the oldest first.
-func (q *queue) at(i uint8) pending { return q.ring[(q.head+i)%maxPending] }
+func (q *queue) at(i uint8) pending {
+	if q.backlog == nil {
+		return q.only
+	}
+	return *q.backlog.at(i)
+}
+
+func (b *backlog) at(i uint8) *pending { return &b.ring[(b.head+i)%maxPending] }
+
+// grow moves the command to a backlog.
+func (q *queue) grow() {
+	q.backlog = backlogs.Get().(*backlog)
+	*q.backlog.at(0) = q.only
+}
+
+// shrink returns the backlog of an empty queue to its pool.
+func (q *queue) shrink() {
+	if q.backlog != nil {
+		q.backlog.deferredAddr = netip.Addr{}
+		backlogs.Put(q.backlog)
+		q.backlog = nil
+	}
+}
 
 // has reports whether a command with verb v is pending.
 func (q *queue) has(v Verb) bool { return q.through(v) > 0 }
@@ -57,14 +90,49 @@ func (q *queue) through(v Verb) uint8 {
 	return 0
 }
 
+// throughAsking returns the number of commands up to the oldest that via may answer, 0 if
+// there is none.
+func (q *queue) throughAsking(via Via) uint8 {
+	for i := range q.length {
+		if q.at(i).verb.asksFor(via) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// asksFor reports whether via may answer v. Some servers answer PASV with 229 and EPSV
+// with 227.
+func (v Verb) asksFor(via Via) bool {
+	switch via {
+	case R227, R229:
+		return v == verbPASV || v == verbEPSV
+	case R228:
+		return v == verbLPSV
+	default:
+		return false
+	}
+}
+
 // push adds a command; the oldest is forgotten if there are too many.
 func (q *queue) push(p pending) {
+	if q.length == 0 && q.backlog == nil {
+		q.only, q.length = p, 1
+		return
+	}
+	q.pushBacklog(p)
+}
+
+func (q *queue) pushBacklog(p pending) {
+	if q.backlog == nil {
+		q.grow()
+	}
 	if q.length == maxPending {
-		q.head = (q.head + 1) % maxPending
+		q.backlog.head++
 		q.length--
 		q.forgotten++
 	}
-	q.ring[(q.head+q.length)%maxPending] = p
+	*q.backlog.at(q.length) = p
 	q.length++
 }
 
@@ -72,8 +140,10 @@ func (q *queue) push(p pending) {
 // them.
 func (q *queue) drop(n uint8) {
 	q.forgotten = 0
-	q.head = (q.head + n) % maxPending
 	q.length -= n
+	if q.backlog != nil {
+		q.backlog.head += n
+	}
 }
 
 // forget removes all commands, whose replies are still to come.
@@ -88,14 +158,26 @@ func (q *queue) clear() { q.length, q.forgotten, q.owed = 0, 0, 0 }
 // deferTo notes the address of a deferred command that is pushed next. There is room for
 // one address, and a client has one: of two the later counts.
 func (q *queue) deferTo(addr netip.Addr) {
-	if q.deferredAddr != addr {
+	if q.backlog == nil {
+		q.grow()
+	}
+	if q.backlog.deferredAddr != addr {
 		for i := range q.length {
-			if p := &q.ring[(q.head+i)%maxPending]; p.via == ViaNone {
+			if p := q.backlog.at(i); p.via == ViaNone {
 				p.port = 0
 			}
 		}
 	}
-	q.deferredAddr = addr
+	q.backlog.deferredAddr = addr
+}
+
+// deferredAddr returns the address of the deferred commands, the zero Addr if there are
+// none.
+func (q *queue) deferredAddr() netip.Addr {
+	if q.backlog == nil {
+		return netip.Addr{}
+	}
+	return q.backlog.deferredAddr
 }
 
 // overtake notes the transfers among the n oldest commands, which are about to be

@@ -87,16 +87,19 @@ func (s *Session) Start(client, server uint32) {
 	s.server.next, s.server.started = server, true
 }
 
-// Release returns the buffers of s to their pools. Afterwards only Start may be called.
+// Release returns what s has taken from pools. Afterwards only Start may be called.
 func (s *Session) Release() {
+	s.queue.clear()
+	s.queue.shrink()
 	for _, st := range [...]*stream{&s.client, &s.server} {
 		st.dropLine()
 		st.dropHeld()
 	}
 }
 
-// Buffered returns the size in bytes of the buffers that s holds, for incomplete lines
-// and for segments that arrived out of order.
+// Buffered returns the size in bytes of the buffers that s holds for incomplete lines
+// and for segments that arrived out of order. It leaves out the queue of pending
+// commands, which takes 160 bytes more if the client pipelines.
 func (s *Session) Buffered() int { return s.client.buffered() + s.server.buffered() }
 
 // Next returns the sequence number of the first unread byte of a direction. ok is false
@@ -139,6 +142,9 @@ func (s *Session) Segment(dst []Event, g Segment) []Event {
 	}
 	if g.FIN || from.finSeen {
 		from.noteEnd(g)
+	}
+	if s.queue.backlog != nil && s.queue.length == 0 {
+		s.queue.shrink()
 	}
 	return dst
 }

@@ -21,7 +21,7 @@ func (s *Session) clientLine(dst []Event, line []byte, tainted bool) []Event {
 	p := pending{verb: ParseCommand(line)}
 	switch p.verb {
 	case verbPORT, verbEPRT, verbLPRT:
-		dst = s.activeCommand(dst, &p, line, tainted)
+		dst, p.via, p.port = s.activeCommand(dst, p.verb.Via(), line, tainted)
 	case verbPASV, verbEPSV, verbLPSV:
 		s.flags |= endpointSeen
 		switch {
@@ -77,24 +77,22 @@ func (s *Session) checkOpening(line []byte, tainted bool) Reason {
 }
 
 // activeCommand handles a PORT, EPRT or LPRT: it announces the endpoint, rejects it, or
-// defers it to its reply.
-func (s *Session) activeCommand(dst []Event, p *pending, line []byte, tainted bool) []Event {
+// defers it to its reply. It returns the via and the port of the pending command.
+func (s *Session) activeCommand(dst []Event, via Via, line []byte, tainted bool) ([]Event, Via, uint16) {
 	s.flags |= endpointSeen
-	via := p.verb.Via()
 	endpoint, why := via.Endpoint(line)
 	if why == "" {
 		why = s.announceReason(tainted)
 	}
-	if why != "" {
-		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: why})
-	}
-	p.port = endpoint.Port()
-	if s.mustDefer() {
+	switch {
+	case why != "":
+		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: why}), ViaNone, 0
+	case s.mustDefer():
 		s.queue.deferTo(endpoint.Addr())
-		return dst
+		return dst, ViaNone, endpoint.Port()
+	default:
+		return s.announce(dst, via, endpoint), via, endpoint.Port()
 	}
-	p.via = via
-	return s.announce(dst, via, endpoint)
 }
 
 // mustDefer reports whether a PORT, EPRT or LPRT is announced only when its reply

@@ -110,7 +110,14 @@ func (s *Session) preliminaryReply(dst []Event) []Event {
 // passiveReply handles a 227, 228 or 229.
 func (s *Session) passiveReply(dst []Event, via Via, line []byte, tainted bool) []Event {
 	endpoint, why := via.Endpoint(line)
-	asked := s.passiveCommand(via)
+	asked := verbOther
+	if n := s.queue.throughAsking(via); n > 0 {
+		asked = s.queue.at(n - 1).verb
+		s.queue.overtake(n - 1)
+		s.queue.drop(n)
+		// It answers this command and no other: the pairing is certain again.
+		s.flags &^= clientGap | pairingUnsure
+	}
 	switch {
 	case asked == verbOther:
 		why = Unpaired
@@ -124,34 +131,6 @@ func (s *Session) passiveReply(dst []Event, via Via, line []byte, tainted bool) 
 		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: why})
 	}
 	return s.announce(dst, via, endpoint)
-}
-
-// passiveCommand drops the oldest pending command that via may answer, with all before
-// it, and returns its verb, verbOther if there is none.
-func (s *Session) passiveCommand(via Via) Verb {
-	for i := range s.queue.length {
-		if v := s.queue.at(i).verb; v.answeredBy(via) {
-			s.queue.overtake(i)
-			s.queue.drop(i + 1)
-			// It answers this command and no other: the pairing is certain again.
-			s.flags &^= clientGap | pairingUnsure
-			return v
-		}
-	}
-	return verbOther
-}
-
-// answeredBy reports whether via may answer v. Some servers answer PASV with 229 and
-// EPSV with 227.
-func (v Verb) answeredBy(via Via) bool {
-	switch via {
-	case R227, R229:
-		return v == verbPASV || v == verbEPSV
-	case R228:
-		return v == verbLPSV
-	default:
-		return false
-	}
 }
 
 // finalReply pairs any other final reply with the command that it answers.
@@ -237,20 +216,18 @@ func (s *Session) settle(dst []Event, p pending, code Code) []Event {
 
 // settleActive acts on the reply to a PORT, EPRT or LPRT.
 func (s *Session) settleActive(dst []Event, p pending, done, failed bool) []Event {
-	announced := p.via != ViaNone
-	deferred := !announced && p.port != 0
 	via := p.verb.Via()
-	endpoint := netip.AddrPortFrom(s.queue.deferredAddr, p.port)
-	switch {
-	case announced && failed:
-		return append(dst, withdrawal(via, p.port, ServerRefused))
-	case deferred && done:
-		return s.announce(dst, via, endpoint)
-	case deferred:
-		return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: ServerRefused})
-	default:
+	if announced := p.via != ViaNone; announced || p.port == 0 {
+		if announced && failed {
+			dst = append(dst, withdrawal(via, p.port, ServerRefused))
+		}
 		return dst
 	}
+	endpoint := netip.AddrPortFrom(s.queue.deferredAddr(), p.port)
+	if done {
+		return s.announce(dst, via, endpoint)
+	}
+	return append(dst, Event{Kind: Rejected, Via: via, Endpoint: endpoint, Reason: ServerRefused})
 }
 
 // abortReply handles the reply to an ABOR, the last of the n oldest commands. It ends
