@@ -830,7 +830,7 @@ func TestSegmentAllocatesNothing(t *testing.T) {
 }
 
 func TestSessionSize(t *testing.T) {
-	if n := unsafe.Sizeof(Session{}); n > 304 {
-		t.Errorf("a session takes %d bytes, want at most 304", n)
+	if n := unsafe.Sizeof(Session{}); n > 120 {
+		t.Errorf("a session takes %d bytes, want at most 120", n)
 	}
 }

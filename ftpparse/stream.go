@@ -1,9 +1,6 @@
 package ftpparse
 
-import (
-	"bytes"
-	"sync"
-)
+import "bytes"
 
 // Bounds of a stream.
 const (
@@ -21,43 +18,26 @@ type mode uint8
 const (
 	readLines   mode = iota
 	skipLine         // after a gap: the rest of a line whose begin is lost
-	readTLS          // TLS records, whose framing is followed and whose content is not
-	readNothing      // not to be understood any more
-)
-
-// telnet is where in a telnet command the last byte left off (RFC 854).
-type telnet uint8
-
-const (
-	telnetNone    telnet = iota
-	telnetCommand        // after IAC
-	telnetOption         // after IAC WILL, WONT, DO or DONT
-)
-
-const (
-	telnetIAC  = 255
-	telnetWILL = 251
-	telnetSE   = 240 // the lowest telnet command
-	lineEnd    = '\n'
+	readTLS          // the framing of TLS records, not their content
+	readNothing      // unreadable for good
 )
 
 // stream is one direction of the control connection in sequence space.
 type stream struct {
-	line    []byte      // begin of an incomplete line, nil if there is none
-	held    *reassembly // bytes beyond a gap, nil if there are none
-	next    uint32      // sequence number of the first unread byte
-	fin     uint32      // sequence number of the FIN
-	started bool        // next is known
+	line *lineBuffer // begin of an incomplete line, nil if there is none
+	held *reassembly // bytes beyond a gap, nil if there are none
+	next uint32      // sequence number of the first unread byte
+	fin  uint32      // sequence number of the FIN
+	tls  tlsFraming
+	mode mode
+	// started is set if next is known.
+	started bool
 	// finSeen is set if fin is known. The FIN may still be ahead of unread bytes, or be
 	// where no FIN can be: finRead is set when it was reached.
 	finSeen, finRead bool
-	mode             mode
-	telnet           telnet
-	tainted          bool // the incomplete line has a NUL, a bare CR or is too long
 	// mayNUL ignores one NUL at the start of a line: servers written in C send the one
 	// behind their strings, too. Clients are not known to.
 	mayNUL bool
-	tls    tlsFraming
 }
 
 // unread returns the part of data, which begins at seq, that was not read yet, and where
@@ -87,49 +67,45 @@ func (s *stream) noteEnd(g Segment) {
 }
 
 // lines calls yield for each line that data completes, and keeps the rest.
-// A line is free of telnet commands and of its line end, whose carriage returns may
-// be several; tainted tells that two readers may take it for different lines. A line
-// whose begin is lost is empty and tainted. It stops when yield changes the mode of the
-// stream (AUTH) and returns the bytes that are left then.
+//
+// A line is free of telnet commands and of its line end, which may have several carriage
+// returns. It is tainted if two readers may read it differently. A line whose begin is
+// lost is empty and tainted. lines stops when yield changes the mode of the stream
+// (AUTH), and returns the bytes that are left then.
 func (s *stream) lines(data []byte, yield func(line []byte, tainted bool)) (rest []byte) {
 	for len(data) > 0 {
-		switch s.mode {
-		case skipLine:
-			end := bytes.IndexByte(data, lineEnd)
-			if end < 0 {
-				return nil
-			}
-			data = data[end+1:]
-			s.mode = readLines
-			yield(nil, true)
-			continue
-		case readLines:
-		default:
+		if s.mode != readLines && s.mode != skipLine {
 			return data
 		}
 		end := bytes.IndexByte(data, lineEnd)
 		if end < 0 {
-			s.keep(data)
+			if s.mode == readLines {
+				s.keep(data)
+			}
 			return nil
 		}
 		part := data[:end]
 		data = data[end+1:]
-		if s.line == nil && s.telnet == telnetNone && bytes.IndexByte(part, telnetIAC) < 0 {
+		switch {
+		case s.mode == skipLine:
+			s.mode = readLines
+			yield(nil, true)
+		case s.line == nil && bytes.IndexByte(part, telnetIAC) < 0:
 			s.yieldLine(part, false, yield)
-			continue
+		default:
+			s.keep(part)
+			line := s.line
+			s.line = nil
+			s.yieldLine(line.text, line.tainted, yield)
+			line.release()
 		}
-		s.keep(part)
-		line, tainted := s.line, s.tainted
-		s.line, s.tainted, s.telnet = nil, false, telnetNone
-		s.yieldLine(line, tainted, yield)
-		releaseLine(line)
 	}
 	return nil
 }
 
 // yieldLine calls yield for one line, which still has its carriage returns.
 func (s *stream) yieldLine(line []byte, tainted bool, yield func([]byte, bool)) {
-	if len(line) > maxLine+1 { // as much as appendLine keeps
+	if len(line) > maxLine+1 { // as much as lineBuffer keeps
 		line, tainted = line[:maxLine+1], true
 	}
 	for len(line) > 0 && line[len(line)-1] == '\r' {
@@ -147,105 +123,27 @@ func (s *stream) yieldLine(line []byte, tainted bool, yield func([]byte, bool)) 
 	yield(line, tainted)
 }
 
-// keep appends part of a line without its telnet commands. A line feed never
-// gets here, so a telnet command cannot swallow a line end: where client and
-// server may disagree on it, the shorter line is the safer reading.
+// keep adds part of a line to the incomplete line.
 func (s *stream) keep(part []byte) {
-	if s.telnet == telnetNone {
-		clean := bytes.IndexByte(part, telnetIAC)
-		if clean < 0 {
-			s.appendLine(part)
-			return
-		}
-		s.appendLine(part[:clean])
-		part = part[clean:]
-	}
-	for i := range part {
-		ch := part[i]
-		switch s.telnet {
-		case telnetNone:
-			if ch == telnetIAC {
-				s.telnet = telnetCommand
-			} else {
-				s.appendLine(part[i : i+1])
-			}
-		case telnetCommand:
-			switch {
-			case ch == telnetIAC: // an escaped 255
-				s.telnet = telnetNone
-				s.appendLine(part[i : i+1])
-			case ch >= telnetWILL:
-				s.telnet = telnetOption
-			case ch >= telnetSE:
-				s.telnet = telnetNone
-			default: // no telnet command: 255 was a letter of a file name
-				s.telnet = telnetNone
-				s.appendLine([]byte{telnetIAC, ch})
-			}
-		case telnetOption:
-			s.telnet = telnetNone
-		}
-	}
 	if s.line == nil {
-		s.line = acquireLine() // so that the telnet state belongs to a line
+		s.line = newLineBuffer()
 	}
-}
-
-// appendLine adds to the incomplete line up to a little more than maxLine: the
-// excess marks the line as too long, and the line end's CR must not be what
-// does.
-func (s *stream) appendLine(b []byte) {
-	if s.line == nil {
-		s.line = acquireLine()
-	}
-	room := maxLine + 1 - len(s.line)
-	if len(b) > room {
-		// One CR may be the excess: it is the begin of the line end, if the
-		// line ends here.
-		s.tainted = true
-		b = b[:room]
-	}
-	if len(s.line)+len(b) > cap(s.line) {
-		large := largeLines.Get().(*[maxLine + 1]byte)[:0]
-		large = append(large, s.line...)
-		releaseLine(s.line)
-		s.line = large
-	}
-	s.line = append(s.line, b...)
-}
-
-// Buffers of incomplete lines. They are taken from a
-// pool for as long as they are needed, so that an idle session has none.
-const smallLine = 256
-
-var (
-	smallLines = sync.Pool{New: func() any { return new([smallLine]byte) }}
-	largeLines = sync.Pool{New: func() any { return new([maxLine + 1]byte) }}
-)
-
-func acquireLine() []byte { return smallLines.Get().(*[smallLine]byte)[:0] }
-
-func releaseLine(b []byte) {
-	switch cap(b) {
-	case smallLine:
-		smallLines.Put((*[smallLine]byte)(b[:smallLine]))
-	case maxLine + 1:
-		largeLines.Put((*[maxLine + 1]byte)(b[:maxLine+1]))
-	}
+	s.line.add(part)
 }
 
 // dropLine forgets an incomplete line.
 func (s *stream) dropLine() {
 	if s.line != nil {
-		releaseLine(s.line)
+		s.line.release()
 		s.line = nil
 	}
-	s.tainted, s.telnet = false, telnetNone
 }
 
-// buffered is the size in bytes of the buffers that s has taken.
-func (s *stream) buffered() int {
-	n := cap(s.line)
+// buffered returns the size in bytes of the buffers that s has taken.
+func (s *stream) buffered() (n int) {
+	if s.line != nil {
+		n += cap(s.line.text)
+	}
 	if s.held != nil {
 		n += maxHeld
 	}
