@@ -1,14 +1,17 @@
 package conntrack
 
 import (
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
 	"ftpctd/ftpparse"
 )
 
-// connKey is a control connection: a map key without pointers, which the
-// garbage collector need not look into.
+// connKey identifies a control connection. It has no padding and no pointers: it is hashed
+// and compared as memory.
 type connKey struct {
 	client, server         [16]byte
 	clientPort, serverPort uint16
@@ -62,11 +65,12 @@ type conn struct {
 	count      int           // of expectations
 	isn        [2]uint32     // initial sequence numbers, to know a repeated SYN/ACK
 	seen       time.Duration // when the last packet came, by Tracker.clock
-	next, prev *conn
-	newest     *expectation // of this connection, linked by age
-	nat        *Connection  // what conntrack makes of the connection, nil if it translates nothing
-	source     *source      // of the client, once the connection counts against its share
-	holder     *holder      // nil while the session holds no buffers
+	next, prev *conn         // in the ring of the rank
+	chain      *conn         // the next one with the same hash
+	newest     *expectation  // of this connection, linked by age
+	nat        *Connection   // what conntrack makes of the connection, nil if it translates nothing
+	source     *source       // of the client, once the connection counts against its share
+	holder     *holder       // nil while the session holds no buffers
 	// The opaque connections between the same hosts, from the newest on.
 	older, newer *conn
 }
@@ -108,6 +112,111 @@ func (r rank) linger() time.Duration {
 	return idleLinger
 }
 
+// connTable holds the control connections by key, and those of each rank by the time of
+// their last packet. It is a hash table of a fixed size with chains: a map would hold
+// every key a second time, and what it allocates as it grows.
+type connTable struct {
+	seed   [3]uint64
+	chains []*conn // as many as a power of two
+	n      int
+	lru    [ranks]conn // rings: next is the most recently used, prev the least
+	free   *conn       // linked by next
+}
+
+func (t *connTable) init(limit int) {
+	t.seed = [...]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64()}
+	t.chains = make([]*conn, 1<<bits.Len(uint(max(limit, 1)-1)))
+	for r := range t.lru {
+		t.lru[r].next, t.lru[r].prev = &t.lru[r], &t.lru[r]
+	}
+}
+
+// chain returns the first connection with the hash of key. The hash folds products as
+// wyhash does; the seed keeps hosts from choosing connections that share a chain.
+func (t *connTable) chain(key *connKey) **conn {
+	rest := uint64(key.clientPort) | uint64(key.serverPort)<<16 | uint64(key.family)<<32 | uint64(key.zone)<<48
+	high1, low1 := bits.Mul64(binary.LittleEndian.Uint64(key.client[:8])^t.seed[0], binary.LittleEndian.Uint64(key.client[8:])^t.seed[1])
+	high2, low2 := bits.Mul64(binary.LittleEndian.Uint64(key.server[:8])^rest, binary.LittleEndian.Uint64(key.server[8:])^t.seed[2])
+	return &t.chains[(high1^low1^high2^low2)&uint64(len(t.chains)-1)]
+}
+
+func (t *connTable) find(key *connKey) *conn {
+	c := *t.chain(key)
+	for c != nil && c.key != *key {
+		c = c.chain
+	}
+	return c
+}
+
+// add adds a connection that is not in t.
+func (t *connTable) add(key *connKey, r rank, now time.Duration) *conn {
+	c := t.free
+	if c != nil {
+		t.free = c.next
+	} else {
+		c = new(conn)
+	}
+	first := t.chain(key)
+	*c = conn{key: *key, rank: r, seen: now, chain: *first}
+	*first = c
+	c.push(&t.lru[r])
+	t.n++
+	return c
+}
+
+func (t *connTable) remove(c *conn) {
+	at := t.chain(&c.key)
+	for *at != c {
+		at = &(*at).chain
+	}
+	*at = c.chain
+	c.unlink()
+	*c = conn{next: t.free}
+	t.free = c
+	t.n--
+}
+
+// touch makes c the most recently used connection of a rank.
+func (t *connTable) touch(c *conn, r rank, now time.Duration) {
+	c.seen = now
+	c.rank = r
+	if t.lru[r].next != c {
+		c.unlink()
+		c.push(&t.lru[r])
+	}
+}
+
+// oldest is the connection to evict first, nil if there is none.
+func (t *connTable) oldest() *conn {
+	for r := range t.lru {
+		if c := t.lru[r].prev; c != &t.lru[r] {
+			return c
+		}
+	}
+	return nil
+}
+
+func (c *conn) push(ring *conn) {
+	c.next, c.prev = ring.next, ring
+	ring.next.prev = c
+	ring.next = c
+}
+
+func (c *conn) unlink() {
+	c.prev.next, c.next.prev = c.next, c.prev
+}
+
+// insert adds a connection; another one makes room if there is none.
+func (t *Tracker) insert(key connKey, r rank) *conn {
+	if t.conns.n >= t.cfg.Connections && t.conns.n > 0 {
+		t.evict(t.conns.oldest())
+	}
+	return t.conns.add(&key, r, t.clock)
+}
+
+// touch makes c the most recently used connection of a rank.
+func (t *Tracker) touch(c *conn, r rank) { t.conns.touch(c, r, t.clock) }
+
 // giveUp leaves c, the connection of the packet, unread until its end.
 func (t *Tracker) giveUp(c *conn, why Reason) {
 	t.abandon(c, why)
@@ -126,53 +235,6 @@ func (t *Tracker) abandon(c *conn, why Reason) {
 		t.stats.Unseen++
 	}
 	t.observe(Event{Kind: EventNotFTP, Master: c.key.master(), Reason: why})
-}
-
-// insert adds a connection; another one makes room if there is none.
-func (t *Tracker) insert(key connKey, r rank) *conn {
-	if len(t.conns) >= t.cfg.Connections && len(t.conns) > 0 {
-		t.evict(t.oldest())
-	}
-	c := t.free
-	if c != nil {
-		t.free = c.next
-	} else {
-		c = new(conn)
-	}
-	*c = conn{key: key, rank: r, seen: t.clock}
-	t.conns[key] = c
-	c.push(&t.lru[r])
-	return c
-}
-
-// oldest is the connection that has to make room.
-func (t *Tracker) oldest() *conn {
-	for r := range t.lru {
-		if c := t.lru[r].prev; c != &t.lru[r] {
-			return c
-		}
-	}
-	return nil
-}
-
-// touch makes c the most recently used connection of a rank.
-func (t *Tracker) touch(c *conn, r rank) {
-	c.seen = t.clock
-	c.rank = r
-	if t.lru[r].next != c {
-		c.unlink()
-		c.push(&t.lru[r])
-	}
-}
-
-func (c *conn) push(ring *conn) {
-	c.next, c.prev = ring.next, ring
-	ring.next.prev = c
-	ring.next = c
-}
-
-func (c *conn) unlink() {
-	c.prev.next, c.next.prev = c.next, c.prev
 }
 
 // close ends c. It stays in the table for a while: see closedLinger.
@@ -199,8 +261,5 @@ func (t *Tracker) forget(c *conn, why Reason) {
 	if c.state&closed == 0 {
 		t.close(c, why)
 	}
-	delete(t.conns, c.key)
-	c.unlink()
-	*c = conn{next: t.free}
-	t.free = c
+	t.conns.remove(c)
 }

@@ -60,7 +60,8 @@ func (t *Tracker) synAck(c *conn, key connKey, p *packet.Packet) {
 		t.release(c)
 		t.touch(c, silent)
 	}
-	if other := t.conns[key.turned()]; other != nil { // where both ports are control ports
+	turned := key.turned()
+	if other := t.conns.find(&turned); other != nil { // where both ports are control ports
 		t.forget(other, Closed)
 	}
 	c.state, c.nat = handshake|lookedUp, nat
@@ -111,7 +112,7 @@ func (t *Tracker) pickUp(key connKey) *conn {
 		nat = found.translation(key.zone)
 	}
 	if !ok {
-		if oldest := t.oldest(); len(t.conns) >= t.cfg.Connections && oldest != nil && oldest.rank > unread {
+		if oldest := t.conns.oldest(); t.conns.n >= t.cfg.Connections && oldest != nil && oldest.rank > unread {
 			t.stats.Unseen++
 			return nil
 		}

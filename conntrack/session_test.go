@@ -337,3 +337,9 @@ func playByHand(w *wire, id string) bool {
 	}
 	return true
 }
+
+// find returns the connection between client and server, nil if there is none.
+func (t *Tracker) find(client, server netip.AddrPort) *conn {
+	key := keyOf(client, server)
+	return t.conns.find(&key)
+}

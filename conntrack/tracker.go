@@ -102,10 +102,7 @@ type Tracker struct {
 	cfg   Config
 	stats Stats
 
-	conns map[connKey]*conn
-	lru   [ranks]conn // rings: next is the most recently used, prev the least
-	free  *conn
-
+	conns      connTable
 	expected   expectationTable
 	refused    refusedPorts
 	sources    map[sourceKey]*source
@@ -129,13 +126,10 @@ type Tracker struct {
 // New makes a Tracker.
 func New(cfg Config) *Tracker {
 	t := &Tracker{
-		cfg: cfg, conns: make(map[connKey]*conn), opaque: make(map[Hosts]*conn),
-		sources: make(map[sourceKey]*source),
+		cfg: cfg, opaque: make(map[Hosts]*conn), sources: make(map[sourceKey]*source),
 	}
 	t.holders.next, t.holders.prev = &t.holders, &t.holders
-	for r := range t.lru {
-		t.lru[r].next, t.lru[r].prev = &t.lru[r], &t.lru[r]
-	}
+	t.conns.init(cfg.Connections)
 	t.expected.init()
 	return t
 }
@@ -190,23 +184,23 @@ func (t *Tracker) lookup(p *packet.Packet) (ftpparse.Direction, *conn, connKey) 
 	original := keyOf(p.Src, p.Dst)
 	original.zone = p.Zone
 	if !toClient {
-		return ftpparse.DirOriginal, t.conns[original], original
+		return ftpparse.DirOriginal, t.conns.find(&original), original
 	}
 	reply := keyOf(p.Dst, p.Src)
 	reply.zone = p.Zone
 	if !toServer {
-		return ftpparse.DirReply, t.conns[reply], reply
+		return ftpparse.DirReply, t.conns.find(&reply), reply
 	}
 	switch p.Flags & (packet.SYN | packet.ACK) {
 	case packet.SYN:
-		return ftpparse.DirOriginal, t.conns[original], original
+		return ftpparse.DirOriginal, t.conns.find(&original), original
 	case packet.SYN | packet.ACK:
-		return ftpparse.DirReply, t.conns[reply], reply
+		return ftpparse.DirReply, t.conns.find(&reply), reply
 	}
-	if c := t.conns[reply]; t.conns[original] == nil && (c != nil || t.cfg.Older.has(&reply)) {
+	if c := t.conns.find(&reply); t.conns.find(&original) == nil && (c != nil || t.cfg.Older.has(&reply)) {
 		return ftpparse.DirReply, c, reply
 	}
-	return ftpparse.DirOriginal, t.conns[original], original
+	return ftpparse.DirOriginal, t.conns.find(&original), original
 }
 
 // reset takes a RST that is in its place. One that is only close to it does not
@@ -324,8 +318,8 @@ func (t *Tracker) Expire(now time.Time) *Decision {
 		t.withdraw(x, Expired)
 	}
 	t.refused.expire(t.clock)
-	for r := range t.lru {
-		ring, linger := &t.lru[r], rank(r).linger()
+	for r := range t.conns.lru {
+		ring, linger := &t.conns.lru[r], rank(r).linger()
 		for c := ring.prev; c != ring && t.clock-c.seen > linger; c = ring.prev {
 			t.forget(c, Expired)
 		}
@@ -351,6 +345,6 @@ func (t *Tracker) SetPolicy(p Policy) { t.cfg.Policy = p }
 // Stats returns the counters.
 func (t *Tracker) Stats() Stats {
 	s := t.stats
-	s.Connections, s.Outstanding = len(t.conns), t.expected.n
+	s.Connections, s.Outstanding = t.conns.n, t.expected.n
 	return s
 }

@@ -1065,8 +1065,8 @@ func FuzzPackets(f *testing.F) {
 // allConns are the connections of all ranks.
 func allConns(tr *Tracker) iter.Seq[*conn] {
 	return func(yield func(*conn) bool) {
-		for r := range tr.lru {
-			for c := tr.lru[r].next; c != &tr.lru[r]; c = c.next {
+		for r := range tr.conns.lru {
+			for c := tr.conns.lru[r].next; c != &tr.conns.lru[r]; c = c.next {
 				if c.rank != rank(r) || !yield(c) {
 					return
 				}
@@ -1113,8 +1113,8 @@ func checkBooks(t *testing.T, tr *Tracker) {
 		}
 		expected += n
 	}
-	if conns != len(tr.conns) || conns > tr.cfg.Connections {
-		t.Fatalf("%d connections in order, %d by tuple, at most %d", conns, len(tr.conns), tr.cfg.Connections)
+	if conns != tr.conns.n || conns > tr.cfg.Connections {
+		t.Fatalf("%d connections in order, %d by tuple, at most %d", conns, tr.conns.n, tr.cfg.Connections)
 	}
 	for s, want := range sources {
 		if s.connections != want.connections || s.expectations != want.expectations {

@@ -375,7 +375,7 @@ func TestOlder(t *testing.T) {
 		{"a packet without payload leaves it", older, 0, func(w *wire, _ *Connection) { w.c("") }, expect},
 		{"not a second time", older, 0, func(w *wire, _ *Connection) {
 			w.c("NOOP\r\n")
-			w.t.forget(w.t.conns[keyOf(w.client, w.server)], Evicted)
+			w.t.forget(w.t.find(w.client, w.server), Evicted)
 		}, []string{pickedUp, "close evicted", notSeen}},
 		{"not after its RST", older, 0, func(w *wire, _ *Connection) {
 			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
@@ -391,7 +391,7 @@ func TestOlder(t *testing.T) {
 			kernel.State, kernel.Assured = StateSynRecv, false
 			w.handshake()
 			kernel.State, kernel.Assured = StateEstablished, true
-			w.t.forget(w.t.conns[keyOf(w.client, w.server)], Evicted)
+			w.t.forget(w.t.find(w.client, w.server), Evicted)
 		}, []string{"open", "close evicted", notSeen}},
 		{"in a zone", inZone, 3, nothing, expect},
 		{"in another zone", inZone, 0, nothing, []string{notSeen}},
@@ -570,13 +570,13 @@ func TestRoom(t *testing.T) {
 		kinds[i].play(w)
 	}
 	for i := range kinds {
-		if tr.conns[keyOf(client(i), testServer)] == nil {
+		if tr.find(client(i), testServer) == nil {
 			t.Fatalf("%s: not in the table", kinds[i].name)
 		}
 		w := newWire(tr)
 		w.client = client(100 + i)
 		w.login()
-		if tr.conns[keyOf(client(i), testServer)] != nil {
+		if tr.find(client(i), testServer) != nil {
 			t.Errorf("%s: still in the table", kinds[i].name)
 		}
 		checkBooks(t, tr)
@@ -593,7 +593,7 @@ func TestMemoryPressure(t *testing.T) {
 	honest := newWire(tr)
 	honest.login()
 	held := func(i int) *conn {
-		return tr.conns[keyOf(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 4000), testServer)]
+		return tr.find(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 4000), testServer)
 	}
 	l.take()
 	n := 0
