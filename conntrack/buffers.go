@@ -1,39 +1,22 @@
 package conntrack
 
-// holder is a connection whose session holds buffers, in the order in which they began
-// to.
-type holder struct {
-	conn       *conn
-	bytes      int
-	next, prev *holder
-}
-
 // countBuffers takes note of what the session of c holds.
 func (t *Tracker) countBuffers(c *conn) {
 	n := c.session.Buffered()
-	h := c.holder
-	switch {
-	case n == 0 && h == nil:
+	if n == 0 && c.links == nil {
 		return
-	case n == 0:
-		t.buffered -= h.bytes
-		h.prev.next, h.next.prev = h.next, h.prev
-		c.holder = nil
-		h.conn, h.next = nil, t.freeHolder
-		t.freeHolder = h
-		return
-	case h == nil:
-		if h = t.freeHolder; h != nil {
-			t.freeHolder = h.next
-		} else {
-			h = new(holder)
-		}
-		*h = holder{conn: c, next: t.holders.next, prev: &t.holders}
-		h.next.prev, t.holders.next = h, h
-		c.holder = h
 	}
-	t.buffered += n - h.bytes
-	h.bytes = n
+	l := c.listed()
+	switch {
+	case n > 0 && l.buffered == 0:
+		l.next, l.prev = t.holders.next, &t.holders
+		l.next.prev, t.holders.next = l, l
+	case n == 0 && l.buffered > 0:
+		l.prev.next, l.next.prev = l.next, l.prev
+		l.next, l.prev = nil, nil
+	}
+	t.buffered += n - l.buffered
+	l.buffered = n
 }
 
 // dropBuffers gives back what the session of c holds.

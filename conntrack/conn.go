@@ -56,23 +56,40 @@ func addrOf(b [16]byte, family uint16) netip.Addr {
 	return a
 }
 
-// conn is one control connection.
+// conn is one control connection. There may be very many, most of which are idle: it is
+// small, and what few of them need is behind pointers.
 type conn struct {
-	session    ftpparse.Session
 	key        connKey
-	state      connState
-	rank       rank
-	count      int           // of expectations
+	chain      *conn // the next one with the same hash
+	next, prev *conn // in the ring of the rank
+	session    ftpparse.Session
 	isn        [2]uint32     // initial sequence numbers, to know a repeated SYN/ACK
 	seen       time.Duration // when the last packet came, by Tracker.clock
-	next, prev *conn         // in the ring of the rank
-	chain      *conn         // the next one with the same hash
 	newest     *expectation  // of this connection, linked by age
-	nat        *Connection   // what conntrack makes of the connection, nil if it translates nothing
 	source     *source       // of the client, once the connection counts against its share
-	holder     *holder       // nil while the session holds no buffers
+	nat        *Connection   // what conntrack makes of the connection, nil if it translates nothing
+	links      *links        // nil until it was in one of their lists
+	count      int32         // of expectations
+	state      connState
+	rank       rank
+}
+
+// links are the places of a connection in the lists that few connections are in. A conn
+// keeps them, also as the entry of another connection.
+type links struct {
+	conn       *conn
+	buffered   int    // bytes that the session holds
+	next, prev *links // in the ring Tracker.holders, if there are any
 	// The opaque connections between the same hosts, from the newest on.
 	older, newer *conn
+}
+
+// listed returns the links of c.
+func (c *conn) listed() *links {
+	if c.links == nil {
+		c.links = &links{conn: c}
+	}
+	return c.links
 }
 
 type connState uint16
@@ -157,7 +174,7 @@ func (t *connTable) add(key *connKey, r rank, now time.Duration) *conn {
 		c = new(conn)
 	}
 	first := t.chain(key)
-	*c = conn{key: *key, rank: r, seen: now, chain: *first}
+	*c = conn{key: *key, rank: r, seen: now, chain: *first, links: c.links}
 	*first = c
 	c.push(&t.lru[r])
 	t.n++
@@ -171,7 +188,7 @@ func (t *connTable) remove(c *conn) {
 	}
 	*at = c.chain
 	c.unlink()
-	*c = conn{next: t.free}
+	*c = conn{next: t.free, links: c.links}
 	t.free = c
 	t.n--
 }

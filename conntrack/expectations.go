@@ -137,7 +137,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	if same := t.expected.find(&x); same != nil {
 		t.withdraw(same, Superseded)
 	}
-	for c.newest != nil && c.count >= max(t.cfg.MaxExpected, 1) {
+	for c.newest != nil && int(c.count) >= max(t.cfg.MaxExpected, 1) {
 		oldest := c.newest
 		for oldest.older != nil {
 			oldest = oldest.older
@@ -147,7 +147,7 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	if t.expected.n >= maxExpectations {
 		t.withdraw(t.expected.oldest(), Evicted)
 	}
-	x.Overflow = t.cfg.KernelShare > 0 && c.source.expectations >= t.cfg.KernelShare
+	x.Overflow = t.cfg.KernelShare > 0 && int(c.source.expectations) >= t.cfg.KernelShare
 	n := t.expected.insert(c, x, t.clock+t.cfg.Timeout)
 	n.contested = n.twin != nil && !t.cfg.Shared && !x.Overflow
 	t.stats.Expected++

@@ -18,8 +18,9 @@ func (t *Tracker) setOpaque(c *conn) {
 	}
 	c.state |= opaque
 	h := c.hosts()
-	if c.older = t.opaque[h]; c.older != nil {
-		c.older.newer = c
+	l := c.listed()
+	if l.older = t.opaque[h]; l.older != nil {
+		l.older.links.newer = c
 	}
 	t.opaque[h] = c
 	t.decision.Opaque = append(t.decision.Opaque, h)
@@ -31,19 +32,20 @@ func (t *Tracker) clearOpaque(c *conn) {
 		return
 	}
 	c.state &^= opaque
-	if c.older != nil {
-		c.older.newer = c.newer
+	l := c.links
+	if l.older != nil {
+		l.older.links.newer = l.newer
 	}
 	switch h := c.hosts(); {
-	case c.newer != nil:
-		c.newer.older = c.older
-	case c.older != nil:
-		t.opaque[h] = c.older
+	case l.newer != nil:
+		l.newer.links.older = l.older
+	case l.older != nil:
+		t.opaque[h] = l.older
 	default:
 		delete(t.opaque, h)
 		t.decision.Readable = append(t.decision.Readable, h)
 	}
-	c.older, c.newer = nil, nil
+	l.older, l.newer = nil, nil
 }
 
 // OpaqueHosts are the hosts between which there is a control connection that went

@@ -1,36 +1,32 @@
 package conntrack
 
-import "time"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // source is what the table holds of one client. Connections count from when both
 // sides have spoken: addresses can be forged until then.
 type source struct {
 	key          sourceKey
-	connections  int
-	expectations int
+	connections  int32
+	expectations int32
 	// What it may announce beside an unused expectation, until when that was
 	// reckoned.
-	churn   int
+	churn   int32
 	churned time.Duration
 }
 
-// sourceKey is an IPv4 address, or the 64 bits of an IPv6 address that one host can
-// not choose.
-type sourceKey struct {
-	prefix uint64
-	family uint16
-}
+// sourceKey is the 64 bits of an IPv6 address that one host cannot choose. An IPv4 address
+// is one in 0:ffff::/32, which is assigned to nobody (0000::/8 of IANA's registry).
+type sourceKey uint64
 
 func (k *connKey) source() sourceKey {
-	key := sourceKey{family: k.family}
 	b := k.client[:8]
 	if k.family == 4 {
 		b = k.client[8:]
 	}
-	for _, octet := range b {
-		key.prefix = key.prefix<<8 | uint64(octet)
-	}
-	return key
+	return sourceKey(binary.BigEndian.Uint64(b))
 }
 
 // charge counts c against its client's share of the table. It reports false if that is
@@ -44,7 +40,7 @@ func (t *Tracker) charge(c *conn) bool {
 	if s == nil {
 		s = &source{key: key}
 		t.sources[key] = s
-	} else if s.connections >= max(t.cfg.Connections/sourceShare, 1) {
+	} else if int(s.connections) >= max(t.cfg.Connections/sourceShare, 1) {
 		return false
 	}
 	s.connections++
@@ -79,7 +75,7 @@ func (t *Tracker) hasRoom(c *conn) bool {
 	if !t.charge(c) {
 		return false
 	}
-	if c.count < max(t.cfg.MaxExpected, 1) && c.source.expectations >= maxExpectations/sourceShare {
+	if int(c.count) < max(t.cfg.MaxExpected, 1) && c.source.expectations >= maxExpectations/sourceShare {
 		return false
 	}
 	return c.count == 0 || !t.cfg.Shared || c.source.spend(t.clock)
@@ -89,8 +85,8 @@ func (t *Tracker) hasRoom(c *conn) bool {
 // if nothing is left.
 func (s *source) spend(now time.Duration) bool {
 	const interval = time.Second / churnRate
-	if n := int((now - s.churned) / interval); n > 0 {
-		s.churn = max(s.churn-n, 0)
+	if n := (now - s.churned) / interval; n > 0 {
+		s.churn = int32(max(time.Duration(s.churn)-n, 0))
 		s.churned = now
 	}
 	if s.churn >= churnBurst {

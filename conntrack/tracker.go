@@ -102,14 +102,13 @@ type Tracker struct {
 	cfg   Config
 	stats Stats
 
-	conns      connTable
-	expected   expectationTable
-	refused    refusedPorts
-	sources    map[sourceKey]*source
-	opaque     map[Hosts]*conn // the newest of those that cannot be read for TLS
-	holders    holder          // ring of the connections that hold buffers, the oldest last
-	freeHolder *holder
-	buffered   int // bytes that they hold
+	conns    connTable
+	expected expectationTable
+	refused  refusedPorts
+	sources  map[sourceKey]*source
+	opaque   map[Hosts]*conn // the newest of those that cannot be read for TLS
+	holders  links           // ring of the connections that hold buffers, the oldest last
+	buffered int             // bytes that they hold
 
 	packet   *packet.Packet // while Packet reads it
 	now      time.Time

@@ -1085,9 +1085,9 @@ func checkBooks(t *testing.T, tr *Tracker) {
 		if c.state&closed != 0 && c.rank != ended && c.state&synData == 0 || c.rank == ended && c.state&closed == 0 {
 			t.Fatalf("a connection in state %v has rank %v", c.state, c.rank)
 		}
-		if held := c.session.Buffered(); held != 0 || c.holder != nil {
-			if c.holder == nil || c.holder.conn != c || c.holder.bytes != held {
-				t.Fatalf("a connection that buffers %d bytes is listed as %+v", held, c.holder)
+		if held := c.session.Buffered(); held != 0 || c.links != nil && c.links.next != nil {
+			if c.links == nil || c.links.conn != c || c.links.buffered != held || held == 0 {
+				t.Fatalf("a connection that buffers %d bytes is listed as %+v", held, c.links)
 			}
 			buffered += held
 			holders++
@@ -1101,17 +1101,17 @@ func checkBooks(t *testing.T, tr *Tracker) {
 			want.expectations += c.count
 			sources[s] = want
 		}
-		n := 0
+		n := int32(0)
 		for x := c.newest; x != nil; x = x.older {
 			n++
 			if x.owner != c {
 				t.Fatal("an expectation of another connection")
 			}
 		}
-		if n != c.count || n > tr.cfg.MaxExpected {
+		if n != c.count || int(n) > tr.cfg.MaxExpected {
 			t.Fatalf("%d expectations, counted %d, at most %d", n, c.count, tr.cfg.MaxExpected)
 		}
-		expected += n
+		expected += int(n)
 	}
 	if conns != tr.conns.n || conns > tr.cfg.Connections {
 		t.Fatalf("%d connections in order, %d by tuple, at most %d", conns, tr.conns.n, tr.cfg.Connections)
@@ -1120,7 +1120,7 @@ func checkBooks(t *testing.T, tr *Tracker) {
 		if s.connections != want.connections || s.expectations != want.expectations {
 			t.Fatalf("a client has %d connections and %d expectations, counted %d and %d", want.connections, want.expectations, s.connections, s.expectations)
 		}
-		if most := max(tr.cfg.Connections/sourceShare, 1); s.connections > most {
+		if most := max(tr.cfg.Connections/sourceShare, 1); int(s.connections) > most {
 			t.Fatalf("a client has %d connections, at most %d", s.connections, most)
 		}
 	}
@@ -1135,7 +1135,7 @@ func checkBooks(t *testing.T, tr *Tracker) {
 	}
 	opaques := 0
 	for h, c := range tr.opaque {
-		for ; c != nil; c = c.older {
+		for ; c != nil; c = c.links.older {
 			opaques++
 			if c.state&(opaque|closed) != opaque || c.hosts() != h {
 				t.Fatalf("a connection of %v in state %v is listed as opaque between %v", c.hosts(), c.state, h)
