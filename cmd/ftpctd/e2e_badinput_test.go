@@ -95,7 +95,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{
 			"a carrier that reads", "admit = \"expect\"\n[helper]\ncarrier = \"irc\"\n", 6,
-			[]string{`FILE:3:1: helper.carrier: "irc" would read the connections itself`, "allowed: sane"},
+			[]string{`FILE:3:1: helper.carrier: "irc" inspects the connections itself`, "allowed: sane"},
 		},
 		{
 			"unknown key", "ports = [21]\nport = 21\n", 6,
@@ -194,7 +194,7 @@ func TestSecondDaemon(t *testing.T) {
 	d := start(t, l.Router, "")
 	got := execute(t, l.Router, "run", "-c", configFile(t, "[queue]\nnum = 22\n"))
 	want := result{1, "", fmt.Sprintf(
-		"ftpctd: another ftpctd (process %d) runs in this network namespace: stop it first\n", d.process.Pid())}
+		"ftpctd: ftpctd is already running in this network namespace (process %d)\n", d.process.Pid())}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the second daemon (-want +got):\n%s", diff)
 	}

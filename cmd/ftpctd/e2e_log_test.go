@@ -153,15 +153,15 @@ func TestUnreadNotifications(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
 	m := supervise(t, l.Router, 20*time.Millisecond, "")
-	m.daemon.logged(t, "level=WARN", "cannot tell the service manager")
+	m.daemon.logged(t, "level=WARN", "sd_notify failed")
 	for range 2 {
-		before := m.daemon.log.count("read again")
+		before := m.daemon.log.count("configuration reloaded")
 		if err := m.daemon.process.Signal(unix.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the configuration is read again", func() bool { return m.daemon.log.count("read again") > before })
+		eventually(t, "the configuration is reloaded", func() bool { return m.daemon.log.count("configuration reloaded") > before })
 	}
-	if n := m.daemon.log.count("cannot tell the service manager"); n != 1 {
+	if n := m.daemon.log.count("sd_notify failed"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
 }

@@ -252,7 +252,7 @@ func TestStaleExpectationInZone(t *testing.T) {
 	if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 		t.Errorf("of the daemon (-want +got):\n%s", diff)
 	}
-	if n := d.log.count("withdrew an expectation of an earlier run", "dst="+named.String()); n != 1 {
+	if n := d.log.count("removed stale expectation", "dst="+named.String()); n != 1 {
 		t.Errorf("withdrawn %d times in the log, want once", n)
 	}
 }

@@ -51,7 +51,7 @@ func TestRulesRemoved(t *testing.T) {
 			}
 
 			signal(unix.SIGCONT)
-			d.logged(t, "level=WARN", "removed the table", "made again")
+			d.logged(t, "level=WARN", "was removed", "restored it")
 			if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 				t.Errorf("of the daemon (-want +got):\n%s", diff)
 			}
@@ -68,8 +68,8 @@ func TestRulesRemoved(t *testing.T) {
 			if got := read(t, fw.Related); got != related {
 				t.Errorf("%d related packets, want %d", got, related)
 			}
-			if n := d.log.count("made again"); n != 1 {
-				t.Errorf("the table was made again %d times, want once", n)
+			if n := d.log.count("restored it"); n != 1 {
+				t.Errorf("the table was restored %d times, want once", n)
 			}
 		})
 	}

@@ -106,7 +106,7 @@ func TestNotify(t *testing.T) {
 	drop(t, l.Router, lab.Forward)
 	m := supervise(t, l.Router, 400*time.Millisecond, "")
 
-	const idle = "STATUS=control connections: 0; since the start, data connections expected: 0, refused: 0"
+	const idle = "STATUS=0 control connections; 0 data connections expected, 0 rejected"
 	if diff := cmp.Diff(idle, m.expect(t, "READY=1")); diff != "" {
 		t.Errorf("status at the start (-want +got):\n%s", diff)
 	}
@@ -117,7 +117,7 @@ func TestNotify(t *testing.T) {
 	ctx := within(t)
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 	labtest.RoundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
-	const busy = "STATUS=control connections: 1; since the start, data connections expected: 2, refused: 0"
+	const busy = "STATUS=1 control connections; 2 data connections expected, 0 rejected"
 	eventually(t, "the status "+busy, func() bool { return m.expect(t, "WATCHDOG=1") == busy })
 
 	m.daemon.end(t)
@@ -145,7 +145,7 @@ func TestReload(t *testing.T) {
 	passes("at the start")
 
 	m.reload(t, "ports = [21, 2121]\nmin_port = 2000\n[active]\nenabled = false\n[log]\nlevel = \"debug\"\n")
-	m.daemon.logged(t, "level=INFO", "read again")
+	m.daemon.logged(t, "level=INFO", "configuration reloaded")
 	m.daemon.logged(t, "level=WARN", "restart", "keys=[ports]")
 	blocked(ctx, t, c, ftpparse.PORT, "file")
 	m.daemon.logged(t, "reason=active-disabled")
@@ -155,8 +155,8 @@ func TestReload(t *testing.T) {
 	m.daemon.logged(t, "level=DEBUG")
 
 	m.reload(t, "[active]\nenabled = true\n[passive]\nports = \"all\"\ntypo = 1\n")
-	m.daemon.logged(t, "level=ERROR", "stays as it was", m.config, "passive.ports")
-	m.daemon.logged(t, "level=ERROR", "stays as it was", m.config, "typo")
+	m.daemon.logged(t, "level=ERROR", "not reloaded", m.config, "passive.ports")
+	m.daemon.logged(t, "level=ERROR", "not reloaded", m.config, "typo")
 	blocked(ctx, t, c, ftpparse.PORT, "file")
 
 	if err := os.Remove(m.config); err != nil {
@@ -167,7 +167,7 @@ func TestReload(t *testing.T) {
 	}
 	m.expect(t, "RELOADING=1")
 	m.expect(t, "READY=1")
-	m.daemon.logged(t, "level=ERROR", "stays as it was", "no such file")
+	m.daemon.logged(t, "level=ERROR", "not reloaded", "no such file")
 
 	m.reload(t, "")
 	passes("with active mode again")

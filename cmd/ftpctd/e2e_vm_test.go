@@ -86,7 +86,7 @@ func TestSystemd(t *testing.T) {
 	rewrite("[active]\nenabled = false\n")
 	command(t, "systemctl", "reload", "ftpctd.service")
 	eventually(t, "the log says that the configuration was read", func() bool {
-		return strings.Contains(journal(t), "the configuration was read again")
+		return strings.Contains(journal(t), "configuration reloaded")
 	})
 	s.transfers(t, ftpparse.PORT, false)
 	s.transfers(t, ftpparse.R227, true)

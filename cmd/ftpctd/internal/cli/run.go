@@ -11,20 +11,20 @@ import (
 	"ftpctd/cmd/ftpctd/internal/daemon"
 )
 
-// flushFor is how long the end of the process waits for the reader of the log.
+// flushFor is how long the process waits on exit for the reader of its log.
 const flushFor = time.Second
 
 func newRunCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [-c FILE]",
 		Short: "Run the daemon",
-		Long: `run reads the FTP control connections of this network namespace and has
-conntrack expect their data connections, until SIGTERM or SIGINT. It makes the
-nftables table "inet ftpctd" and removes it at the end.
+		Long: `run inspects the FTP control connections in this network namespace and adds
+conntrack expectations for their data connections, until it receives SIGTERM or
+SIGINT. It creates the nftables table "inet ftpctd" and removes it on exit.
 
-SIGHUP has it read the configuration again: the policy and the log level change
-at once, other keys with a restart; a broken file changes nothing. Under systemd
-it tells its status and feeds the watchdog.`,
+SIGHUP reloads the configuration: policy and log level take effect immediately,
+other keys need a restart. An invalid file is rejected as a whole. Under systemd it
+reports status and pings the watchdog.`,
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 	}
@@ -39,13 +39,14 @@ it tells its status and feeds the watchdog.`,
 		}
 		level := new(slog.LevelVar)
 		level.Set(cfg.Log.Level)
-		// Without this, the runtime would end the process as soon as the reader of
-		// stderr is gone (package os/signal, SIGPIPE).
+		// By default the Go runtime exits when a write to stderr fails with EPIPE
+		// (package os/signal, SIGPIPE).
 		signal.Ignore(unix.SIGPIPE)
 		e, sink := e.unblocked(e.logger(cfg.Log.Format, level))
 		defer sink.Close(flushFor)
 		log := e.logger(cfg.Log.Format, level)
-		if err := daemon.Run(cmd.Context(), cfg, file.load, level, log); err != nil {
+		err = daemon.Run(cmd.Context(), daemon.Options{Config: cfg, Load: file.load, Level: level, Log: log})
+		if err != nil {
 			// A stderr that nobody reads must not keep the process from ending.
 			exit := classify(err, true)
 			exit.print(sink)

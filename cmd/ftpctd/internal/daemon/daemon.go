@@ -1,196 +1,155 @@
+// Package daemon is the life of ftpctd run: it brings up the lock, the kernel's
+// connection tracking, the packet queues and the nftables table, supervises them, and
+// takes them down in reverse order.
 package daemon
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"os"
-	"runtime"
-	"strconv"
-	"strings"
-
-	"golang.org/x/sync/errgroup"
 
 	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
-	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
-	"ftpctd/nfq"
 )
 
-// readBuffer is the receive buffer of a queue's socket. The packets of a control
-// connection are small; this holds thousands of them.
-const readBuffer = 4 << 20
-
-// Run runs the daemon with the configuration cfg until ctx ends or something breaks.
-// load reads the configuration again, and level is what a reload sets.
-func Run(ctx context.Context, cfg config.Config, load func() (config.Config, error), level *slog.LevelVar, log *slog.Logger) error {
-	super, err := newSupervisor(cfg, load, level, log)
-	if err != nil {
-		return err
-	}
-	defer super.close()
-	return run(ctx, cfg, super, log)
+// Options are what a daemon is run with.
+type Options struct {
+	// Config is the configuration at the start.
+	Config config.Config
+	// Load loads the configuration again, on SIGHUP.
+	Load func() (config.Config, error)
+	// Level is the level of Log. A reload sets it.
+	Level *slog.LevelVar
+	Log   *slog.Logger
 }
 
-// run runs until ctx ends or something breaks. Whatever it made is gone when
-// it returns.
-func run(ctx context.Context, cfg config.Config, super *supervisor, log *slog.Logger) (err error) {
-	if cfg.Metrics.Listen != "" {
-		log.Warn("this version does not know what to do with metrics.listen")
+// Run runs the daemon in the calling process's network namespace until ctx ends or
+// something breaks. Whatever it added to the kernel is removed when it returns. It
+// needs CAP_NET_ADMIN, and sets GOMAXPROCS. From its start, SIGHUP does not end the
+// process.
+func Run(ctx context.Context, o Options) error {
+	d := &daemon{cfg: o.Config, log: o.Log}
+	d.warnUnsupported()
+	return through([]step{
+		func() (func() error, error) { return d.openSupervisor(o) },
+		d.lock,
+		d.dial,
+		d.removeStale,
+		d.chooseAdmission,
+		d.findOlder,
+		d.openWorkers,
+		// Undone first, while the queues are still read: no packet is lost in a queue
+		// that closes.
+		d.installRules,
+	}, func() error { return d.serve(ctx) })
+}
+
+// daemon is the parts of a daemon, in the order in which they are brought up.
+type daemon struct {
+	cfg config.Config
+	log *slog.Logger
+
+	super     *supervisor
+	kernel    *ctnetlink.Conn
+	admission admit.Admission
+	tracking  conntrack.Config
+	workers   *workers
+	rules     *ruleset // nil unless the daemon manages its table
+}
+
+// warnUnsupported warns of keys that have no effect yet.
+func (d *daemon) warnUnsupported() {
+	if d.cfg.Metrics.Listen != "" {
+		d.log.Warn("metrics.listen is set but not supported yet")
 	}
-	if cfg.Control.Socket != config.Default().Control.Socket {
-		log.Warn("this version does not know what to do with control.socket")
+	if d.cfg.Control.Socket != config.Default().Control.Socket {
+		d.log.Warn("control.socket is set but not supported yet")
 	}
+}
+
+func (d *daemon) openSupervisor(o Options) (undo func() error, err error) {
+	if d.super, err = newSupervisor(o); err != nil {
+		return nil, err
+	}
+	return d.super.close, nil
+}
+
+func (d *daemon) lock() (undo func() error, err error) {
 	lock, err := takeLock()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer lock.Close()
+	return lock.Close, nil
+}
 
-	kernel, err := ctnetlink.Dial()
-	if err != nil {
-		return err
+func (d *daemon) dial() (undo func() error, err error) {
+	if d.kernel, err = ctnetlink.Dial(); err != nil {
+		return nil, err
 	}
-	defer kernel.Close()
+	return d.kernel.Close, nil
+}
 
-	// What a killed daemon left: its rules would send packets to a queue that is
-	// not ready, and nobody would withdraw its expectations.
-	if cfg.Firewall.Manage {
+// removeStale cleans up after a daemon that was killed: its rules would queue packets
+// before the queues are read, and its expectations would never be removed.
+func (d *daemon) removeStale() (undo func() error, err error) {
+	if d.cfg.Firewall.Manage {
 		if err := firewall.RemoveStale(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := withdrawStale(kernel, cfg, log); err != nil {
-		return err
-	}
-	admission, err := admit.Prepare(kernel, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, admission.Close(kernel)) }()
+	return nil, removeStaleExpectations(d.kernel, d.cfg, d.log)
+}
 
-	tracking, err := kernelTracking(kernel, cfg, admission, log)
-	if err != nil {
-		return err
+func (d *daemon) chooseAdmission() (undo func() error, err error) {
+	if d.admission, err = admit.Prepare(d.kernel, d.cfg); err != nil {
+		return nil, err
 	}
-	// What a worker does takes microseconds, and all else next to nothing. With a
-	// processor more, the runtime would wake a thread of its own at each packet, to
-	// see whether there is anything for it to do.
-	runtime.GOMAXPROCS(int(cfg.Queue.Count))
-	queues, err := openQueues(cfg, log)
-	defer func() {
-		for _, q := range queues {
-			err = errors.Join(err, q.Close())
-		}
-	}()
-	if err != nil {
-		return err
-	}
+	return func() error { return d.admission.Close(d.kernel) }, nil
+}
 
-	rule := "managed elsewhere"
-	var rules *ruleset
-	var entry *engine.Entry // works with the daemon's own table only
-	if cfg.Firewall.Manage {
-		if rules, err = installRules(kernel, cfg, admission); err != nil {
-			return err
-		}
-		rule = rules.table.Mode()
-		if tracking.Reopen = rules.table.Labels(); !tracking.Reopen {
-			log.Warn("the kernel's connections have no labels (CONFIG_NF_CONNTRACK_LABELS): a handshake may be forged where the server is part of it")
-		}
-		entry = &engine.Entry{Table: rules.table, Timeout: cfg.Helper.Timeout}
-	}
+// findOlder lists the control connections that were there before the daemon.
+func (d *daemon) findOlder() (undo func() error, err error) {
+	d.tracking, err = kernelTracking(d.kernel, d.cfg, d.admission, d.log)
+	return nil, err
+}
 
-	tasks, failed := errgroup.WithContext(ctx)
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	workers := make([]*worker, 0, len(queues))
-	for _, q := range queues {
-		w := &worker{queue: q, engine: newEngine(cfg, tracking, q, kernel, admission, entry, log)}
-		defer w.engine.Close() // releases the packets that are held, before the queue goes
-		workers = append(workers, w)
-		tasks.Go(func() error { return w.queue.Run(running, w.engine) })
-		tasks.Go(func() error { return w.engine.Run(running) })
+func (d *daemon) openWorkers() (undo func() error, err error) {
+	d.workers, err = openWorkers(d.cfg, d.log)
+	return d.workers.close, err
+}
+
+func (d *daemon) installRules() (undo func() error, err error) {
+	if !d.cfg.Firewall.Manage {
+		return nil, nil
 	}
-	log.Info("ready", "ports", cfg.Ports, "admit", admission.Mode, "helper", admission.Helper,
-		"because", admission.Why, "queue", cfg.Queue.Num, "queues", cfg.Queue.Count, "rule", rule,
-		"conntrack", workers[0].queue.Conntrack())
-	tasks.Go(func() error { return super.run(failed, workers, rules) })
+	if d.rules, err = installRules(d.kernel, d.cfg, d.admission); err != nil {
+		return nil, err
+	}
+	if d.tracking.Reopen = d.rules.table.Labels(); !d.tracking.Reopen {
+		d.log.Warn("conntrack has no labels (CONFIG_NF_CONNTRACK_LABELS): where the server is part of it, a handshake can be forged")
+	}
+	return d.rules.table.Remove, nil
+}
+
+// serve starts the workers and supervises them until ctx ends or one of them fails.
+func (d *daemon) serve(ctx context.Context) error {
+	failed := d.workers.start(ctx, d.newEngine)
+	d.logReady()
+	d.workers.tasks.Go(func() error { return d.super.run(failed, d.workers.list, d.rules) })
 	<-failed.Done() // a signal, or a task that failed
-	log.Info("stopping")
-	// The rules go first, while the queues are still read: no packet is caught
-	// in a queue that closes.
-	if rules != nil {
-		err = rules.table.Remove()
-	}
-	stop()
-	return errors.Join(tasks.Wait(), err)
+	d.log.Info("stopping")
+	return nil
 }
 
-// kernelTracking is what the configuration and the kernel say of the tracker.
-func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission admit.Admission, log *slog.Logger) (conntrack.Config, error) {
-	tracking := cfg.Tracker()
-	connections, err := kernel.Servers(cfg.Ports)
-	if err != nil {
-		return conntrack.Config{}, err
+// logReady logs that the daemon serves, and how.
+func (d *daemon) logReady() {
+	rule := "managed elsewhere"
+	if d.rules != nil {
+		rule = d.rules.table.Mode()
 	}
-	tracking.Older = conntrack.NewOlder(connections, cfg.Ports, cfg.Limits.Connections)
-	if n, leftOut := tracking.Older.Len(); n > 0 {
-		log.Info("control connections are older than the daemon: they are read from where they are", "connections", n, "left out", leftOut)
-	}
-	if admission.Mode == config.AdmitExpect {
-		tracking.KernelShare = kernelShare()
-	}
-	return tracking, nil
-}
-
-// kernelShare is the part of the kernel's table of expectations that one client may
-// have.
-func kernelShare() int {
-	// What a kernel with little memory takes, where a sandbox hides /proc/sys.
-	most := 1024
-	if b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_expect_max"); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			most = n
-		}
-	}
-	return max(most/4, 1)
-}
-
-// worker is a queue with its engine.
-type worker struct {
-	queue  *nfq.Queue
-	engine *engine.Engine
-}
-
-// openQueues binds the queues of a configuration. With an error it returns those that
-// are open.
-func openQueues(cfg config.Config, log *slog.Logger) ([]*nfq.Queue, error) {
-	queues := make([]*nfq.Queue, 0, cfg.Queue.Count)
-	for i := range cfg.Queue.Count {
-		q, err := nfq.Open(nfq.Config{
-			Num: cfg.Queue.Num + i, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
-			Driver: cfg.Queue.Driver, BusyPoll: cfg.Queue.BusyPoll, Logger: log,
-		})
-		if err != nil {
-			return queues, err
-		}
-		queues = append(queues, q)
-	}
-	return queues, nil
-}
-
-// newEngine makes the engine of a queue. entry is nil if others manage the rules.
-func newEngine(cfg config.Config, tracking conntrack.Config, q *nfq.Queue, kernel *ctnetlink.Conn, admission admit.Admission, entry *engine.Entry, log *slog.Logger) *engine.Engine {
-	c := engine.Config{
-		Tracker: tracking, Entry: entry, Lookup: kernel.Connection,
-		TLSPorts: cfg.TLSPorts(), SkipMark: cfg.Queue.SkipMark,
-		Accept: q.Accept, Send: q.Send, Log: log,
-	}
-	if admission.Mode == config.AdmitExpect {
-		c.Kernel = engine.Expect{Conn: kernel}
-	}
-	return engine.New(c)
+	d.log.Info("ready", "ports", d.cfg.Ports, "admit", d.admission.Mode, "helper", d.admission.Helper,
+		"reason", d.admission.Why, "queue", d.cfg.Queue.Num, "queues", d.cfg.Queue.Count, "rule", rule,
+		"conntrack", d.workers.conntrack())
 }

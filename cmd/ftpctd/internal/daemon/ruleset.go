@@ -29,8 +29,7 @@ func installRules(kernel *ctnetlink.Conn, cfg config.Config, admission admit.Adm
 	return r, err
 }
 
-// restore makes the table again if somebody has removed it, and reports whether
-// that was so.
+// restore recreates the table if it was removed, and reports whether it was.
 func (r *ruleset) restore() (gone bool, err error) {
 	err = r.admission.Install(r.kernel, r.cfg, func() (err error) {
 		gone, err = r.table.Restore()

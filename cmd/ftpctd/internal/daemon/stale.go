@@ -13,9 +13,8 @@ import (
 	"ftpctd/conntrack/ctnetlink"
 )
 
-// withdrawStale deletes the expectations of control connections that a daemon
-// left behind which could not end properly.
-func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) error {
+// removeStaleExpectations deletes the expectations that a killed daemon left.
+func removeStaleExpectations(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) error {
 	entries, err := kernel.Expectations()
 	if err != nil {
 		return err
@@ -27,29 +26,29 @@ func withdrawStale(kernel *ctnetlink.Conn, cfg config.Config, log *slog.Logger) 
 		}
 	}
 	for _, e := range entries {
-		withdrawn := isOwn(e)
+		removed := isOwn(e)
 		// Others may use the carrier. The port is that before NAT, which need not be a
 		// control port.
-		if !withdrawn && e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
-			if withdrawn, err = withdrawCarried(kernel, e); err != nil {
+		if !removed && e.Helper == cfg.Helper.Carrier && slices.Contains(cfg.Ports, e.Master.Dst.Port()) {
+			if removed, err = deleteCarried(kernel, e); err != nil {
 				return fmt.Errorf("stale expectation: %w", err)
 			}
 		}
-		if withdrawn {
-			log.Info("withdrew an expectation of an earlier run", "src", e.Tuple.Src.Addr(), "dst", e.Tuple.Dst)
+		if removed {
+			log.Info("removed stale expectation", "src", e.Tuple.Src.Addr(), "dst", e.Tuple.Dst)
 		}
 	}
 	return nil
 }
 
-// withdrawCarried deletes an expectation that was listed, unless it was used
-// meanwhile.
-func withdrawCarried(kernel *ctnetlink.Conn, e ctnetlink.Listed) (withdrawn bool, err error) {
+// deleteCarried deletes an expectation of the carrier that was listed. It may have
+// been used since.
+func deleteCarried(kernel *ctnetlink.Conn, e ctnetlink.Listed) (deleted bool, err error) {
 	err = kernel.Delete(&conntrack.Expectation{Master: e.Master, Tuple: e.Tuple})
 	if !errors.Is(err, unix.ENOENT) {
 		return err == nil, err
 	}
-	// It may be in a zone, which is its control connection's.
+	// It may be in a zone, that of its master.
 	masters, err := kernel.Masters(e.Master)
 	if err != nil {
 		return false, err
@@ -59,7 +58,7 @@ func withdrawCarried(kernel *ctnetlink.Conn, e ctnetlink.Listed) (withdrawn bool
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return false, err
 		}
-		withdrawn = withdrawn || err == nil
+		deleted = deleted || err == nil
 	}
-	return withdrawn, nil
+	return deleted, nil
 }

@@ -16,14 +16,14 @@ import (
 	"ftpctd/conntrack"
 )
 
-// lookEvery is how often the supervisor looks whether the rules still stand. The
-// kernel could tell: but of every element that the daemon itself adds, too, while
-// a packet is held for it.
-const lookEvery = time.Second
+// rulesetCheckInterval is how often the table is checked. Subscribing to nftables
+// events would be prompt, but would also report every set element that the daemon
+// adds, on the packet path.
+const rulesetCheckInterval = time.Second
 
-// supervisor looks after a daemon that runs: it tells systemd how the daemon is,
-// feeds the watchdog as long as every queue works, makes the rules again when
-// somebody has removed them, and reads the configuration again at SIGHUP.
+// supervisor looks after a daemon that runs: it reports the status to systemd, pings
+// the watchdog while every queue responds, restores the table when it was removed, and
+// reloads the configuration on SIGHUP.
 type supervisor struct {
 	systemd *notify.Systemd
 	load    func() (config.Config, error)
@@ -33,110 +33,114 @@ type supervisor struct {
 	level *slog.LevelVar
 	log   *slog.Logger
 
-	workers []*worker
-	stuck   bool     // the last test failed
-	rules   *ruleset // nil if others manage them
-	bare    bool     // the rules could not be made again
-	away    keptAway
-	unheard bool // the service manager could not be told the last thing
+	workers      []*worker
+	unhealthy    bool     // the last health check failed
+	rules        *ruleset // nil unless the daemon manages its table
+	rulesMissing bool     // the table could not be restored
+	away         keptAway
+	notifyFailed bool // the service manager did not get the last notification
 }
 
-// newSupervisor makes the supervisor of a daemon with the configuration cfg,
-// which load reads again. From here on SIGHUP does not end the process.
-func newSupervisor(cfg config.Config, load func() (config.Config, error), level *slog.LevelVar, log *slog.Logger) (*supervisor, error) {
+// newSupervisor makes the supervisor of a daemon. From here on SIGHUP does not end
+// the process.
+func newSupervisor(o Options) (*supervisor, error) {
 	systemd, err := notify.Dial(os.Getenv, os.Getpid())
 	if err != nil {
 		return nil, err
 	}
 	s := &supervisor{
-		systemd: systemd, load: load, hangup: make(chan os.Signal, 1),
-		cfg: cfg, level: level, log: log,
+		systemd: systemd, load: o.Load, hangup: make(chan os.Signal, 1),
+		cfg: o.Config, level: o.Level, log: o.Log,
 	}
 	signal.Notify(s.hangup, unix.SIGHUP)
 	return s, nil
 }
 
 // close releases what newSupervisor took.
-func (s *supervisor) close() {
+func (s *supervisor) close() error {
 	signal.Stop(s.hangup)
-	s.tell(s.systemd.Close())
+	return s.systemd.Close()
 }
 
-// run says that the daemon is ready and looks after its workers and its rules,
-// which are nil if others manage them, until ctx ends.
+// run notifies systemd that the daemon is ready and looks after its workers and its
+// rules, which are nil unless the daemon manages its table, until ctx ends.
 func (s *supervisor) run(ctx context.Context, workers []*worker, rules *ruleset) error {
 	s.workers, s.rules = workers, rules
-	s.tell(s.systemd.Ready(s.status()))
-	tick := time.NewTicker(s.systemd.Interval())
-	defer tick.Stop()
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
+	s.notify(s.systemd.Ready(s.status()))
+	health := time.NewTicker(s.systemd.Interval())
+	defer health.Stop()
+	ruleset := time.NewTicker(rulesetCheckInterval)
+	defer ruleset.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			s.tell(s.systemd.Stopping())
+			s.notify(s.systemd.Stopping())
 			return nil
 		case <-s.hangup:
 			s.reload()
-		case <-tick.C:
-			s.test(ctx)
-		case <-look.C:
-			s.look()
+		case <-health.C:
+			s.checkHealth(ctx)
+		case <-ruleset.C:
+			s.checkRuleset()
 		}
 	}
 }
 
-// look makes the rules again if somebody has removed them, and says what they keep
-// away.
-func (s *supervisor) look() {
+// checkRuleset restores the table if it was removed, and logs what its rules kept from
+// the daemon.
+func (s *supervisor) checkRuleset() {
 	if s.rules == nil {
 		return
 	}
+	s.restoreRuleset()
+	if counters, err := s.rules.table.Counters(); err == nil {
+		s.away.log(s.log, counters, time.Now(), s.cfg.Firewall)
+	}
+}
+
+func (s *supervisor) restoreRuleset() {
 	gone, err := s.rules.restore()
 	switch {
 	case err != nil:
-		if !s.bare {
-			s.log.Error("the rules are gone or cannot be seen, and cannot be made again: trying on", "err", err)
+		if !s.rulesMissing {
+			s.log.Error(`cannot restore nftables table "inet ftpctd"; retrying`, "err", err)
 		}
 	case gone:
-		s.log.Warn(`somebody has removed the table "inet ftpctd" (nft flush ruleset?): it was made again`)
+		s.log.Warn(`nftables table "inet ftpctd" was removed (nft flush ruleset?); restored it`)
 		for _, w := range s.workers {
 			w.engine.Refill()
 		}
 	}
-	s.bare = err != nil
-	if counters, err := s.rules.table.Counters(); err == nil {
-		s.away.say(s.log, counters, time.Now(), s.cfg.Firewall)
-	}
+	s.rulesMissing = err != nil
 }
 
-// test feeds the watchdog if the daemon works: the receive loop of each queue
-// answers, and the lock of each engine, which the status needs, can be taken.
-func (s *supervisor) test(ctx context.Context) {
-	patience, cancel := context.WithTimeout(ctx, s.systemd.Interval())
+// checkHealth pings each queue and, if all respond, the watchdog. Collecting the
+// status also proves that each engine's lock is available.
+func (s *supervisor) checkHealth(ctx context.Context) {
+	timeout, cancel := context.WithTimeout(ctx, s.systemd.Interval())
 	defer cancel()
 	for _, w := range s.workers {
-		err := w.queue.Ping(patience)
+		err := w.queue.Ping(timeout)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			if !s.stuck {
-				s.log.Error("a queue does not work: the watchdog goes unfed until it does", "err", err)
+			if !s.unhealthy {
+				s.log.Error("packet queue is not responding; withholding watchdog keep-alive", "err", err)
 			}
-			s.stuck = true
-			s.tell(s.systemd.Status(err.Error()))
+			s.unhealthy = true
+			s.notify(s.systemd.Status(err.Error()))
 			return
 		}
 	}
-	if s.stuck {
-		s.log.Info("the queues work again")
+	if s.unhealthy {
+		s.log.Info("packet queues recovered")
 	}
-	s.stuck = false
-	s.tell(s.systemd.Alive(s.status()))
+	s.unhealthy = false
+	s.notify(s.systemd.Alive(s.status()))
 }
 
-// status sums the counters of all workers up.
+// status sums up the counters of all workers.
 func (s *supervisor) status() string {
 	var sum conntrack.Stats
 	for _, w := range s.workers {
@@ -145,24 +149,24 @@ func (s *supervisor) status() string {
 		sum.Expected += stats.Expected
 		sum.Rejected += stats.Rejected
 	}
-	return fmt.Sprintf("control connections: %d; since the start, data connections expected: %d, refused: %d",
+	return fmt.Sprintf("%d control connections; %d data connections expected, %d rejected",
 		sum.Connections, sum.Expected, sum.Rejected)
 }
 
-// reload reads the configuration again. What is wrong with it is logged, and
-// nothing changes then.
+// reload reloads the configuration. A file with problems changes nothing: they are
+// logged.
 func (s *supervisor) reload() {
-	s.tell(s.systemd.Reloading())
-	defer func() { s.tell(s.systemd.Ready(s.status())) }()
+	s.notify(s.systemd.Reloading())
+	defer func() { s.notify(s.systemd.Ready(s.status())) }()
 	next, err := s.load()
 	if problems, ok := errors.AsType[*config.Error](err); ok {
 		for _, p := range problems.Problems {
-			s.log.Error("the configuration stays as it was", "file", problems.File, "problem", p)
+			s.log.Error("configuration not reloaded", "file", problems.File, "problem", p)
 		}
 		return
 	}
 	if err != nil {
-		s.log.Error("the configuration stays as it was", "err", err)
+		s.log.Error("configuration not reloaded", "err", err)
 		return
 	}
 	cfg, restart := s.cfg.Reload(next)
@@ -171,16 +175,16 @@ func (s *supervisor) reload() {
 	}
 	s.level.Set(cfg.Log.Level)
 	s.cfg = cfg
-	s.log.Info("the configuration was read again")
+	s.log.Info("configuration reloaded")
 	if len(restart) > 0 {
-		s.log.Warn("some keys have changed that only a restart takes over", "keys", restart)
+		s.log.Warn("changed keys take effect after a restart", "keys", restart)
 	}
 }
 
-// tell logs that systemd could not be told something, until it can be.
-func (s *supervisor) tell(err error) {
-	if err != nil && !s.unheard {
-		s.log.Warn("cannot tell the service manager", "err", err)
+// notify logs the error of a notification to systemd, the first of several in a row.
+func (s *supervisor) notify(err error) {
+	if err != nil && !s.notifyFailed {
+		s.log.Warn("sd_notify failed", "err", err)
 	}
-	s.unheard = err != nil
+	s.notifyFailed = err != nil
 }
