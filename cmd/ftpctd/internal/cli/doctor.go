@@ -13,17 +13,17 @@ import (
 func newDoctorCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor [--json] [-c FILE]",
-		Short: "Find out whether the daemon can work here, and what mends it",
-		Long: `doctor looks at the kernel, at the firewall's rules and at what else the daemon
-needs, and tries an expectation in a network namespace of its own. It changes
-nothing. Each check is OK, WARN or FAIL; below it stands what mends it. With
---json it prints an object a line: check, status, found, mend. It exits with 3 if
-a check fails.`,
+		Short: "Check that the daemon can run here and suggest fixes",
+		Long: `doctor checks the kernel, the firewall rules and everything else the daemon depends
+on, and tries an expectation in a private network namespace. It makes no changes.
+Each check reports OK, WARN or FAIL, with a suggested fix. With --json it prints
+one object per line: check, status, found, fix. Exit status is 3 if any check
+fails.`,
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 	}
 	file := addConfigFlag(cmd)
-	asJSON := cmd.Flags().Bool("json", false, "print an object a line")
+	asJSON := cmd.Flags().Bool("json", false, "print one JSON object per line")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := needNetAdmin(); err != nil {
 			return err
@@ -41,7 +41,7 @@ a check fails.`,
 	return cmd
 }
 
-// examine runs all checks and prints what each has found as soon as it is known.
+// examine runs all checks and prints each result as soon as it is known.
 func examine(ctx context.Context, e env, host doctor.Host, cfg config.Config, asJSON bool) error {
 	checks := doctor.Checks(host, cfg)
 	width := 0
@@ -72,12 +72,12 @@ func examine(ctx context.Context, e env, host doctor.Host, cfg config.Config, as
 	return nil
 }
 
-// appendText appends a result as a person reads it: the check's name in a column
-// of the width given, and what mends it on a line below.
+// appendText appends a result as text: the check's name in a column of the width
+// given, and its fix on the next line.
 func appendText(b []byte, width int, name string, r doctor.Result) []byte {
-	b = fmt.Appendf(b, "%-4s  %-*s  %s", r.Status, width, name, r.Found)
-	if r.Mend != "" {
-		b = fmt.Appendf(b, "\n%*s  mend: %s", 4+2+width, "", r.Mend)
+	b = fmt.Appendf(b, "%-4s  %-*s  %s", r.Status, width, name, r.Detail)
+	if r.Fix != "" {
+		b = fmt.Appendf(b, "\n%*s  fix: %s", 4+2+width, "", r.Fix)
 	}
 	return b
 }

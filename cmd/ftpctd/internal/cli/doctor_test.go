@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -19,22 +20,26 @@ import (
 )
 
 // patient is a host whose kernel answers every question with err.
-func patient(err error) doctor.Host {
-	return doctor.Host{
-		Files:        fstest.MapFS{},
-		Release:      "6.1.0",
-		Queue:        func() error { return err },
-		Rules:        func(bool) (string, error) { return "nft queue", err },
-		Conntrack:    func() error { return err },
-		OwnHelper:    func() error { return err },
-		Carrier:      func(string) error { return err },
-		Choose:       func(config.Config) (admit.Admission, error) { return admit.Admission{}, err },
-		RoundTrip:    func(context.Context, admit.Admission) ([]string, error) { return []string{"IPv4"}, err },
-		Owner:        func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
-		KeptAway:     func() (firewall.Counters, error) { return firewall.Counters{}, err },
-		Tables:       func() ([]doctor.Table, error) { return nil, err },
-		Expectations: func() (int, error) { return 0, err },
-	}
+type patient struct{ err error }
+
+func (patient) Files() fs.FS                           { return fstest.MapFS{} }
+func (patient) Release() string                        { return "6.1.0" }
+func (p patient) Queue() error                         { return p.err }
+func (p patient) Rules(bool) (string, error)           { return "nft queue", p.err }
+func (p patient) Conntrack() error                     { return p.err }
+func (p patient) OwnHelper() error                     { return p.err }
+func (p patient) Carrier(string) error                 { return p.err }
+func (p patient) KeptAway() (firewall.Counters, error) { return firewall.Counters{}, p.err }
+func (p patient) Tables() ([]doctor.Table, error)      { return nil, p.err }
+func (p patient) Expectations() (int, error)           { return 0, p.err }
+func (patient) Owner(uint16) (nfq.Owner, bool)         { return nfq.Owner{}, false }
+
+func (p patient) Choose(config.Config) (admit.Admission, error) {
+	return admit.Admission{}, p.err
+}
+
+func (p patient) RoundTrip(context.Context, admit.Admission) ([]string, error) {
+	return []string{"IPv4"}, p.err
 }
 
 func TestExamine(t *testing.T) {
@@ -44,8 +49,8 @@ func TestExamine(t *testing.T) {
 		failed bool
 		line   string
 	}{
-		{"nothing fails", nil, false, "OK    packet-queue       a queue can be bound, and fails open\n"},
-		{"checks fail", errors.New("no luck"), true, "FAIL  packet-queue       no luck\n                         mend: modprobe nfnetlink_queue\n"},
+		{"nothing fails", nil, false, "OK    packet-queue       queues can be bound and fail open\n"},
+		{"checks fail", errors.New("no luck"), true, "FAIL  packet-queue       no luck\n                         fix: modprobe nfnetlink_queue\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -54,7 +59,7 @@ func TestExamine(t *testing.T) {
 				stdout *bytes.Buffer
 				json   bool
 			}{{&text, false}, {&lines, true}} {
-				err := examine(t.Context(), env{stdout: out.stdout}, patient(tt.err), config.Default(), out.json)
+				err := examine(t.Context(), env{stdout: out.stdout}, patient{tt.err}, config.Default(), out.json)
 				exit, ok := errors.AsType[*exitError](err)
 				if ok != tt.failed || ok && (exit.Code != exitProblems || exit.Err != nil) || !ok && err != nil {
 					t.Errorf("error %v, want exit code %d: %v", err, exitProblems, tt.failed)
@@ -72,7 +77,7 @@ func TestExamine(t *testing.T) {
 				got = append(got, object.Check)
 			}
 			var want []string
-			for _, c := range doctor.Checks(patient(nil), config.Default()) {
+			for _, c := range doctor.Checks(patient{}, config.Default()) {
 				want = append(want, c.Name())
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -86,7 +91,7 @@ func TestExamineInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout bytes.Buffer
-	if err := examine(ctx, env{stdout: &stdout}, patient(nil), config.Default(), false); !errors.Is(err, context.Canceled) || stdout.Len() > 0 {
+	if err := examine(ctx, env{stdout: &stdout}, patient{}, config.Default(), false); !errors.Is(err, context.Canceled) || stdout.Len() > 0 {
 		t.Errorf("error %v after %q, want %v and nothing", err, &stdout, context.Canceled)
 	}
 }

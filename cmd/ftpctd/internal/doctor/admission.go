@@ -12,15 +12,15 @@ import (
 )
 
 func checkOwnHelper(h Host) Result {
-	const mend = "modprobe nfnetlink_cthelper (CONFIG_NF_CT_NETLINK_HELPER)"
+	const fix = "modprobe nfnetlink_cthelper (CONFIG_NF_CT_NETLINK_HELPER)"
 	err := h.OwnHelper()
 	switch {
 	case err == nil:
-		return Result{Status: OK, Found: "helpers can be registered"}
+		return Result{Status: OK, Detail: "user-space helpers can be registered"}
 	case errors.Is(err, ctnetlink.ErrNoCTHelper):
-		return Result{Warn, "helpers cannot be registered: another way is needed, see admission", mend}
+		return Result{Warn, "user-space helpers are not supported; falling back (see admission)", fix}
 	default:
-		return Result{Warn, err.Error(), mend}
+		return Result{Warn, err.Error(), fix}
 	}
 }
 
@@ -28,44 +28,44 @@ func checkCarrier(h Host, cfg config.Config) Result {
 	name := cfg.Helper.Carrier
 	if err := h.Carrier(name); err != nil {
 		if h.OwnHelper() == nil {
-			return Result{Status: OK, Found: fmt.Sprintf("the kernel has no helper %q, nor is it needed", name)}
+			return Result{Status: OK, Detail: fmt.Sprintf("helper %q not available (not needed)", name)}
 		}
 		return Result{Warn, err.Error(), "modprobe nf_conntrack_" + name}
 	}
-	return Result{Status: OK, Found: fmt.Sprintf("connections can be given the kernel's helper %q", name)}
+	return Result{Status: OK, Detail: fmt.Sprintf("the built-in helper %q can be assigned to connections", name)}
 }
 
 func checkAdmission(h Host, cfg config.Config) Result {
 	a, err := h.Choose(cfg)
 	if err != nil {
 		return Result{
-			Fail, fmt.Sprintf("no way works: %v", err),
-			"modprobe nf_conntrack_netlink nfnetlink_cthelper, or set admit to auto",
+			Fail, fmt.Sprintf("no admission mode works: %v", err),
+			"modprobe -a nf_conntrack_netlink nfnetlink_cthelper, or set admit = \"auto\"",
 		}
 	}
-	return Result{Status: OK, Found: fmt.Sprintf("%s: %s", describe(a), a.Why)}
+	return Result{Status: OK, Detail: fmt.Sprintf("%s: %s", describe(a), a.Why)}
 }
 
-// describe names the mode of an admission.
+// describe names an admission mode.
 func describe(a admit.Admission) string {
 	switch {
 	case a.Own:
 		return fmt.Sprintf("expectations with the daemon's own helper, %q", a.Helper)
 	case a.Mode == config.AdmitExpect:
-		return fmt.Sprintf("expectations with the kernel's helper %q", a.Helper)
+		return fmt.Sprintf("expectations with the built-in helper %q", a.Helper)
 	default:
-		return "entries for data connections"
+		return "conntrack entries for data connections"
 	}
 }
 
 func checkRoundTrip(ctx context.Context, h Host, cfg config.Config) Result {
 	a, err := h.Choose(cfg)
 	if err != nil {
-		return Result{Fail, "not tried: no way works", "mend admission first"}
+		return Result{Fail, "skipped: no admission mode works", "fix admission first"}
 	}
 	families, err := h.RoundTrip(ctx, a)
 	if err != nil {
-		return Result{Fail, fmt.Sprintf("%s: %v", describe(a), err), "mend the checks above; if all are OK, report this as a bug with the kernel's release, " + h.Release}
+		return Result{Fail, fmt.Sprintf("%s: %v", describe(a), err), "fix the checks above; if all are OK, report a bug for kernel " + h.Release()}
 	}
-	return Result{Status: OK, Found: fmt.Sprintf("%s: data connections in a private network namespace were RELATED, over %s", describe(a), strings.Join(families, " and "))}
+	return Result{Status: OK, Detail: fmt.Sprintf("%s: data connections over %s were RELATED in a private network namespace", describe(a), strings.Join(families, " and "))}
 }

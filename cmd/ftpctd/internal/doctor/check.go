@@ -1,8 +1,7 @@
-// Package doctor examines whether ftpctd can do its work on this machine, and
-// says what mends what is wanting.
+// Package doctor checks whether ftpctd can run on this host and suggests fixes.
 //
-// What makes something to look at it does so in a network namespace of its own.
-// The namespace that it is called in is only read.
+// A check that has to create something does so in a private network namespace. The
+// namespace of the caller is only read.
 package doctor
 
 import (
@@ -12,30 +11,31 @@ import (
 	"ftpctd/cmd/ftpctd/internal/config"
 )
 
-// Status is what a check comes to.
+// Status is the outcome of a check.
 type Status string
 
 // The statuses.
 const (
 	OK   Status = "OK"
-	Warn Status = "WARN" // it works, but not as well as it could, or not for everyone
-	Fail Status = "FAIL" // it does not work
+	Warn Status = "WARN" // works, but not as well as it could, or not for everyone
+	Fail Status = "FAIL" // does not work
 )
 
-// Result is what a check has found.
+// Result is the result of a check.
 type Result struct {
 	Status Status
-	Found  string
-	// Mend is a command, or what else is to be done. It is empty if there is
-	// nothing to mend.
-	Mend string
+	// Detail is the finding, in words.
+	Detail string
+	// Fix is a command, or another action, that improves the status. It is empty if
+	// there is nothing to fix.
+	Fix string
 }
 
-// Check looks at one thing.
+// Check examines one thing.
 type Check interface {
 	// Name is the name of the check, in kebab-case.
 	Name() string
-	// Run carries the check out.
+	// Run runs the check.
 	Run(ctx context.Context) Result
 }
 
@@ -75,14 +75,14 @@ func (c check) Name() string { return c.name }
 // Run implements Check.
 func (c check) Run(ctx context.Context) Result { return c.run(ctx) }
 
-// AppendJSON appends the result of a check as a JSON object: check, status,
-// found, mend, the last absent if there is nothing to mend.
+// AppendJSON appends the result of a check as a JSON object: check, status, found and
+// fix, which is absent if there is nothing to fix.
 func AppendJSON(b []byte, name string, r Result) ([]byte, error) {
 	object, err := json.Marshal(struct {
 		Check  string `json:"check"`
 		Status Status `json:"status"`
-		Found  string `json:"found"`
-		Mend   string `json:"mend,omitempty"`
-	}{name, r.Status, r.Found, r.Mend})
+		Detail string `json:"found"`
+		Fix    string `json:"fix,omitempty"`
+	}{name, r.Status, r.Detail, r.Fix})
 	return append(b, object...), err
 }

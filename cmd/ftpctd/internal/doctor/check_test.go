@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -38,8 +39,8 @@ CONFIG_NF_CONNTRACK_SANE=m
 CONFIG_NETFILTER_NETLINK_GLUE_CT=y
 `
 
-// healthy returns a host where nothing is wanting, as a distribution's is.
-func healthy() Host {
+// healthy returns a host with everything that a distribution provides.
+func healthy() fakeHost {
 	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 	var modules strings.Builder
 	for _, o := range options {
@@ -47,8 +48,8 @@ func healthy() Host {
 			modules.WriteString(o.module + " 16384 0 - Live 0x0\n")
 		}
 	}
-	return Host{
-		Files: fstest.MapFS{
+	return fakeHost{
+		files: fstest.MapFS{
 			"proc/self/uid_map": file("         0          0 4294967295\n"),
 			"boot/config-6.1.0": file(kernelConfig),
 			"proc/modules":      file(modules.String()),
@@ -56,29 +57,52 @@ func healthy() Host {
 			"proc/sys/net/netfilter/nf_conntrack_max":        file("2000\n"),
 			"proc/sys/net/netfilter/nf_conntrack_count":      file("3\n"),
 		},
-		Release:   "6.1.0",
-		Queue:     func() error { return nil },
-		Rules:     func(bool) (string, error) { return "nft queue", nil },
-		Conntrack: func() error { return nil },
-		OwnHelper: func() error { return nil },
-		Carrier:   func(string) error { return nil },
-		Choose: func(config.Config) (admit.Admission, error) {
+		rules: func(bool) (string, error) { return "nft queue", nil },
+		choose: func() (admit.Admission, error) {
 			return admit.Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true, Why: "it is the best"}, nil
 		},
-		RoundTrip: func(context.Context, admit.Admission) ([]string, error) {
-			return []string{"IPv4", "IPv6"}, nil
-		},
-		Owner:        func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
-		KeptAway:     func() (firewall.Counters, error) { return firewall.Counters{}, nil },
-		Tables:       func() ([]Table, error) { return nil, nil },
-		Expectations: func() (int, error) { return 2, nil },
+		roundTrip: func(admit.Admission) ([]string, error) { return []string{"IPv4", "IPv6"}, nil },
+		owner:     func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
+		keptAway:  func() (firewall.Counters, error) { return firewall.Counters{}, nil },
+		tables:    func() ([]Table, error) { return nil, nil },
+		count:     func() (int, error) { return 2, nil },
 	}
 }
 
+// fakeHost is a Host whose answers are fields.
+type fakeHost struct {
+	files                             fstest.MapFS
+	queue, conntrack, ownHelper, sane error
+	rules                             func(antiSpoof bool) (string, error)
+	choose                            func() (admit.Admission, error)
+	roundTrip                         func(admit.Admission) ([]string, error)
+	owner                             func(num uint16) (nfq.Owner, bool)
+	keptAway                          func() (firewall.Counters, error)
+	tables                            func() ([]Table, error)
+	count                             func() (int, error) // of expectations
+}
+
+func (h fakeHost) Files() fs.FS                                  { return h.files }
+func (h fakeHost) Release() string                               { return "6.1.0" }
+func (h fakeHost) Queue() error                                  { return h.queue }
+func (h fakeHost) Rules(antiSpoof bool) (string, error)          { return h.rules(antiSpoof) }
+func (h fakeHost) Conntrack() error                              { return h.conntrack }
+func (h fakeHost) OwnHelper() error                              { return h.ownHelper }
+func (h fakeHost) Carrier(string) error                          { return h.sane }
+func (h fakeHost) Choose(config.Config) (admit.Admission, error) { return h.choose() }
+func (h fakeHost) Owner(num uint16) (nfq.Owner, bool)            { return h.owner(num) }
+func (h fakeHost) KeptAway() (firewall.Counters, error)          { return h.keptAway() }
+func (h fakeHost) Tables() ([]Table, error)                      { return h.tables() }
+func (h fakeHost) Expectations() (int, error)                    { return h.count() }
+
+func (h fakeHost) RoundTrip(_ context.Context, a admit.Admission) ([]string, error) {
+	return h.roundTrip(a)
+}
+
 // with replaces a file; without text it removes it.
-func (h Host) with(name, text string) Host {
+func (h fakeHost) with(name, text string) fakeHost {
 	files := fstest.MapFS{}
-	for n, f := range h.Files.(fstest.MapFS) {
+	for n, f := range h.files {
 		if n != name {
 			files[n] = f
 		}
@@ -86,14 +110,14 @@ func (h Host) with(name, text string) Host {
 	if text != "" {
 		files[name] = &fstest.MapFile{Data: []byte(text)}
 	}
-	h.Files = files
+	h.files = files
 	return h
 }
 
 // without returns the list of a host's modules without some.
-func without(h Host, modules ...string) string {
+func without(h fakeHost, modules ...string) string {
 	var b strings.Builder
-	for line := range strings.Lines(string(h.Files.(fstest.MapFS)["proc/modules"].Data)) {
+	for line := range strings.Lines(string(h.files["proc/modules"].Data)) {
 		if !slices.Contains(modules, strings.Fields(line)[0]) {
 			b.WriteString(line)
 		}
@@ -102,22 +126,22 @@ func without(h Host, modules ...string) string {
 }
 
 // chooses returns what makes a host choose an admission.
-func chooses(a admit.Admission) func(Host) Host {
-	return func(h Host) Host {
-		h.Choose = func(config.Config) (admit.Admission, error) { return a, nil }
+func chooses(a admit.Admission) func(fakeHost) fakeHost {
+	return func(h fakeHost) fakeHost {
+		h.choose = func() (admit.Admission, error) { return a, nil }
 		return h
 	}
 }
 
-func choosesNothing(h Host) Host {
-	h.Choose = func(config.Config) (admit.Admission, error) { return admit.Admission{}, errNothing }
+func choosesNothing(h fakeHost) fakeHost {
+	h.choose = func() (admit.Admission, error) { return admit.Admission{}, errNothing }
 	return h
 }
 
 // keptAway returns what makes a host's rules count c.
-func keptAway(c firewall.Counters, err error) func(Host) Host {
-	return func(h Host) Host {
-		h.KeptAway = func() (firewall.Counters, error) { return c, err }
+func keptAway(c firewall.Counters, err error) func(fakeHost) fakeHost {
+	return func(h fakeHost) fakeHost {
+		h.keptAway = func() (firewall.Counters, error) { return c, err }
 		return h
 	}
 }
@@ -156,176 +180,176 @@ func TestHealthyHost(t *testing.T) {
 	}
 }
 
-// TestCheck makes something wanting on a healthy host and looks at the one check
-// that is to notice.
+// TestCheck takes something from a healthy host and runs the one check that must
+// notice.
 func TestCheck(t *testing.T) {
 	noHelpers := &ctnetlink.Error{Op: ctnetlink.OpHelpers, Err: unix.EINVAL}
 	tests := []struct {
-		name  string
-		check string
-		host  func(h Host) Host
-		cfg   string
-		want  Status
-		found string // part of it
-		mend  string // part of it
+		name   string
+		check  string
+		host   func(h fakeHost) fakeHost
+		cfg    string
+		want   Status
+		detail string // part of it
+		fix    string // part of it
 	}{
-		{"a user namespace", "capabilities", func(h Host) Host {
+		{name: "a user namespace", check: "capabilities", host: func(h fakeHost) fakeHost {
 			return h.with("proc/self/uid_map", "         0       1000          1\n")
-		}, "", Warn, "user namespace", "load modules outside"},
+		}, want: Warn, detail: "user namespace", fix: "load the modules"},
 
-		{"no configuration of the kernel", "kernel-config", func(h Host) Host { return h.with("boot/config-6.1.0", "") }, "", Warn, "/boot/config-6.1.0", "modprobe configs"},
-		{"the kernel lacks something", "kernel-config", func(h Host) Host {
+		{name: "no configuration of the kernel", check: "kernel-config", host: func(h fakeHost) fakeHost { return h.with("boot/config-6.1.0", "") }, want: Warn, detail: "/boot/config-6.1.0", fix: "modprobe configs"},
+		{name: "the kernel lacks something", check: "kernel-config", host: func(h fakeHost) fakeHost {
 			return h.with("boot/config-6.1.0", strings.ReplaceAll(kernelConfig, "CONFIG_NF_CT_NETLINK=m", "# CONFIG_NF_CT_NETLINK is not set"))
-		}, "", Fail, "/boot/config-6.1.0 lacks CONFIG_NF_CT_NETLINK", "kernel"},
-		{"the kernel can queue only by xt", "kernel-config", func(h Host) Host {
+		}, want: Fail, detail: "/boot/config-6.1.0 lacks CONFIG_NF_CT_NETLINK", fix: "kernel"},
+		{name: "the kernel can queue only by xt", check: "kernel-config", host: func(h fakeHost) fakeHost {
 			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(kernelConfig, "CONFIG_NFT_QUEUE=m\n", "")))
-		}, "", OK, "/proc/config.gz has all that is needed; not there, and not needed: CONFIG_NF_CONNTRACK_LABELS, CONFIG_NFT_QUEUE", ""},
-		{"the kernel cannot queue", "kernel-config", func(h Host) Host {
+		}, want: OK, detail: "/proc/config.gz has every required option; optional, not set: CONFIG_NF_CONNTRACK_LABELS, CONFIG_NFT_QUEUE"},
+		{name: "the kernel cannot queue", check: "kernel-config", host: func(h fakeHost) fakeHost {
 			config := strings.ReplaceAll(kernelConfig, "CONFIG_NFT_QUEUE=m\n", "")
 			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(config, "CONFIG_NFT_COMPAT=m\n", "")))
-		}, "", Fail, "lacks CONFIG_NFT_QUEUE", "kernel"},
-		{"the kernel cannot look up the way back", "kernel-config", func(h Host) Host {
+		}, want: Fail, detail: "lacks CONFIG_NFT_QUEUE", fix: "kernel"},
+		{name: "the kernel cannot look up the way back", check: "kernel-config", host: func(h fakeHost) fakeHost {
 			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(kernelConfig, "CONFIG_NFT_FIB_INET=m\n", "")))
-		}, "", Fail, "lacks CONFIG_NFT_FIB_INET", `firewall.anti_spoof = "off"`},
-		{"the kernel cannot look up the way back, nor need it", "kernel-config", func(h Host) Host {
+		}, want: Fail, detail: "lacks CONFIG_NFT_FIB_INET", fix: `firewall.anti_spoof = "off"`},
+		{name: "the kernel cannot look up the way back, not needed", check: "kernel-config", host: func(h fakeHost) fakeHost {
 			return h.with("proc/config.gz", zipped(t, strings.ReplaceAll(kernelConfig, "CONFIG_NFT_FIB_INET=m\n", "")))
-		}, "[firewall]\nanti_spoof = \"off\"", OK, "not needed: CONFIG_NFT_FIB_INET", ""},
-		{"a broken configuration of the kernel", "kernel-config", func(h Host) Host { return h.with("proc/config.gz", "x") }, "", Warn, "can be read", ""},
+		}, cfg: "[firewall]\nanti_spoof = \"off\"", want: OK, detail: "optional, not set: CONFIG_NFT_FIB_INET"},
+		{name: "a broken configuration of the kernel", check: "kernel-config", host: func(h fakeHost) fakeHost { return h.with("proc/config.gz", "x") }, want: Warn, detail: "cannot read"},
 
-		{"modules not loaded", "kernel-modules", func(h Host) Host {
+		{name: "modules not loaded", check: "kernel-modules", host: func(h fakeHost) fakeHost {
 			return h.with("proc/modules", "nf_conntrack 1 0 - Live 0x0\nnf_tables 1 0 - Live 0x0\n")
-		}, "", Warn, "nfnetlink_queue", "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_fib_inet nft_queue nfnetlink_cthelper"},
-		{"not loaded, nor of use beside what is", "kernel-modules", func(h Host) Host {
+		}, want: Warn, detail: "nfnetlink_queue", fix: "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_fib_inet nft_queue nfnetlink_cthelper"},
+		{name: "not loaded, and not useful beside those that are", check: "kernel-modules", host: func(h fakeHost) fakeHost {
 			return h.with("proc/modules", without(h, "nft_compat", "xt_NFQUEUE", "nf_conntrack_sane"))
-		}, "", OK, "of use are loaded", ""},
-		{"not loaded, and nothing better", "kernel-modules", func(h Host) Host {
+		}, want: OK, detail: "useful modules are loaded"},
+		{name: "not loaded, and nothing better", check: "kernel-modules", host: func(h fakeHost) fakeHost {
 			h = h.with("proc/modules", without(h, "nft_compat", "nft_queue", "xt_NFQUEUE"))
 			return h.with("boot/config-6.1.0", strings.Replace(kernelConfig, "CONFIG_NFT_QUEUE=m", "", 1))
-		}, "", Warn, "not loaded", "modprobe -a nft_compat xt_NFQUEUE"},
-		{"all built in, no modules", "kernel-modules", func(h Host) Host {
+		}, want: Warn, detail: "not loaded", fix: "modprobe -a nft_compat xt_NFQUEUE"},
+		{name: "all built in, no modules", check: "kernel-modules", host: func(h fakeHost) fakeHost {
 			return h.with("proc/modules", "").with("boot/config-6.1.0", strings.ReplaceAll(kernelConfig, "=m", "=y"))
-		}, "", OK, "built in", ""},
-		{"modules, and nothing known of them", "kernel-modules", func(h Host) Host { return h.with("boot/config-6.1.0", "") }, "", OK, "not told", ""},
+		}, want: OK, detail: "built in"},
+		{name: "kernel configuration unknown", check: "kernel-modules", host: func(h fakeHost) fakeHost { return h.with("boot/config-6.1.0", "") }, want: OK, detail: "unknown"},
 
-		{"no queue", "packet-queue", func(h Host) Host { h.Queue = func() error { return errNothing }; return h }, "", Fail, "no such thing", "modprobe nfnetlink_queue"},
-		{"no rule", "queue-rule", func(h Host) Host {
-			h.Rules = func(bool) (string, error) { return "", errNothing }
+		{name: "no queue", check: "packet-queue", host: func(h fakeHost) fakeHost { h.queue = errNothing; return h }, want: Fail, detail: "no such thing", fix: "modprobe nfnetlink_queue"},
+		{name: "no rule", check: "queue-rule", host: func(h fakeHost) fakeHost {
+			h.rules = func(bool) (string, error) { return "", errNothing }
 			return h
-		}, "", Fail, "no such thing", "modprobe -a nft_ct nft_fib_inet nft_queue"},
-		{"the other rule", "queue-rule", func(h Host) Host {
-			h.Rules = func(bool) (string, error) { return "xt NFQUEUE", nil }
+		}, want: Fail, detail: "no such thing", fix: "modprobe -a nft_ct nft_fib_inet nft_queue"},
+		{name: "the other rule", check: "queue-rule", host: func(h fakeHost) fakeHost {
+			h.rules = func(bool) (string, error) { return "xt NFQUEUE", nil }
 			return h
-		}, "", OK, "xt NFQUEUE", ""},
-		{"the rule as the configuration has it", "queue-rule", func(h Host) Host {
-			h.Rules = func(antiSpoof bool) (string, error) { return fmt.Sprint("anti-spoof ", antiSpoof), nil }
+		}, want: OK, detail: "xt NFQUEUE"},
+		{name: "the rule as the configuration has it", check: "queue-rule", host: func(h fakeHost) fakeHost {
+			h.rules = func(antiSpoof bool) (string, error) { return fmt.Sprint("anti-spoof ", antiSpoof), nil }
 			return h
-		}, "[firewall]\nanti_spoof = \"off\"", OK, "anti-spoof false", ""},
-		{"no ctnetlink", "ctnetlink", func(h Host) Host { h.Conntrack = func() error { return errNothing }; return h }, "", Fail, "no such thing", "modprobe nf_conntrack_netlink"},
+		}, cfg: "[firewall]\nanti_spoof = \"off\"", want: OK, detail: "anti-spoof false"},
+		{name: "no ctnetlink", check: "ctnetlink", host: func(h fakeHost) fakeHost { h.conntrack = errNothing; return h }, want: Fail, detail: "no such thing", fix: "modprobe nf_conntrack_netlink"},
 
-		{"no helper of one's own", "own-helper", func(h Host) Host { h.OwnHelper = func() error { return noHelpers }; return h }, "", Warn, "cannot be registered", "modprobe nfnetlink_cthelper"},
-		{"another error", "own-helper", func(h Host) Host { h.OwnHelper = func() error { return errNothing }; return h }, "", Warn, "no such thing", "modprobe nfnetlink_cthelper"},
-		{"no carrier, not needed", "carrier-helper", func(h Host) Host { h.Carrier = func(string) error { return errNothing }; return h }, "", OK, `no helper "sane"`, ""},
-		{"no carrier, needed", "carrier-helper", func(h Host) Host {
-			h.OwnHelper = func() error { return noHelpers }
-			h.Carrier = func(string) error { return errNothing }
+		{name: "no user-space helpers", check: "own-helper", host: func(h fakeHost) fakeHost { h.ownHelper = noHelpers; return h }, want: Warn, detail: "not supported", fix: "modprobe nfnetlink_cthelper"},
+		{name: "another error", check: "own-helper", host: func(h fakeHost) fakeHost { h.ownHelper = errNothing; return h }, want: Warn, detail: "no such thing", fix: "modprobe nfnetlink_cthelper"},
+		{name: "no carrier, not needed", check: "carrier-helper", host: func(h fakeHost) fakeHost { h.sane = errNothing; return h }, want: OK, detail: `helper "sane" not available`},
+		{name: "no carrier, needed", check: "carrier-helper", host: func(h fakeHost) fakeHost {
+			h.ownHelper = noHelpers
+			h.sane = errNothing
 			return h
-		}, "", Warn, "no such thing", "modprobe nf_conntrack_sane"},
+		}, want: Warn, detail: "no such thing", fix: "modprobe nf_conntrack_sane"},
 
-		{"own helper", "admission", func(h Host) Host { return h }, "", OK, `own helper, "ftpctd": it is the best`, ""},
-		{"carrier", "admission", chooses(admit.Admission{Mode: config.AdmitExpect, Helper: "sane", Why: "there is no other"}), "", OK, `kernel's helper "sane": there is no other`, ""},
-		{"entry", "admission", chooses(admit.Admission{Mode: config.AdmitEntry, Why: "there is no other"}), "", OK, "entries for data connections: there is no other", ""},
-		{"no way", "admission", choosesNothing, "", Fail, "no way works: no such thing", "modprobe"},
+		{name: "own helper", check: "admission", host: func(h fakeHost) fakeHost { return h }, want: OK, detail: `own helper, "ftpctd": it is the best`},
+		{name: "carrier", check: "admission", host: chooses(admit.Admission{Mode: config.AdmitExpect, Helper: "sane", Why: "there is no other"}), want: OK, detail: `built-in helper "sane": there is no other`},
+		{name: "entry", check: "admission", host: chooses(admit.Admission{Mode: config.AdmitEntry, Why: "there is no other"}), want: OK, detail: "entries for data connections: there is no other"},
+		{name: "no mode", check: "admission", host: choosesNothing, want: Fail, detail: "no admission mode works: no such thing", fix: "modprobe"},
 
-		{"no round trip", "round-trip", func(h Host) Host {
-			h.RoundTrip = func(context.Context, admit.Admission) ([]string, error) { return nil, errNothing }
+		{name: "no round trip", check: "round-trip", host: func(h fakeHost) fakeHost {
+			h.roundTrip = func(admit.Admission) ([]string, error) { return nil, errNothing }
 			return h
-		}, "", Fail, `own helper, "ftpctd": no such thing`, "6.1.0"},
-		{"round trip not tried", "round-trip", choosesNothing, "", Fail, "not tried", "admission"},
-		{"round trip with what was chosen", "round-trip", func(h Host) Host {
+		}, want: Fail, detail: `own helper, "ftpctd": no such thing`, fix: "6.1.0"},
+		{name: "round trip skipped", check: "round-trip", host: choosesNothing, want: Fail, detail: "skipped", fix: "admission"},
+		{name: "round trip with what was chosen", check: "round-trip", host: func(h fakeHost) fakeHost {
 			h = chooses(admit.Admission{Mode: config.AdmitExpect, Helper: "irc"})(h)
-			h.RoundTrip = func(_ context.Context, a admit.Admission) ([]string, error) { return []string{"IPv4", a.Helper}, nil }
+			h.roundTrip = func(a admit.Admission) ([]string, error) { return []string{"IPv4", a.Helper}, nil }
 			return h
-		}, "", OK, "over IPv4 and irc", ""},
+		}, want: OK, detail: "over IPv4 and irc"},
 
-		{"the queue is the daemon's", "queue-owner", func(h Host) Host {
-			h.Owner = func(num uint16) (nfq.Owner, bool) {
+		{name: "the queue is the daemon's", check: "queue-owner", host: func(h fakeHost) fakeHost {
+			h.owner = func(num uint16) (nfq.Owner, bool) {
 				return nfq.Owner{PortID: "1", PID: "42", Command: "ftpctd"}, num == 8
 			}
 			return h
-		}, "[queue]\nnum = 7\ncount = 2", OK, "queue 8 is bound by process 42 (ftpctd)", ""},
-		{"the queue is somebody else's", "queue-owner", func(h Host) Host {
-			h.Owner = func(uint16) (nfq.Owner, bool) {
+		}, cfg: "[queue]\nnum = 7\ncount = 2", want: OK, detail: "queue 8 is bound by process 42 (ftpctd)"},
+		{name: "the queue is another program's", check: "queue-owner", host: func(h fakeHost) fakeHost {
+			h.owner = func(uint16) (nfq.Owner, bool) {
 				return nfq.Owner{PortID: "1", PID: "42", Command: "suricata"}, true
 			}
 			return h
-		}, "", Fail, "queue 21 is bound by process 42 (suricata)", "kill 42, or set queue.num"},
-		{"the queue is nobody's to be seen", "queue-owner", func(h Host) Host {
-			h.Owner = func(uint16) (nfq.Owner, bool) { return nfq.Owner{PortID: "77"}, true }
+		}, want: Fail, detail: "queue 21 is bound by process 42 (suricata)", fix: "kill 42, or set queue.num"},
+		{name: "the queue is of an unknown process", check: "queue-owner", host: func(h fakeHost) fakeHost {
+			h.owner = func(uint16) (nfq.Owner, bool) { return nfq.Owner{PortID: "77"}, true }
 			return h
-		}, "", Fail, "port ID 77", "set queue.num"},
+		}, want: Fail, detail: "port ID 77", fix: "set queue.num"},
 
-		{"forged addresses", "kept-away", keptAway(firewall.Counters{Spoofed: 7, FastOpens: 1}, nil), "", Warn, "7 packets were not read", `firewall.anti_spoof = "loose"`},
-		{"requests to the carrier", "kept-away", keptAway(firewall.Counters{SANERequests: 3}, nil), "", Warn, "3 requests to the kernel's helper sane", "who sends them"},
-		{"Fast Open", "kept-away", keptAway(firewall.Counters{FastOpens: 2}, nil), "", OK, "2 SYNs with data", ""},
-		{"every address is believed", "kept-away", keptAway(firewall.Counters{}, nil), "[firewall]\nanti_spoof = \"off\"", OK, "any source address is believed", ""},
-		{"no daemon runs", "kept-away", keptAway(firewall.Counters{}, &firewall.Error{Op: "list", Err: unix.ENOENT}), "", OK, "no daemon's rules", ""},
-		{"counters not to be read", "kept-away", keptAway(firewall.Counters{}, errNothing), "", Warn, "no such thing", "nft list counters"},
+		{name: "forged addresses", check: "kept-away", host: keptAway(firewall.Counters{Spoofed: 7, FastOpens: 1}, nil), want: Warn, detail: "7 packets failed the source address check", fix: `firewall.anti_spoof = "loose"`},
+		{name: "requests to the carrier", check: "kept-away", host: keptAway(firewall.Counters{SANERequests: 3}, nil), want: Warn, detail: "3 requests to the kernel's sane helper", fix: "which host sends them"},
+		{name: "Fast Open", check: "kept-away", host: keptAway(firewall.Counters{FastOpens: 2}, nil), want: OK, detail: "2 SYNs with data"},
+		{name: "addresses are not checked", check: "kept-away", host: keptAway(firewall.Counters{}, nil), cfg: "[firewall]\nanti_spoof = \"off\"", want: OK, detail: "source addresses are not checked"},
+		{name: "no daemon runs", check: "kept-away", host: keptAway(firewall.Counters{}, &firewall.Error{Op: "list", Err: unix.ENOENT}), want: OK, detail: "no daemon is running"},
+		{name: "counters that cannot be read", check: "kept-away", host: keptAway(firewall.Counters{}, errNothing), want: Warn, detail: "no such thing", fix: "nft list counters"},
 
-		{"the kernel assigns its helper", "kernel-ftp-helper", func(h Host) Host {
-			h.Tables = func() ([]Table, error) {
+		{name: "the kernel assigns its helper", check: "kernel-ftp-helper", host: func(h fakeHost) fakeHost {
+			h.tables = func() ([]Table, error) {
 				return []Table{{Name: "inet a", Helpers: []string{"sane"}}, {Name: "ip raw", Helpers: []string{"tftp", "ftp"}}}, nil
 			}
 			return h
-		}, "", Warn, "ip raw", "remove the rule from the table ip raw"},
-		{"the kernel assigns helpers by itself", "kernel-ftp-helper", func(h Host) Host {
+		}, want: Warn, detail: "ip raw", fix: "remove the rule from the table ip raw"},
+		{name: "the kernel assigns helpers automatically", check: "kernel-ftp-helper", host: func(h fakeHost) fakeHost {
 			return h.with("proc/sys/net/netfilter/nf_conntrack_helper", "1\n")
-		}, "", Warn, "by itself", "sysctl -w net.netfilter.nf_conntrack_helper=0"},
-		{"the kernel could assign helpers by itself", "kernel-ftp-helper", func(h Host) Host {
+		}, want: Warn, detail: "automatically", fix: "sysctl -w net.netfilter.nf_conntrack_helper=0"},
+		{name: "the kernel could assign helpers automatically", check: "kernel-ftp-helper", host: func(h fakeHost) fakeHost {
 			return h.with("proc/sys/net/netfilter/nf_conntrack_helper", "0\n").with("proc/thread-self/net/ip_tables_names", "raw\nfilter\n").with("proc/thread-self/net/ip6_tables_names", "filter\n")
-		}, "", OK, "not looked into: iptables-legacy's raw, filter", ""},
-		{"no rules to be read", "kernel-ftp-helper", func(h Host) Host {
-			h.Tables = func() ([]Table, error) { return nil, errNothing }
+		}, want: OK, detail: "not checked: iptables-legacy tables raw, filter"},
+		{name: "rules that cannot be read", check: "kernel-ftp-helper", host: func(h fakeHost) fakeHost {
+			h.tables = func() ([]Table, error) { return nil, errNothing }
 			return h
-		}, "", Warn, "no such thing", "nft list ruleset"},
+		}, want: Warn, detail: "no such thing", fix: "nft list ruleset"},
 
-		{"nothing would be admitted", "related-rule", func(h Host) Host {
-			h.Tables = func() ([]Table, error) {
+		{name: "no rule for related", check: "related-rule", host: func(h fakeHost) fakeHost {
+			h.tables = func() ([]Table, error) {
 				return []Table{{Name: "ip filter", Dropping: []string{"FORWARD"}, Related: true}, {Name: "inet fw", Dropping: []string{"in", "fwd"}}}, nil
 			}
 			return h
-		}, "", Fail, "inet fw in, inet fw fwd", "nft insert rule inet fw in ct state established,related accept"},
-		{"a firewall as it should be", "related-rule", func(h Host) Host {
-			h.Tables = func() ([]Table, error) {
+		}, want: Fail, detail: "inet fw in, inet fw fwd", fix: "nft insert rule inet fw in ct state established,related accept"},
+		{name: "a firewall as it should be", check: "related-rule", host: func(h fakeHost) fakeHost {
+			h.tables = func() ([]Table, error) {
 				return []Table{{Name: "ip filter", Dropping: []string{"FORWARD"}, Related: true}, {Name: "inet other"}}, nil
 			}
 			return h
-		}, "", OK, "ip filter FORWARD", ""},
-		{"no rules for the state", "related-rule", func(h Host) Host {
-			h.Tables = func() ([]Table, error) { return nil, errNothing }
+		}, want: OK, detail: "ip filter FORWARD"},
+		{name: "rules that cannot be read", check: "related-rule", host: func(h fakeHost) fakeHost {
+			h.tables = func() ([]Table, error) { return nil, errNothing }
 			return h
-		}, "", Warn, "no such thing", "nft list ruleset"},
+		}, want: Warn, detail: "no such thing", fix: "nft list ruleset"},
 
-		{"many expectations", "expectation-table", func(h Host) Host {
-			h.Expectations = func() (int, error) { return 800, nil }
+		{name: "many expectations", check: "expectation-table", host: func(h fakeHost) fakeHost {
+			h.count = func() (int, error) { return 800, nil }
 			return h
-		}, "", Warn, "800 of 1000 expectations", "sysctl -w net.netfilter.nf_conntrack_expect_max=2000"},
-		{"expectations not to be counted", "expectation-table", func(h Host) Host {
-			h.Expectations = func() (int, error) { return 0, errNothing }
+		}, want: Warn, detail: "800 of 1000 expectations", fix: "sysctl -w net.netfilter.nf_conntrack_expect_max=2000"},
+		{name: "expectations that cannot be counted", check: "expectation-table", host: func(h fakeHost) fakeHost {
+			h.count = func() (int, error) { return 0, errNothing }
 			return h
-		}, "", Warn, "no such thing", "modprobe"},
-		{"no bound of expectations", "expectation-table", func(h Host) Host {
+		}, want: Warn, detail: "no such thing", fix: "modprobe"},
+		{name: "no bound of expectations", check: "expectation-table", host: func(h fakeHost) fakeHost {
 			return h.with("proc/sys/net/netfilter/nf_conntrack_expect_max", "")
-		}, "", Warn, "nf_conntrack_expect_max", "modprobe nf_conntrack"},
-		{"many connections", "connection-table", func(h Host) Host {
+		}, want: Warn, detail: "nf_conntrack_expect_max", fix: "modprobe nf_conntrack"},
+		{name: "many connections", check: "connection-table", host: func(h fakeHost) fakeHost {
 			return h.with("proc/sys/net/netfilter/nf_conntrack_count", "1999\n")
-		}, "", Warn, "1999 of 2000 connections", "sysctl -w net.netfilter.nf_conntrack_max=4000"},
-		{"a number that is none", "connection-table", func(h Host) Host {
+		}, want: Warn, detail: "1999 of 2000 connections", fix: "sysctl -w net.netfilter.nf_conntrack_max=4000"},
+		{name: "not a number", check: "connection-table", host: func(h fakeHost) fakeHost {
 			return h.with("proc/sys/net/netfilter/nf_conntrack_count", "many\n")
-		}, "", Warn, "/proc/sys/net/netfilter/nf_conntrack_count", "modprobe"},
+		}, want: Warn, detail: "/proc/sys/net/netfilter/nf_conntrack_count", fix: "modprobe"},
 
-		{"FTPS without a range", "ftps", func(h Host) Host { return h }, "", OK, "no data port can be read", "passive.tls_ports"},
-		{"FTPS with a range", "ftps", func(h Host) Host { return h }, "[passive]\ntls_ports = \"30000-30999\"", OK, "30000-30999", ""},
-		{"FTPS with a range in vain", "ftps", func(h Host) Host { return h }, "[passive]\ntls_ports = \"30000-30999\"\n[firewall]\nmanage = false", Warn, "no effect", "firewall.manage"},
+		{name: "FTPS without a range", check: "ftps", host: func(h fakeHost) fakeHost { return h }, want: OK, detail: "data ports of TLS sessions cannot be read", fix: "passive.tls_ports"},
+		{name: "FTPS with a range", check: "ftps", host: func(h fakeHost) fakeHost { return h }, cfg: "[passive]\ntls_ports = \"30000-30999\"", want: OK, detail: "30000-30999"},
+		{name: "FTPS with a range but without the table", check: "ftps", host: func(h fakeHost) fakeHost { return h }, cfg: "[passive]\ntls_ports = \"30000-30999\"\n[firewall]\nmanage = false", want: Warn, detail: "no effect", fix: "firewall.manage"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.check+" "+tt.name, func(t *testing.T) {
@@ -338,8 +362,8 @@ func TestCheck(t *testing.T) {
 					continue
 				}
 				got := c.Run(t.Context())
-				if got.Status != tt.want || !strings.Contains(got.Found, tt.found) || !strings.Contains(got.Mend, tt.mend) || got.Mend != "" && tt.mend == "" && tt.want == OK {
-					t.Errorf("got %+v, want %s, %q, %q", got, tt.want, tt.found, tt.mend)
+				if got.Status != tt.want || !strings.Contains(got.Detail, tt.detail) || !strings.Contains(got.Fix, tt.fix) || got.Fix != "" && tt.fix == "" && tt.want == OK {
+					t.Errorf("got %+v, want %s, %q, %q", got, tt.want, tt.detail, tt.fix)
 				}
 				return
 			}
@@ -353,8 +377,8 @@ func TestAppendJSON(t *testing.T) {
 		result Result
 		want   string
 	}{
-		{Result{Fail, `queue "21"`, "kill 1"}, `x{"check":"queue-owner","status":"FAIL","found":"queue \"21\"","mend":"kill 1"}`},
-		{Result{Status: OK, Found: "all is well"}, `x{"check":"queue-owner","status":"OK","found":"all is well"}`},
+		{Result{Fail, `queue "21"`, "kill 1"}, `x{"check":"queue-owner","status":"FAIL","found":"queue \"21\"","fix":"kill 1"}`},
+		{Result{Status: OK, Detail: "all is well"}, `x{"check":"queue-owner","status":"OK","found":"all is well"}`},
 	}
 	for _, tt := range tests {
 		got, err := AppendJSON([]byte("x"), "queue-owner", tt.result)

@@ -14,129 +14,154 @@ import (
 	"ftpctd/nfq"
 )
 
-// Host is what the checks see of a machine, a function for each thing that is
-// asked of its kernel.
-type Host struct {
+// Host is the machine that the checks examine: each method asks its kernel for one
+// thing.
+type Host interface {
 	// Files is the file system, from the root directory.
-	Files fs.FS
+	Files() fs.FS
 	// Release is the release of the kernel, such as "6.1.0-41-amd64".
-	Release string
+	Release() string
 
 	// Queue binds a packet queue.
-	Queue func() error
-	// Rules makes the daemon's rules, with a check of source addresses or without, and
-	// returns their mode.
-	Rules func(antiSpoof bool) (mode string, err error)
+	Queue() error
+	// Rules installs the daemon's rules, with the source address check or without, and
+	// returns how they queue packets.
+	Rules(antiSpoof bool) (mode string, err error)
 	// Conntrack lists expectations.
-	Conntrack func() error
+	Conntrack() error
 	// OwnHelper asks whether helpers can be registered.
-	OwnHelper func() error
-	// Carrier asks whether connections can be given a helper of the kernel.
-	Carrier func(name string) error
-	// Choose chooses the way to have data connections admitted, as the daemon does.
-	Choose func(cfg config.Config) (admit.Admission, error)
-	// RoundTrip has a data connection admitted in the way given, over each family
-	// that there is, and returns their names.
-	RoundTrip func(ctx context.Context, a admit.Admission) (families []string, err error)
+	OwnHelper() error
+	// Carrier asks whether a built-in helper can be assigned to connections.
+	Carrier(name string) error
+	// Choose chooses the admission mode, as the daemon does.
+	Choose(cfg config.Config) (admit.Admission, error)
+	// RoundTrip admits a data connection in the mode given, over each address family
+	// that the host has, and returns their names.
+	RoundTrip(ctx context.Context, a admit.Admission) (families []string, err error)
 
-	// Owner names who has bound a queue.
-	Owner func(num uint16) (nfq.Owner, bool)
-	// KeptAway reads the counters of the rules of a daemon that runs. The error is
-	// fs.ErrNotExist if there are none.
-	KeptAway func() (firewall.Counters, error)
+	// Owner returns the process that has bound a queue.
+	Owner(num uint16) (nfq.Owner, bool)
+	// KeptAway reads the counters of the rules of a running daemon. The error is
+	// fs.ErrNotExist if there is none.
+	KeptAway() (firewall.Counters, error)
 	// Tables reads the rules of the firewall.
-	Tables func() ([]Table, error)
+	Tables() ([]Table, error)
 	// Expectations counts the expectations.
-	Expectations func() (int, error)
+	Expectations() (int, error)
 }
 
-// ThisHost returns the machine that the program runs on, as its network
-// namespace sees it. It fails with os.ErrPermission where the process may not
-// make network namespaces.
+// machine is the Host that the program runs on, as its network namespace sees it.
+// What needs something to be created is tried in a private network namespace.
+type machine struct{ release string }
+
+// ThisHost returns the machine that the program runs on. It fails with
+// os.ErrPermission where the process may not create network namespaces.
 func ThisHost() (Host, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return Host{}, os.NewSyscallError("uname", err)
+		return nil, os.NewSyscallError("uname", err)
 	}
-	if err := inPrivate(func() error { return nil }); err != nil {
-		return Host{}, err
+	if err := inNetNS(func() error { return nil }); err != nil {
+		return nil, err
 	}
-	return Host{
-		Files:   os.DirFS("/"),
-		Release: unix.ByteSliceToString(name.Release[:]),
-		Queue: func() error {
-			return inPrivate(func() error {
-				q, err := nfq.Open(nfq.Config{})
-				if err != nil {
-					return err
-				}
-				return q.Close()
-			})
-		},
-		Rules: func(antiSpoof bool) (mode string, err error) {
-			err = inPrivate(func() error {
-				cfg := privateRules("")
-				if antiSpoof {
-					cfg.AntiSpoof = firewall.AntiSpoofStrict
-				}
-				table, err := firewall.Install(cfg)
-				if err != nil {
-					return err
-				}
-				mode = table.Mode()
-				return table.Remove()
-			})
-			return mode, err
-		},
-		Conntrack: func() error {
-			return inPrivate(func() error {
-				return withConntrack(func(c *ctnetlink.Conn) error {
-					_, err := c.Expectations()
-					return err
-				})
-			})
-		},
-		OwnHelper: func() error {
-			return inPrivate(func() error {
-				return withConntrack(func(c *ctnetlink.Conn) error {
-					_, err := c.Helpers()
-					return err
-				})
-			})
-		},
-		Carrier: func(name string) error {
-			return inPrivate(func() error {
-				return withConntrack(func(c *ctnetlink.Conn) error { return c.ProbeHelper(name) })
-			})
-		},
-		Choose: func(cfg config.Config) (a admit.Admission, err error) {
-			err = inPrivate(func() error {
-				return withConntrack(func(c *ctnetlink.Conn) error {
-					a, err = admit.Choose(c, cfg)
-					return err
-				})
-			})
-			return a, err
-		},
-		RoundTrip: func(ctx context.Context, a admit.Admission) (families []string, err error) {
-			err = inPrivate(func() error {
-				families, err = roundTrip(ctx, a)
-				return err
-			})
-			return families, err
-		},
-		Owner:    nfq.FindOwner,
-		KeptAway: firewall.ReadCounters,
-		Tables:   readTables,
-		Expectations: func() (n int, err error) {
-			err = withConntrack(func(c *ctnetlink.Conn) error {
-				list, err := c.Expectations()
-				n = len(list)
-				return err
-			})
-			return n, err
-		},
-	}, nil
+	return machine{release: unix.ByteSliceToString(name.Release[:])}, nil
+}
+
+// Files implements Host.
+func (machine) Files() fs.FS { return os.DirFS("/") }
+
+// Release implements Host.
+func (m machine) Release() string { return m.release }
+
+// Queue implements Host.
+func (machine) Queue() error {
+	return inNetNS(func() error {
+		q, err := nfq.Open(nfq.Config{})
+		if err != nil {
+			return err
+		}
+		return q.Close()
+	})
+}
+
+// Rules implements Host.
+func (machine) Rules(antiSpoof bool) (mode string, err error) {
+	err = inNetNS(func() error {
+		cfg := privateRules("")
+		if antiSpoof {
+			cfg.AntiSpoof = firewall.AntiSpoofStrict
+		}
+		table, err := firewall.Install(cfg)
+		if err != nil {
+			return err
+		}
+		mode = table.Mode()
+		return table.Remove()
+	})
+	return mode, err
+}
+
+// Conntrack implements Host.
+func (machine) Conntrack() error {
+	return probe(func(c *ctnetlink.Conn) error {
+		_, err := c.Expectations()
+		return err
+	})
+}
+
+// OwnHelper implements Host.
+func (machine) OwnHelper() error {
+	return probe(func(c *ctnetlink.Conn) error {
+		_, err := c.Helpers()
+		return err
+	})
+}
+
+// Carrier implements Host.
+func (machine) Carrier(name string) error {
+	return probe(func(c *ctnetlink.Conn) error { return c.ProbeHelper(name) })
+}
+
+// Choose implements Host.
+func (machine) Choose(cfg config.Config) (a admit.Admission, err error) {
+	err = probe(func(c *ctnetlink.Conn) error {
+		a, err = admit.Choose(c, cfg)
+		return err
+	})
+	return a, err
+}
+
+// RoundTrip implements Host.
+func (machine) RoundTrip(ctx context.Context, a admit.Admission) (families []string, err error) {
+	err = inNetNS(func() error {
+		families, err = roundTrip(ctx, a)
+		return err
+	})
+	return families, err
+}
+
+// Owner implements Host.
+func (machine) Owner(num uint16) (nfq.Owner, bool) { return nfq.FindOwner(num) }
+
+// KeptAway implements Host.
+func (machine) KeptAway() (firewall.Counters, error) { return firewall.ReadCounters() }
+
+// Tables implements Host.
+func (machine) Tables() ([]Table, error) { return readTables() }
+
+// Expectations implements Host.
+func (machine) Expectations() (n int, err error) {
+	err = withConntrack(func(c *ctnetlink.Conn) error {
+		list, err := c.Expectations()
+		n = len(list)
+		return err
+	})
+	return n, err
+}
+
+// probe calls f with a socket of a private network namespace.
+func probe(f func(*ctnetlink.Conn) error) error {
+	return inNetNS(func() error { return withConntrack(f) })
 }
 
 // withConntrack calls f with a socket of the calling thread's network namespace.

@@ -16,19 +16,19 @@ import (
 	"ftpctd/conntrack"
 )
 
-// option is an option of the kernel's configuration that matters.
+// option is an option of the kernel configuration.
 type option struct {
 	name   string // without CONFIG_
 	module string
 	needed bool
-	// spoof is what firewall.anti_spoof needs, unless it is off.
+	// spoof marks an option that firewall.anti_spoof needs, unless it is off.
 	spoof bool
-	// instead names the option that does the same better: where a kernel has
-	// it, nobody asks for the module.
+	// instead names the option that does the same better: where a kernel has it, the
+	// module is not used.
 	instead string
 }
 
-// options are those that matter, and the modules they give.
+// options are the options that ftpctd uses, and their modules.
 var options = []option{
 	{name: "NF_CONNTRACK", module: "nf_conntrack", needed: true},
 	{name: "NF_CT_NETLINK", module: "nf_conntrack_netlink", needed: true},
@@ -52,10 +52,10 @@ const (
 	asModule = "m"
 )
 
-// readConfig returns the options that are set, and the file that says so.
+// readConfig returns the options that are set, and the file they were read from.
 func readConfig(h Host) (set map[string]string, file string, err error) {
-	for _, file := range []string{"proc/config.gz", "boot/config-" + h.Release} {
-		set, err = parseConfig(h.Files, file)
+	for _, file := range []string{"proc/config.gz", "boot/config-" + h.Release()} {
+		set, err = parseConfig(h.Files(), file)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return set, "/" + file, err
 		}
@@ -89,7 +89,7 @@ func checkKernelConfig(h Host, cfg config.Config) Result {
 	set, file, err := readConfig(h)
 	if err != nil {
 		return Result{
-			Warn, fmt.Sprintf("neither /proc/config.gz nor /boot/config-%s can be read: the checks below ask the kernel itself", h.Release),
+			Warn, fmt.Sprintf("cannot read /proc/config.gz or /boot/config-%s; the checks below probe the kernel itself", h.Release()),
 			"modprobe configs",
 		}
 	}
@@ -109,27 +109,27 @@ func checkKernelConfig(h Host, cfg config.Config) Result {
 		missing = append(missing, "CONFIG_NFT_QUEUE")
 	}
 	if len(missing) > 0 {
-		mend := "use a kernel that has them"
+		fix := "use a kernel that has these options"
 		if slices.Contains(missing, "CONFIG_NFT_FIB_INET") {
-			mend += `; firewall.anti_spoof = "off" does without CONFIG_NFT_FIB_INET`
+			fix += `, or set firewall.anti_spoof = "off", which does not need CONFIG_NFT_FIB_INET`
 		}
-		return Result{Fail, file + " lacks " + strings.Join(missing, ", "), mend}
+		return Result{Fail, file + " lacks " + strings.Join(missing, ", "), fix}
 	}
-	found := file + " has all that is needed"
+	found := file + " has every required option"
 	if len(absent) > 0 {
-		found += "; not there, and not needed: " + strings.Join(absent, ", ")
+		found += "; optional, not set: " + strings.Join(absent, ", ")
 	}
-	return Result{Status: OK, Found: found}
+	return Result{Status: OK, Detail: found}
 }
 
 func checkKernelModules(h Host) Result {
 	set, _, err := readConfig(h)
 	if err != nil {
-		return Result{Status: OK, Found: "not told without the kernel's configuration"}
+		return Result{Status: OK, Detail: "unknown: kernel configuration not readable"}
 	}
-	text, err := readFile(h.Files, "proc/modules")
+	text, err := readFile(h.Files(), "proc/modules")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Result{Status: Warn, Found: err.Error()}
+		return Result{Status: Warn, Detail: err.Error()}
 	}
 	loaded := make(map[string]bool)
 	for line := range strings.Lines(text) {
@@ -149,29 +149,29 @@ func checkKernelModules(h Host) Result {
 	}
 	switch {
 	case modules == 0:
-		return Result{Status: OK, Found: "what the kernel has is built in"}
+		return Result{Status: OK, Detail: "everything that ftpctd uses is built into the kernel"}
 	case len(missing) == 0:
-		return Result{Status: OK, Found: "all modules that are of use are loaded"}
+		return Result{Status: OK, Detail: "all useful modules are loaded"}
 	}
 	return Result{
-		Warn, "not loaded, though the kernel may load them when they are asked for: " + strings.Join(missing, ", "),
+		Warn, "not loaded (the kernel may load them on demand): " + strings.Join(missing, ", "),
 		"modprobe -a " + strings.Join(missing, " "),
 	}
 }
 
-// checkCapabilities tells the user namespaces apart: CAP_NET_ADMIN itself is
-// asked for before there is a Host.
+// checkCapabilities reports whether this is the initial user namespace. CAP_NET_ADMIN
+// itself is checked before there is a Host.
 func checkCapabilities(h Host) Result {
-	text, err := readFile(h.Files, "proc/self/uid_map")
+	text, err := readFile(h.Files(), "proc/self/uid_map")
 	if err != nil {
-		return Result{Status: Warn, Found: err.Error()}
+		return Result{Status: Warn, Detail: err.Error()}
 	}
 	if slices.Equal(strings.Fields(text), []string{"0", "0", "4294967295"}) {
-		return Result{Status: OK, Found: "CAP_NET_ADMIN, in the initial user namespace"}
+		return Result{Status: OK, Detail: "CAP_NET_ADMIN, in the initial user namespace"}
 	}
 	return Result{
-		Warn, "CAP_NET_ADMIN in a user namespace: helpers cannot be registered, modules are not loaded",
-		"load modules outside, and let admit be auto",
+		Warn, "CAP_NET_ADMIN in a user namespace: cannot register helpers or load modules",
+		"load the modules in the initial user namespace, and set admit = \"auto\"",
 	}
 }
 
@@ -179,60 +179,60 @@ func checkPacketQueue(h Host) Result {
 	if err := h.Queue(); err != nil {
 		return Result{Fail, err.Error(), "modprobe nfnetlink_queue"}
 	}
-	return Result{Status: OK, Found: "a queue can be bound, and fails open"}
+	return Result{Status: OK, Detail: "queues can be bound and fail open"}
 }
 
 func checkQueueRule(h Host, cfg config.Config) Result {
 	mode, err := h.Rules(cfg.Firewall.AntiSpoof != firewall.AntiSpoofOff)
 	if err != nil {
-		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_fib_inet nft_queue, or without the last nft_compat xt_NFQUEUE"}
+		return Result{Fail, err.Error(), "modprobe -a nft_ct nft_fib_inet nft_queue (without nft_queue: nft_compat xt_NFQUEUE)"}
 	}
-	return Result{Status: OK, Found: "packets are queued by " + mode}
+	return Result{Status: OK, Detail: "packets are queued by " + mode}
 }
 
-// checkKeptAway tells what the rules of a daemon that runs have kept away from it.
+// checkKeptAway reports the packets that the rules of a running daemon kept from it.
 func checkKeptAway(h Host, cfg config.Config) Result {
 	c, err := h.KeptAway()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Result{Status: OK, Found: "no daemon's rules are there"}
+		return Result{Status: OK, Detail: "no daemon is running"}
 	case err != nil:
-		return Result{Warn, err.Error(), "look yourself: nft list counters table inet ftpctd"}
+		return Result{Warn, err.Error(), "inspect manually: nft list counters table inet ftpctd"}
 	}
 	var found []string
 	if c.Spoofed > 0 {
-		found = append(found, fmt.Sprintf("%d packets were not read, because their source address was not believed", c.Spoofed))
+		found = append(found, fmt.Sprintf("%d packets failed the source address check and were not inspected", c.Spoofed))
 	}
 	if c.SANERequests > 0 {
-		found = append(found, fmt.Sprintf("%d requests to the kernel's helper sane were dropped: somebody tries to open ports", c.SANERequests))
+		found = append(found, fmt.Sprintf("dropped %d requests to the kernel's sane helper, which attempt to open ports", c.SANERequests))
 	}
 	if c.FastOpens > 0 {
-		found = append(found, fmt.Sprintf("%d SYNs with data (TCP Fast Open) were dropped, and sent again without", c.FastOpens))
+		found = append(found, fmt.Sprintf("dropped %d SYNs with data (TCP Fast Open); clients retransmit them without data", c.FastOpens))
 	}
 	switch {
 	case c.Spoofed > 0:
 		return Result{
 			Warn, strings.Join(found, "; "),
-			`if nobody forges addresses: firewall.anti_spoof = "loose" for asymmetric routing, "off" for a bridge without addresses`,
+			`if the addresses are not forged, set firewall.anti_spoof = "loose" (asymmetric routing) or "off" (bridge without addresses)`,
 		}
 	case c.SANERequests > 0:
-		return Result{Warn, strings.Join(found, "; "), "find out who sends them"}
+		return Result{Warn, strings.Join(found, "; "), "find out which host sends them"}
 	case len(found) > 0:
-		return Result{Status: OK, Found: strings.Join(found, "; ")}
+		return Result{Status: OK, Detail: strings.Join(found, "; ")}
 	case cfg.Firewall.AntiSpoof == firewall.AntiSpoofOff:
-		return Result{Status: OK, Found: "the rules kept nothing away; any source address is believed (firewall.anti_spoof)"}
+		return Result{Status: OK, Detail: "no packets kept from the daemon; source addresses are not checked (firewall.anti_spoof)"}
 	}
-	return Result{Status: OK, Found: "the rules kept nothing away"}
+	return Result{Status: OK, Detail: "no packets kept from the daemon"}
 }
 
 func checkCtnetlink(h Host) Result {
 	if err := h.Conntrack(); err != nil {
 		return Result{Fail, err.Error(), "modprobe nf_conntrack_netlink"}
 	}
-	return Result{Status: OK, Found: "expectations can be listed"}
+	return Result{Status: OK, Detail: "expectations can be listed"}
 }
 
-// checkQueueOwner looks whether the daemon's queues are free, or its own.
+// checkQueueOwner checks that the daemon's queues are free, or bound by a daemon.
 func checkQueueOwner(h Host, cfg config.Config) Result {
 	var mine []string
 	for i := range cfg.Queue.Count {
@@ -243,32 +243,32 @@ func checkQueueOwner(h Host, cfg config.Config) Result {
 		case owner.Command == "ftpctd":
 			mine = append(mine, fmt.Sprintf("queue %d is bound by %v", num, owner))
 		default:
-			mend := "set queue.num to another number"
+			fix := "set queue.num to another number"
 			if owner.PID != "" {
-				mend = "kill " + owner.PID + ", or " + mend
+				fix = "kill " + owner.PID + ", or " + fix
 			}
-			return Result{Fail, fmt.Sprintf("queue %d is bound by %v", num, owner), mend}
+			return Result{Fail, fmt.Sprintf("queue %d is bound by %v", num, owner), fix}
 		}
 	}
 	if len(mine) > 0 {
-		return Result{Status: OK, Found: strings.Join(mine, "; ")}
+		return Result{Status: OK, Detail: strings.Join(mine, "; ")}
 	}
-	return Result{Status: OK, Found: fmt.Sprintf("nobody has bound queue %s", queues(cfg))}
+	return Result{Status: OK, Detail: free(cfg)}
 }
 
-func queues(cfg config.Config) string {
+func free(cfg config.Config) string {
 	if cfg.Queue.Count == 1 {
-		return strconv.Itoa(int(cfg.Queue.Num))
+		return fmt.Sprintf("queue %d is free", cfg.Queue.Num)
 	}
-	return fmt.Sprintf("%d to %d", cfg.Queue.Num, cfg.Queue.Num+cfg.Queue.Count-1)
+	return fmt.Sprintf("queues %d to %d are free", cfg.Queue.Num, cfg.Queue.Num+cfg.Queue.Count-1)
 }
 
-// full is the share of a table that is a reason to worry.
+// full is the share of a table from which on a check warns.
 const full = 0.8
 
 func checkExpectationTable(h Host) Result {
 	const limit = "nf_conntrack_expect_max"
-	highest, err := readNumber(h.Files, "proc/sys/net/netfilter/"+limit)
+	highest, err := readNumber(h.Files(), "proc/sys/net/netfilter/"+limit)
 	if err != nil {
 		return Result{Warn, err.Error(), "modprobe nf_conntrack"}
 	}
@@ -281,11 +281,11 @@ func checkExpectationTable(h Host) Result {
 
 func checkConnectionTable(h Host) Result {
 	const limit = "nf_conntrack_max"
-	highest, err := readNumber(h.Files, "proc/sys/net/netfilter/"+limit)
+	highest, err := readNumber(h.Files(), "proc/sys/net/netfilter/"+limit)
 	if err != nil {
 		return Result{Warn, err.Error(), "modprobe nf_conntrack"}
 	}
-	n, err := readNumber(h.Files, "proc/sys/net/netfilter/nf_conntrack_count")
+	n, err := readNumber(h.Files(), "proc/sys/net/netfilter/nf_conntrack_count")
 	if err != nil {
 		return Result{Warn, err.Error(), "modprobe nf_conntrack"}
 	}
@@ -293,25 +293,25 @@ func checkConnectionTable(h Host) Result {
 }
 
 func fill(what string, n, highest int, limit string) Result {
-	r := Result{Status: OK, Found: fmt.Sprintf("%d of %d %s", n, highest, what)}
+	r := Result{Status: OK, Detail: fmt.Sprintf("%d of %d %s", n, highest, what)}
 	if float64(n) >= full*float64(highest) {
 		r.Status = Warn
-		r.Mend = fmt.Sprintf("sysctl -w net.netfilter.%s=%d", limit, max(2*highest, 1024))
+		r.Fix = fmt.Sprintf("sysctl -w net.netfilter.%s=%d", limit, max(2*highest, 1024))
 	}
 	return r
 }
 
-// checkFTPS says what can be done about connections that cannot be read.
+// checkFTPS reports how data connections of TLS sessions are handled.
 func checkFTPS(_ Host, cfg config.Config) Result {
 	if cfg.Passive.TLSPorts != (conntrack.PortRange{}) {
 		if cfg.Firewall.Manage {
-			return Result{Status: OK, Found: fmt.Sprintf("clients under TLS may open data connections to the ports %s of their server", cfg.Passive.TLSPorts)}
+			return Result{Status: OK, Detail: fmt.Sprintf("clients of TLS sessions may connect to ports %s of their server", cfg.Passive.TLSPorts)}
 		}
-		return Result{Warn, "passive.tls_ports has no effect without the daemon's own table", `set firewall.manage = true`}
+		return Result{Warn, "passive.tls_ports has no effect without the daemon's table", "set firewall.manage = true"}
 	}
 	return Result{
-		OK, "under TLS no data port can be read",
-		`for servers with TLS give the server a passive port range, and name it in passive.tls_ports`,
+		OK, "data ports of TLS sessions cannot be read",
+		"for servers with TLS, give the server a passive port range and set passive.tls_ports to it",
 	}
 }
 
@@ -321,7 +321,7 @@ func readFile(files fs.FS, name string) (string, error) {
 	return string(text), err
 }
 
-// readNumber returns the number that a file is made of.
+// readNumber returns the number in a file.
 func readNumber(files fs.FS, name string) (int, error) {
 	text, err := readFile(files, name)
 	if err != nil {

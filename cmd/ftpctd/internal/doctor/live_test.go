@@ -20,7 +20,7 @@ import (
 	"ftpctd/conntrack/ctnetlink"
 )
 
-// missing ends a test for want of something: on CI nothing may be wanting.
+// missing ends a test that lacks a prerequisite: it is skipped, except on CI.
 func missing(t *testing.T, what string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -42,8 +42,8 @@ func thisHost(t *testing.T) Host {
 	return h
 }
 
-// snapshot lists what the checks might leave in the namespace of the calling
-// thread, and the helpers of the kernel.
+// snapshot lists what the checks might leave behind: tables and queues in the namespace
+// of the calling thread, and the helpers of the kernel.
 func snapshot() (list []string, err error) {
 	nft, err := nftables.New()
 	if err != nil {
@@ -70,9 +70,8 @@ func snapshot() (list []string, err error) {
 	return append(list, string(queues)), err
 }
 
-// TestThisHost runs every check in a namespace of the test's own, and makes sure
-// that they leave it as it was. Nothing about that namespace can be wrong; the
-// kernel may lack helpers.
+// TestThisHost runs every check in a private namespace and makes sure that they leave
+// it unchanged. No check may fail there; the kernel may lack helpers.
 func TestThisHost(t *testing.T) {
 	h := thisHost(t)
 	private(t, func(t *testing.T) {
@@ -82,7 +81,7 @@ func TestThisHost(t *testing.T) {
 		}
 		for _, c := range Checks(h, config.Default()) {
 			r := c.Run(t.Context())
-			t.Logf("%-4s %s: %s (%s)", r.Status, c.Name(), r.Found, r.Mend)
+			t.Logf("%-4s %s: %s (%s)", r.Status, c.Name(), r.Detail, r.Fix)
 			if r.Status == Fail {
 				t.Errorf("%s fails", c.Name())
 			}
@@ -97,12 +96,12 @@ func TestThisHost(t *testing.T) {
 	})
 }
 
-// private runs a test in a network namespace of its own. It runs in a goroutine
-// of its own as well, which t.Fatal must not end.
+// private runs a test in a private network namespace, in its own goroutine: f must
+// not call t.Fatal.
 func private(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	done := make(chan struct{})
-	err := inPrivate(func() error {
+	err := inNetNS(func() error {
 		defer close(done)
 		f(t)
 		return nil
@@ -113,12 +112,12 @@ func private(t *testing.T, f func(t *testing.T)) {
 	}
 }
 
-// TestRoundTrip makes sure that each way works that the kernel offers, and that
-// it is noticed if one does not.
+// TestRoundTrip makes sure that each admission mode that the kernel supports works,
+// and that a mode that does not work is noticed.
 func TestRoundTrip(t *testing.T) {
 	h := thisHost(t)
 	const carrier = "sane"
-	entry := inPrivate(func() error { return withConntrack((*ctnetlink.Conn).ProbeEntry) })
+	entry := inNetNS(func() error { return withConntrack((*ctnetlink.Conn).ProbeEntry) })
 	tests := []struct {
 		name      string
 		admission admit.Admission
@@ -149,8 +148,8 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// TestPrivateIsPrivate makes sure that the namespace is another, and goes away.
-func TestPrivateIsPrivate(t *testing.T) {
+// TestInNetNS makes sure that the namespace is a new one, and ends.
+func TestInNetNS(t *testing.T) {
 	thisHost(t)
 	const link = "/proc/thread-self/ns/net"
 	outside, err := os.Readlink(link)
@@ -158,7 +157,7 @@ func TestPrivateIsPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 20 {
-		err := inPrivate(func() error {
+		err := inNetNS(func() error {
 			inside, err := os.Readlink(link)
 			if inside == outside {
 				return errors.New("the namespace is the test's")
@@ -174,7 +173,7 @@ func TestPrivateIsPrivate(t *testing.T) {
 	}
 }
 
-// TestReadTables reads rules that the kernel has taken.
+// TestReadTables reads rules back from the kernel.
 func TestReadTables(t *testing.T) {
 	thisHost(t)
 	drop := nftables.ChainPolicyDrop
@@ -300,7 +299,7 @@ func TestReadTables(t *testing.T) {
 	}
 }
 
-// TestReadTablesOfIptables reads what iptables makes of its rules.
+// TestReadTablesOfIptables reads rules that iptables-nft has written.
 func TestReadTablesOfIptables(t *testing.T) {
 	thisHost(t)
 	if _, err := exec.LookPath("iptables-nft"); err != nil {

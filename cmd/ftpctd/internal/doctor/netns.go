@@ -8,26 +8,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inPrivate calls f in a network namespace of its own that has a loopback link.
-// The namespace goes away with its thread when f returns, with everything in it.
-func inPrivate(f func() error) error {
+// inNetNS calls f in a new network namespace with a loopback link. The namespace ends
+// with its thread when f returns, and everything in it.
+func inNetNS(f func() error) error {
 	result := make(chan error, 1)
 	go onPrivateThread(f, result)
 	return <-result
 }
 
-// onPrivateThread throws the thread that it runs on away: a locked goroutine
-// takes its thread with it. The first thread of the process is not one to lose:
-// what /proc/self shows is its namespace.
+// onPrivateThread ends the thread that it runs on: a locked goroutine takes its thread
+// with it. The first thread of the process must stay: /proc/self shows its namespace.
 func onPrivateThread(f func() error, result chan<- error) {
 	runtime.LockOSThread()
 	if unix.Gettid() == unix.Getpid() {
 		defer runtime.UnlockOSThread()
-		result <- inPrivate(f) // this thread is taken meanwhile: it will be another
+		result <- inNetNS(f) // on another thread, as this one is locked
 		return
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		result <- fmt.Errorf("cannot make a network namespace: %w", os.NewSyscallError("unshare", err))
+		result <- fmt.Errorf("cannot create a network namespace: %w", os.NewSyscallError("unshare", err))
 		return
 	}
 	if err := raiseLoopback(); err != nil {

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Table is what matters of a table of nftables, those of iptables-nft included.
+// Table is a table of nftables or iptables-nft, as far as the checks need it.
 type Table struct {
 	// Name is the family and the name, such as "inet filter".
 	Name string
 	// Dropping are its base chains at the hooks input, forward and output whose
 	// policy is to drop.
 	Dropping []string
-	// Related says that one of its rules is for packets in the state related and
-	// does not drop them.
+	// Related reports whether one of its rules matches ct state related and does not
+	// drop.
 	Related bool
 	// Helpers are the conntrack helpers that its rules assign.
 	Helpers []string
@@ -208,21 +208,21 @@ func matchesRelated(m *expr.Match) bool {
 // checkKernelHelper looks for rules that give connections the kernel's own
 // helper for FTP.
 func checkKernelHelper(h Host) Result {
-	const both = "it and ftpctd would do the same work and get into each other's way"
-	// Until Linux 6.0 the kernel could assign helpers by itself.
-	if automatic, err := readNumber(h.Files, "proc/sys/net/netfilter/nf_conntrack_helper"); err == nil && automatic != 0 {
-		return Result{Warn, "the kernel assigns its helpers by itself: " + both, "sysctl -w net.netfilter.nf_conntrack_helper=0"}
+	const conflict = "it conflicts with ftpctd"
+	// Until Linux 6.0 the kernel could assign helpers automatically.
+	if automatic, err := readNumber(h.Files(), "proc/sys/net/netfilter/nf_conntrack_helper"); err == nil && automatic != 0 {
+		return Result{Warn, "the kernel assigns its ftp helper automatically: " + conflict, "sysctl -w net.netfilter.nf_conntrack_helper=0"}
 	}
 	tables, err := h.Tables()
 	if err != nil {
-		return unread(err)
+		return unreadable(err)
 	}
 	for _, t := range tables {
 		if slices.Contains(t.Helpers, "ftp") {
-			return Result{Warn, fmt.Sprintf("the table %s assigns the kernel's helper ftp: %s", t.Name, both), "remove the rule from the table " + t.Name}
+			return Result{Warn, fmt.Sprintf("table %s assigns the kernel's ftp helper: %s", t.Name, conflict), "remove the rule from the table " + t.Name}
 		}
 	}
-	return Result{Status: OK, Found: "no rule assigns the kernel's helper ftp" + unseen(h)}
+	return Result{Status: OK, Detail: "no rule assigns the kernel's ftp helper" + skippedTables(h)}
 }
 
 // checkRelatedRule looks for tables that drop by policy and have no rule for
@@ -230,7 +230,7 @@ func checkKernelHelper(h Host) Result {
 func checkRelatedRule(h Host) Result {
 	tables, err := h.Tables()
 	if err != nil {
-		return unread(err)
+		return unreadable(err)
 	}
 	var closed, open []string
 	for _, t := range tables {
@@ -247,25 +247,25 @@ func checkRelatedRule(h Host) Result {
 	case len(closed) > 0:
 		chain := closed[0]
 		return Result{
-			Fail, "these chains drop what no rule accepts, and no rule of their table is for the state related: " + strings.Join(closed, ", "),
+			Fail, "default-drop chains without a rule for ct state related: " + strings.Join(closed, ", "),
 			"nft insert rule " + chain + " ct state established,related accept",
 		}
 	case len(open) > 0:
-		return Result{Status: OK, Found: "the tables with a policy of drop have rules for the state related: " + strings.Join(open, ", ") + unseen(h)}
+		return Result{Status: OK, Detail: "default-drop chains with a rule for ct state related: " + strings.Join(open, ", ") + skippedTables(h)}
 	}
-	return Result{Status: OK, Found: "no chain of nftables has the policy drop" + unseen(h)}
+	return Result{Status: OK, Detail: "no nftables chain has policy drop" + skippedTables(h)}
 }
 
-// unread is the result of a check that needs the rules.
-func unread(err error) Result {
-	return Result{Warn, err.Error(), "look yourself: nft list ruleset"}
+// unreadable is the result of a check that cannot read the rules.
+func unreadable(err error) Result {
+	return Result{Warn, err.Error(), "inspect manually: nft list ruleset"}
 }
 
-// unseen names the tables of the old iptables, which netlink does not show.
-func unseen(h Host) string {
+// skippedTables names the iptables-legacy tables, which nftables does not list.
+func skippedTables(h Host) string {
 	var names []string
 	for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
-		text, err := readFile(h.Files, "proc/thread-self/net/"+file)
+		text, err := readFile(h.Files(), "proc/thread-self/net/"+file)
 		if err != nil {
 			continue
 		}
@@ -278,5 +278,5 @@ func unseen(h Host) string {
 	if len(names) == 0 {
 		return ""
 	}
-	return "; not looked into: iptables-legacy's " + strings.Join(names, ", ")
+	return "; not checked: iptables-legacy tables " + strings.Join(names, ", ")
 }
