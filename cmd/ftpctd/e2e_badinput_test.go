@@ -29,7 +29,7 @@ import (
 // root in a container that was given less. It is one sentence, and exit code 4.
 func TestNoPermission(t *testing.T) {
 	t.Parallel()
-	want := result{4, "", "ftpctd: CAP_NET_ADMIN is needed for the packet queue and the firewall rules: run it as root\n"}
+	want := result{4, "", "ftpctd: CAP_NET_ADMIN is required for packet queues and firewall rules: run ftpctd as root\n"}
 	for _, tt := range []struct {
 		name string
 		// without takes the capability from a command, or from the thread that

@@ -13,9 +13,9 @@ func newCheckCommand(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [-c FILE]",
 		Short: "Check the configuration",
-		Long: `check prints what is wrong with the configuration, a line for each problem, as
-FILE:LINE:COLUMN: key: what is wrong; what is allowed. It exits with 6 if there
-is a problem.`,
+		Long: `check validates the configuration and prints one line per problem:
+FILE:LINE:COLUMN: key: problem; allowed: values. Exit status is 6 if there are
+problems.`,
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 	}
@@ -31,7 +31,7 @@ is a problem.`,
 		}
 		verdict := "ok"
 		if file.absent {
-			verdict = "no such file, which is ok: the defaults hold"
+			verdict = "not found; using defaults"
 		}
 		_, err = fmt.Fprintf(e.stdout, "%s: %s\n", file.path, verdict)
 		return err

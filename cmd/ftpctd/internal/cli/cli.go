@@ -21,13 +21,13 @@ const (
 	exitOK         = 0
 	exitFailure    = 1
 	exitUsage      = 2 // unknown command or flag, wrong arguments
-	exitProblems   = 3 // an examination was carried out, and found problems
+	exitProblems   = 3 // doctor found problems
 	exitPermission = 4 // not root, no CAP_NET_ADMIN
-	exitConfig     = 6 // configuration missing or bad, as systemd.exec(5) numbers it
+	exitConfig     = 6 // configuration missing or invalid, as systemd.exec(5) numbers it
 )
 
-// An exitError is an error of a subcommand that wants an exit code of its own.
-// Without Err nothing is printed: the subcommand has said what there is to say.
+// An exitError is an error of a subcommand with its own exit code. Without Err nothing
+// is printed: the subcommand has reported the problem itself.
 type exitError struct {
 	Code int
 	Err  error
@@ -44,7 +44,7 @@ func (e *exitError) Error() string {
 // Unwrap returns the cause, which may be nil.
 func (e *exitError) Unwrap() error { return e.Err }
 
-// print writes the error for a person, unless the subcommand has done so.
+// print writes the error, unless the subcommand has reported it.
 func (e *exitError) print(w io.Writer) {
 	if e.Err != nil {
 		fmt.Fprintf(w, "ftpctd: %v\n", e.Err)
@@ -80,8 +80,8 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exit.Code
 }
 
-// classify gives an error its exit code. An error from before the subcommand
-// was running is one of the command line.
+// classify assigns an exit code to an error. An error from before the subcommand was
+// running is a usage error.
 func classify(err error, running bool) *exitError {
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit

@@ -38,17 +38,16 @@ func newDemoCommand(e env) *cobra.Command {
 	var admit string
 	cmd := &cobra.Command{
 		Use:   "demo [--json] [--admit MODE]",
-		Short: "Show FTP passing a DROP firewall",
-		Long: `demo builds a client, a router and a server in network namespaces of their own,
-gives the router a firewall with the policy DROP that opens nothing but port 21
-and what is established or related, and transfers files in every way that FTP
-has: first without the daemon, then with it. It needs root, and leaves nothing
-behind.`,
+		Short: "Show FTP passing a default-drop firewall",
+		Long: `demo builds a client, a router and a server in private network namespaces, gives the
+router a default-drop firewall that accepts only port 21 and established or related
+connections, and transfers files in every FTP mode, first without the daemon and
+then with it. It requires root and cleans up after itself.`,
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a row")
-	cmd.Flags().StringVar(&admit, "admit", string(config.AdmitAuto), "the daemon's admission `MODE`: auto, expect or entry")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per row")
+	cmd.Flags().StringVar(&admit, "admit", string(config.AdmitAuto), "the admission `MODE` of the daemon: auto, expect or entry")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg := fmt.Appendf(nil, "admit = %q\n", admit)
 		if _, err := config.Parse("--admit", cfg); err != nil {
@@ -62,7 +61,7 @@ behind.`,
 	return cmd
 }
 
-// demoRow is a way of opening data connections, and what became of it.
+// demoRow is a way of opening data connections, and the outcome.
 type demoRow struct {
 	Family  string `json:"family"`
 	Mode    string `json:"mode"`
@@ -84,7 +83,7 @@ const (
 // transfers is the number of data connections a row makes: a file each way.
 const transfers = 2
 
-// holds reports whether the row shows what the daemon is for.
+// holds reports whether the row is blocked without the daemon and passes with it.
 func (r *demoRow) holds() bool {
 	return r.Without == outcomeBlocked && r.With == outcomeOK && r.Related == transfers
 }
@@ -117,7 +116,7 @@ func demo(ctx context.Context, w io.Writer, cfg []byte, asJSON bool) error {
 	return nil
 }
 
-// runDemo runs the rows. It also returns what the daemon said when it was ready.
+// runDemo runs the rows. It also returns the daemon's ready line.
 func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) (rows []demoRow, ready string, err error) {
 	fw, err := l.Router.DropFirewall(lab.Forward)
 	if err != nil {
@@ -175,7 +174,7 @@ func demoServer(ctx context.Context, h *lab.Host) (stop func(), err error) {
 }
 
 // transfer uploads a file of random bytes, downloads it again and compares the
-// checksums. It returns the number of bytes carried.
+// checksums. It returns the number of bytes transferred.
 func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err error) {
 	c, err := miniftp.Dial(ctx, client, netip.AddrPortFrom(r.way.Server, lab.ControlPort))
 	if err != nil {
@@ -196,12 +195,12 @@ func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err er
 		return 0, err
 	}
 	if sha256.Sum256(got) != sha256.Sum256(sent) {
-		return 0, errors.New("the file came back with another checksum")
+		return 0, errors.New("checksum mismatch")
 	}
 	return len(sent) + len(got), c.Quit(ctx)
 }
 
-// outcome puts the result of a transfer into a word.
+// outcome names the result of a transfer.
 func outcome(n int, err error) (string, int) {
 	switch {
 	case err == nil:
@@ -243,7 +242,7 @@ func startDaemon(ctx context.Context, h *lab.Host, cfg []byte) (*daemonProcess, 
 	}
 }
 
-// ready is what the daemon said when it was ready.
+// ready returns the daemon's ready line.
 func (d *daemonProcess) ready() string {
 	for line := range strings.Lines(d.log.String()) {
 		if _, said, ok := strings.Cut(line, d.log.word+" "); ok {
@@ -260,8 +259,8 @@ func (d *daemonProcess) stop() error {
 	return nil
 }
 
-// logWatcher keeps what is written to it, and closes seen as soon as it has the word
-// in it.
+// logWatcher keeps what is written to it, and closes seen as soon as it contains the
+// word.
 type logWatcher struct {
 	lab.Transcript
 	word string
@@ -293,7 +292,7 @@ func demoJSON(w io.Writer, rows []demoRow) error {
 }
 
 func demoTable(w io.Writer, l *lab.Lab, ready string, rows []demoRow) error {
-	fmt.Fprintf(w, `FTP through a firewall whose policy is DROP
+	fmt.Fprintf(w, `FTP through a default-drop firewall
 
   client %s  --  router  --  server %s
                        forward: policy drop
@@ -316,7 +315,7 @@ func demoTable(w io.Writer, l *lab.Lab, ready string, rows []demoRow) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\n%d of %d ways pass with ftpctd and are blocked without it. In each a file went up and\ncame down again with the same checksum; the firewall counted %d data connections as RELATED.\n",
+	_, err := fmt.Fprintf(w, "\n%d of %d ways pass with ftpctd and are blocked without it. In each, a file was uploaded and\ndownloaded with the same checksum; the firewall counted %d data connections as RELATED.\n",
 		good, len(rows), transfers)
 	return err
 }

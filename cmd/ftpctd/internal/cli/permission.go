@@ -15,7 +15,7 @@ func needNetAdmin() error {
 		return os.NewSyscallError("capget", err)
 	}
 	if data[unix.CAP_NET_ADMIN/32].Effective&(1<<(unix.CAP_NET_ADMIN%32)) == 0 {
-		return &exitError{exitPermission, errors.New("CAP_NET_ADMIN is needed for the packet queue and the firewall rules: run it as root")}
+		return &exitError{exitPermission, errors.New("CAP_NET_ADMIN is required for packet queues and firewall rules: run ftpctd as root")}
 	}
 	return nil
 }

@@ -22,14 +22,14 @@ func newReplayCommand(e env) *cobra.Command {
 		Use:   "replay [--json] [-c FILE] CAPTURE|-",
 		Short: "Show what the daemon would have done with a capture",
 		Long: `replay runs a capture through the daemon's own tracker and prints each decision. It
-reads pcap and pcapng, plain or gzip, from a file or from standard input (-), and needs
-no privileges. As the daemon's firewall rules do, it follows the state of each connection
-and leaves unread what they would not queue. A control connection whose beginning is
-not in the capture is read from its first packets on (open, picked-up).`,
+reads pcap and pcapng, plain or gzip, from a file or from standard input (-), and
+needs no privileges. Like the daemon's firewall rules, it follows the state of each
+connection and skips packets that they would not queue. A control connection that
+begins before the capture is picked up in the middle (open, picked-up).`,
 		Args:                  cobra.ExactArgs(1),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print an object a line")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per line")
 	file := addConfigFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := file.load()
@@ -42,8 +42,9 @@ not in the capture is read from its first packets on (open, picked-up).`,
 	return cmd
 }
 
-// replay prints the decisions on the capture at path, or on stdin for "-". What could be
-// read is reported, with its summary, before an error of the capture.
+// replay prints the decisions on the capture at path, or on stdin for "-". If the
+// capture is damaged, it prints the decisions and the summary up to there, and returns
+// the error.
 func replay(w io.Writer, stdin io.Reader, path string, cfg config.Config, asJSON bool) error {
 	packets, err := openCapture(path, stdin)
 	if err != nil {

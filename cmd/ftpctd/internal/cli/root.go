@@ -14,14 +14,14 @@ import (
 	"ftpctd/cmd/ftpctd/internal/logsink"
 )
 
-// An env is what a subcommand sees of the process.
+// An env is the process as a subcommand sees it.
 type env struct {
 	stdout  io.Writer // results
 	stderr  io.Writer // logs
 	journal bool      // stderr is read by the systemd journal
 }
 
-// logger returns the logger of a subcommand. The journal knows the time itself.
+// logger returns the logger of a subcommand. The journal adds the time itself.
 func (e env) logger(format config.LogFormat, level slog.Leveler) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level}
 	if e.journal {
@@ -38,11 +38,11 @@ func (e env) logger(format config.LogFormat, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(e.stderr, opts))
 }
 
-// unblocked returns e with a stderr that never waits for its reader, and the sink
-// that it is. direct logs to the present stderr.
+// unblocked returns e with a stderr that never waits for its reader, and the sink that
+// is this stderr. direct logs to the original one.
 func (e env) unblocked(direct *slog.Logger) (env, *logsink.Sink) {
 	sink := logsink.New(e.stderr, func(lines uint64) error {
-		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines left out: they were not read in time, or could not be written", 0)
+		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped: the reader was too slow, or writing failed", 0)
 		r.AddAttrs(slog.Uint64("lines", lines))
 		return direct.Handler().Handle(context.Background(), r)
 	})
@@ -50,20 +50,20 @@ func (e env) unblocked(direct *slog.Logger) (env, *logsink.Sink) {
 	return e, sink
 }
 
-// newRootCommand returns the command with all its subcommands.
+// newRootCommand returns the root command with all its subcommands.
 func newRootCommand(e env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ftpctd",
-		Short: "Let FTP data connections through a DROP firewall",
-		Long: `ftpctd reads the FTP control connections that a netfilter queue gives it and
-tells conntrack which data connections to expect, so that a firewall with the
-policy DROP admits them as RELATED.`,
+		Short: "User-space FTP connection-tracking helper",
+		Long: `ftpctd is a user-space FTP connection-tracking helper. It inspects the FTP control
+connections that a netfilter queue passes to it and adds conntrack expectations for
+their data connections, so that a default-drop firewall accepts them as RELATED.`,
 		Version: version(),
-		// run prints errors and usage, with the exit code in view.
+		// Run prints errors and usage, depending on the exit status.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(*cobra.Command, []string) error {
-			return &exitError{exitUsage, errors.New("which command?")}
+			return &exitError{exitUsage, errors.New("no command given")}
 		},
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
@@ -86,7 +86,7 @@ policy DROP admits them as RELATED.`,
 type configFlag struct {
 	cmd  *cobra.Command
 	path string
-	// absent is set by load where nothing is at the default path.
+	// absent is set by load if there is no file at the default path.
 	absent bool
 }
 
@@ -97,8 +97,8 @@ func addConfigFlag(cmd *cobra.Command) *configFlag {
 	return f
 }
 
-// load reads the configuration. There need not be a file at the default path;
-// one that is named must be there. The error has the exit code exitConfig.
+// load reads the configuration. Only the file at the default path may be missing. The
+// error has the exit code exitConfig.
 func (f *configFlag) load() (config.Config, error) {
 	c, err := config.Load(f.path)
 	if errors.Is(err, fs.ErrNotExist) && !f.cmd.Flags().Changed("config") {

@@ -21,8 +21,8 @@ func newVersionCommand(e env) *cobra.Command {
 	}
 }
 
-// version names the build: the version that the go command stamped it with,
-// the toolchain and the platform.
+// version describes the build: the version that the go command stamped into it, the
+// toolchain and the platform.
 func version() string {
 	v := "(devel)"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
