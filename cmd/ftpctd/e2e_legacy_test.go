@@ -121,12 +121,12 @@ func TestRulesOf2008(t *testing.T) {
 		endpoint    string // in the daemon's log
 	}{
 		{
-			"active", activeRules, ftpparse.PORT,
-			"PORT", "PORT 192,168,0,211,154,208\r\n", "dst=192.168.0.211:39632",
+			name: "active", rules: activeRules, via: ftpparse.PORT,
+			word: "PORT", line: "PORT 192,168,0,211,154,208\r\n", endpoint: "dst=192.168.0.211:39632",
 		},
 		{
-			"passive", passiveRules, ftpparse.R227,
-			"227", "227 Entering Passive Mode (192,168,0,201,122,8).\r\n", "dst=192.168.0.201:31240",
+			name: "passive", rules: passiveRules, via: ftpparse.R227,
+			word: "227", line: "227 Entering Passive Mode (192,168,0,201,122,8).\r\n", endpoint: "dst=192.168.0.201:31240",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -66,9 +66,9 @@ func TestNAT(t *testing.T) {
 		both        bool           // source and destination are translated
 		active      bool           // works
 	}{
-		{"client behind NAT", masquerade, private, false, false},
-		{"server behind NAT", forward, outside, false, true},
-		{"both behind NAT", masquerade + forward, outside, true, false},
+		{name: "client behind NAT", rules: masquerade, server: private},
+		{name: "server behind NAT", rules: forward, server: outside, active: true},
+		{name: "both behind NAT", rules: masquerade + forward, server: outside, both: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -142,20 +142,20 @@ func TestAntiSpoof(t *testing.T) {
 		spoof string
 		want  int
 	}{
-		{"router", router, []lab.Hook{lab.Forward}, nil, "strict", served},
-		{"server", server, []lab.Hook{lab.Input, lab.Output}, nil, "strict", served},
-		{"client", client, []lab.Hook{lab.Input, lab.Output}, nil, "strict", served},
-		{"router, loose", router, []lab.Hook{lab.Forward}, nil, "loose", served},
-		{"server, loose", server, []lab.Hook{lab.Input, lab.Output}, nil, "loose", served},
-		{"asymmetric routes", router, []lab.Hook{lab.Forward}, asymmetric, "strict", unread},
-		{"asymmetric routes, loose", router, []lab.Hook{lab.Forward}, asymmetric, "loose", served},
-		{"routes by mark", router, []lab.Hook{lab.Forward}, routedByMark, "strict", served},
+		{name: "router", host: router, hooks: []lab.Hook{lab.Forward}, spoof: "strict", want: served},
+		{name: "server", host: server, hooks: []lab.Hook{lab.Input, lab.Output}, spoof: "strict", want: served},
+		{name: "client", host: client, hooks: []lab.Hook{lab.Input, lab.Output}, spoof: "strict", want: served},
+		{name: "router, loose", host: router, hooks: []lab.Hook{lab.Forward}, spoof: "loose", want: served},
+		{name: "server, loose", host: server, hooks: []lab.Hook{lab.Input, lab.Output}, spoof: "loose", want: served},
+		{name: "asymmetric routes", host: router, hooks: []lab.Hook{lab.Forward}, place: asymmetric, spoof: "strict", want: unread},
+		{name: "asymmetric routes, loose", host: router, hooks: []lab.Hook{lab.Forward}, place: asymmetric, spoof: "loose", want: served},
+		{name: "routes by mark", host: router, hooks: []lab.Hook{lab.Forward}, place: routedByMark, spoof: "strict", want: served},
 		// In IPv6 the lookup chooses one of the two, and may choose the other.
-		{"a route over two links", router, []lab.Hook{lab.Forward}, multipath, "strict", servedIPv4},
-		{"a route over two links, loose", router, []lab.Hook{lab.Forward}, multipath, "loose", served},
-		{"bridge without addresses", router, []lab.Hook{lab.Forward}, bridged, "strict", unread},
-		{"bridge without addresses, off", router, []lab.Hook{lab.Forward}, bridged, "off", served},
-		{"VRF", router, []lab.Hook{lab.Forward}, inVRF, "strict", served},
+		{name: "a route over two links", host: router, hooks: []lab.Hook{lab.Forward}, place: multipath, spoof: "strict", want: servedIPv4},
+		{name: "a route over two links, loose", host: router, hooks: []lab.Hook{lab.Forward}, place: multipath, spoof: "loose", want: served},
+		{name: "bridge without addresses", host: router, hooks: []lab.Hook{lab.Forward}, place: bridged, spoof: "strict", want: unread},
+		{name: "bridge without addresses, off", host: router, hooks: []lab.Hook{lab.Forward}, place: bridged, spoof: "off", want: served},
+		{name: "VRF", host: router, hooks: []lab.Hook{lab.Forward}, place: inVRF, spoof: "strict", want: served},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

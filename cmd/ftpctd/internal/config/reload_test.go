@@ -80,14 +80,12 @@ func TestReload(t *testing.T) {
 		want                string // what is in force then
 		restart             []string
 	}{
-		{"nothing new", "ports = [21, 2121]", "ports = [21, 2121]", "ports = [21, 2121]", nil},
+		{name: "nothing new", running: "ports = [21, 2121]", next: "ports = [21, 2121]", want: "ports = [21, 2121]"},
 		{
-			"policy and level", "",
-			"min_port = 2000\nrequire_login = false\n[passive]\naddress = \"strict\"\nports = \"30000-30999\"\n[active]\nenabled = false\nports = \"5000-6000\"\n[log]\nlevel = \"debug\"",
-			"min_port = 2000\nrequire_login = false\n[passive]\naddress = \"strict\"\nports = \"30000-30999\"\n[active]\nenabled = false\nports = \"5000-6000\"\n[log]\nlevel = \"debug\"",
-			nil,
+			name: "policy and level", next: "min_port = 2000\nrequire_login = false\n[passive]\naddress = \"strict\"\nports = \"30000-30999\"\n[active]\nenabled = false\nports = \"5000-6000\"\n[log]\nlevel = \"debug\"",
+			want: "min_port = 2000\nrequire_login = false\n[passive]\naddress = \"strict\"\nports = \"30000-30999\"\n[active]\nenabled = false\nports = \"5000-6000\"\n[log]\nlevel = \"debug\"",
 		},
-		{"both", "", "min_port = 2000\nports = [2121]\n[queue]\nnum = 7", "min_port = 2000", []string{"ports", "queue.num"}},
+		{name: "both", next: "min_port = 2000\nports = [2121]\n[queue]\nnum = 7", want: "min_port = 2000", restart: []string{"ports", "queue.num"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

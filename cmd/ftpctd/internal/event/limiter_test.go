@@ -42,46 +42,46 @@ func TestAllow(t *testing.T) {
 		want   []Summary // at the end
 	}{
 		{"few lines", []burst{
-			{0, port, "192.0.2.1", clientBurst, clientBurst},
+			{kind: port, client: "192.0.2.1", lines: clientBurst, passed: clientBurst},
 		}, nil},
 		{"one client floods", []burst{
-			{0, port, "192.0.2.1", 1000, clientBurst},
-			{0, port, "192.0.2.2", 3, 3},
+			{kind: port, client: "192.0.2.1", lines: 1000, passed: clientBurst},
+			{kind: port, client: "192.0.2.2", lines: 3, passed: 3},
 		}, []Summary{{port, 995, alice}}},
 		{"its other lines pass", []burst{
-			{0, port, "192.0.2.1", 1000, clientBurst},
-			{0, login, "192.0.2.1", 3, 3},
+			{kind: port, client: "192.0.2.1", lines: 1000, passed: clientBurst},
+			{kind: login, client: "192.0.2.1", lines: 3, passed: 3},
 		}, []Summary{{port, 995, alice}}},
 		{"it goes on", []burst{
-			{0, port, "192.0.2.1", 1000, clientBurst},
-			{clientEvery - 1, port, "192.0.2.1", 10, 0},
-			{clientEvery, port, "192.0.2.1", 10, 1},
-			{3*clientEvery + 1, port, "192.0.2.1", 10, 2},
+			{kind: port, client: "192.0.2.1", lines: 1000, passed: clientBurst},
+			{at: clientEvery - 1, kind: port, client: "192.0.2.1", lines: 10},
+			{at: clientEvery, kind: port, client: "192.0.2.1", lines: 10, passed: 1},
+			{at: 3*clientEvery + 1, kind: port, client: "192.0.2.1", lines: 10, passed: 2},
 		}, []Summary{{port, 1022, alice}}},
 		{"it was silent", []burst{
-			{0, port, "192.0.2.1", 1000, clientBurst},
-			{time.Hour, port, "192.0.2.1", 1000, clientBurst},
+			{kind: port, client: "192.0.2.1", lines: 1000, passed: clientBurst},
+			{at: time.Hour, kind: port, client: "192.0.2.1", lines: 1000, passed: clientBurst},
 		}, []Summary{{port, 1990, alice}}},
 		{"the clock is set back", []burst{
-			{time.Hour, port, "192.0.2.1", 10, clientBurst},
-			{0, port, "192.0.2.1", 10, clientBurst},
-			{clientEvery, port, "192.0.2.1", 10, 1},
+			{at: time.Hour, kind: port, client: "192.0.2.1", lines: 10, passed: clientBurst},
+			{kind: port, client: "192.0.2.1", lines: 10, passed: clientBurst},
+			{at: clientEvery, kind: port, client: "192.0.2.1", lines: 10, passed: 1},
 		}, []Summary{{port, 19, alice}}},
 		{"mapped into IPv6", []burst{
-			{0, port, "192.0.2.1", 10, clientBurst},
-			{0, port, "::ffff:192.0.2.1", 10, 0},
+			{kind: port, client: "192.0.2.1", lines: 10, passed: clientBurst},
+			{kind: port, client: "::ffff:192.0.2.1", lines: 10},
 		}, []Summary{{port, 15, alice}}},
 		{"addresses of one IPv6 network", []burst{
-			{0, port, "2001:db8::1", 10, clientBurst},
-			{0, port, "2001:db8::2", 10, 0},
-			{0, port, "2001:db8:0:1::1", 6, clientBurst},
+			{kind: port, client: "2001:db8::1", lines: 10, passed: clientBurst},
+			{kind: port, client: "2001:db8::2", lines: 10},
+			{kind: port, client: "2001:db8:0:1::1", lines: 6, passed: clientBurst},
 		}, []Summary{{port, 16, netip.MustParseAddr("2001:db8::")}}},
 		{"no majority", []burst{
-			{0, port, "192.0.2.1", 10, clientBurst},
-			{0, port, "192.0.2.2", 10, clientBurst},
+			{kind: port, client: "192.0.2.1", lines: 10, passed: clientBurst},
+			{kind: port, client: "192.0.2.2", lines: 10, passed: clientBurst},
 		}, []Summary{{port, 10, netip.Addr{}}}},
 		{"of no client", []burst{
-			{0, port, "", 10, clientBurst},
+			{kind: port, lines: 10, passed: clientBurst},
 		}, []Summary{{port, 5, netip.Addr{}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
