@@ -1,8 +1,10 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -174,6 +176,22 @@ func (f *Firewall) Related() (packets uint64, err error) { return f.read(counter
 
 // Dropped returns how many TCP packets were left to the policy.
 func (f *Firewall) Dropped() (packets uint64, err error) { return f.read(counterDropped) }
+
+// AwaitRise returns nil as soon as a counter, such as Firewall.Dropped, has risen above
+// a value, and an error if ctx ends before or the counter cannot be read.
+func AwaitRise(ctx context.Context, counter func() (uint64, error), value uint64) error {
+	const interval = 2 * time.Millisecond
+	for {
+		if n, err := counter(); err != nil || n > value {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(interval):
+		}
+	}
+}
 
 func (f *Firewall) read(name string) (uint64, error) {
 	obj, err := f.conn().GetObject(f.counter(name))

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// limit turns a hang into a failure. It is far longer than any step takes, even on a
+// Patience turns a hang into a failure. It is far longer than any step takes, even on a
 // busy or emulated machine.
-const limit = 3 * time.Minute
+const Patience = 3 * time.Minute
 
 // Context returns a context that ends with the test, or when the test hangs.
 func Context(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -22,9 +22,9 @@ func Context(t testing.TB) context.Context {
 // goroutine brings about. What describes the condition in the failure.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for end := time.Now().Add(limit); !condition(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(Patience); !condition(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", limit, what)
+			t.Fatalf("not within %v: %s", Patience, what)
 		}
 	}
 }

@@ -23,6 +23,9 @@ type Client struct {
 	// opened. Dial sets it to DefaultDataTimeout.
 	DataTimeout time.Duration
 
+	// GiveUp, unless it is nil, ends the wait for a data connection when it is closed.
+	GiveUp <-chan struct{}
+
 	// ActivePort is the port announced by PORT and EPRT; 0 lets the kernel
 	// choose. A port serves one download a minute: the server, which ends it,
 	// keeps the pair of ports in TIME_WAIT.
@@ -184,6 +187,7 @@ func (c *Client) openPassive(ctx context.Context, via ftpparse.Via, command stri
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, c.DataTimeout)
 	defer cancel()
+	defer c.onGiveUp(cancel)()
 	conn, err := c.network.DialTCP(dialCtx, netip.AddrPort{}, addr)
 	if err != nil {
 		return nil, noDataConnection(err)
@@ -242,11 +246,13 @@ func (c *Client) openActive(ctx context.Context, via ftpparse.Via, command strin
 	if err := tcp.SetDeadline(time.Now().Add(c.DataTimeout)); err != nil {
 		return nil, err
 	}
+	endWait := func() { _ = tcp.SetDeadline(time.Unix(1, 0)) }
+	defer c.onGiveUp(endWait)()
 	replied := make(chan error, 1)
 	go func() {
 		_, _, err := c.replies.ReadResponse(1)
 		if err != nil {
-			_ = tcp.SetDeadline(time.Unix(1, 0))
+			endWait()
 		}
 		replied <- err
 	}()
@@ -265,6 +271,20 @@ func (c *Client) openActive(ctx context.Context, via ftpparse.Via, command strin
 	default:
 		return nil, replyErr
 	}
+}
+
+// onGiveUp calls f when GiveUp is closed, unless stop is called before.
+func (c *Client) onGiveUp(f func()) (stop func()) {
+	stopped := make(chan struct{})
+	giveUp := c.GiveUp // nil blocks forever
+	go func() {
+		select {
+		case <-giveUp:
+			f()
+		case <-stopped:
+		}
+	}()
+	return func() { close(stopped) }
 }
 
 // announce sends PORT or EPRT.

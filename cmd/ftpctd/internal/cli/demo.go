@@ -26,9 +26,9 @@ import (
 )
 
 const (
-	// blockedAfter is how long a data connection may take before it counts as
-	// blocked. One that is admitted takes a millisecond or so.
-	blockedAfter = 700 * time.Millisecond
+	// dataTimeout is how long the server tries to open a data connection. It gives up
+	// before the kernel retransmits a SYN that the firewall has dropped, after a second.
+	dataTimeout  = 700 * time.Millisecond
 	demoFileSize = 1 << 20
 	demoFile     = "file.bin"
 )
@@ -133,7 +133,9 @@ func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) (rows []demoRow, ready
 	}
 	for i := range rows {
 		r := &rows[i]
-		r.Without, _ = outcome(r.transfer(ctx, l.Client))
+		if r.Without, err = r.transferWithout(ctx, l.Client, fw); err != nil {
+			return nil, "", err
+		}
 	}
 	daemon, err := startDaemon(ctx, l.Router, cfg)
 	if err != nil {
@@ -146,7 +148,7 @@ func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) (rows []demoRow, ready
 			return nil, "", err
 		}
 		n, err := r.transfer(ctx, l.Client)
-		r.With, r.Bytes = outcome(n, err)
+		r.With, r.Bytes = outcome(err), n
 		after, err := fw.Related()
 		if err != nil {
 			return nil, "", err
@@ -158,7 +160,7 @@ func runDemo(ctx context.Context, l *lab.Lab, cfg []byte) (rows []demoRow, ready
 
 // demoServer serves FTP on both addresses of a host until stop is called.
 func demoServer(ctx context.Context, h *lab.Host) (stop func(), err error) {
-	s := &miniftp.Server{Network: h, DataTimeout: blockedAfter}
+	s := &miniftp.Server{Network: h, DataTimeout: dataTimeout}
 	ctx, cancel := context.WithCancel(ctx)
 	var serving sync.WaitGroup
 	stop = func() { cancel(); serving.Wait() }
@@ -173,6 +175,29 @@ func demoServer(ctx context.Context, h *lab.Host) (stop func(), err error) {
 	return stop, nil
 }
 
+// transferWithout is transfer without the daemon, and returns its outcome. It ends as
+// soon as the firewall has dropped a packet: then the transfer is blocked.
+func (r *demoRow) transferWithout(ctx context.Context, client *lab.Host, fw *lab.Firewall) (string, error) {
+	before, err := fw.Dropped()
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		_ = lab.AwaitRise(ctx, fw.Dropped, before)
+		cancel()
+	})
+	_, transferErr := r.transfer(ctx, client)
+	cancel()
+	watching.Wait()
+	dropped, err := fw.Dropped()
+	if err == nil && transferErr != nil && dropped > before {
+		return outcomeBlocked, nil
+	}
+	return outcome(transferErr), err
+}
+
 // transfer uploads a file of random bytes, downloads it again and compares the
 // checksums. It returns the number of bytes transferred.
 func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err error) {
@@ -181,7 +206,6 @@ func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err er
 		return 0, err
 	}
 	defer c.Close()
-	c.DataTimeout = blockedAfter
 	if err := c.Login(ctx, "anonymous", "demo@example.com"); err != nil {
 		return 0, err
 	}
@@ -201,14 +225,14 @@ func (r *demoRow) transfer(ctx context.Context, client *lab.Host) (n int, err er
 }
 
 // outcome names the result of a transfer.
-func outcome(n int, err error) (string, int) {
+func outcome(err error) string {
 	switch {
 	case err == nil:
-		return outcomeOK, n
+		return outcomeOK
 	case errors.Is(err, miniftp.ErrNoDataConnection):
-		return outcomeBlocked, n
+		return outcomeBlocked
 	default:
-		return err.Error(), n
+		return err.Error()
 	}
 }
 
