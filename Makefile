@@ -43,7 +43,7 @@ WITH_DIR = set -e; dir=$$(mktemp -d); trap 'rm -r "$$dir"' EXIT; trap 'exit 1' H
 
 # Tests that need no more of the kernel than the daemon does, and so say something
 # of another kernel; the others are the same on all.
-VM_TESTS ?= ^Test(Places|PassiveRange|OlderConnection|TLSPorts(BehindNAT)?|StaleExpectation(InZone)?|End|RulesRemoved|NAT|ActiveBehindNAT|Zone|Loopback|AntiSpoof(NAT)?|ForgedSource|FastOpen|ListedAtStart|AlmostSANE|ControlPortAnnounced|Attack.*)$$
+VM_TESTS ?= ^Test(ForwardInputOutput|PassiveRange|OlderConnection|TLSPorts(BehindNAT)?|StaleExpectation(InZone)?|Shutdown|RulesRemoved|NAT|ActiveBehindNAT|Zone|Loopback|AntiSpoof(NAT)?|ForgedSource|FastOpen|ListedAtStart|AlmostSANE|ControlPortAnnounced|Attack.*)$$
 
 test-vm: root deps build ## the demo and the tests that depend on the kernel, on Debian's kernels in virtual machines (KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)

@@ -67,7 +67,7 @@ func tree(t *testing.T, dir string) map[string]string {
 	return found
 }
 
-func write(t *testing.T, path, text string) {
+func mustWrite(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestInstall(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "ftpctd")
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	write(t, at(other), "of somebody else")
+	mustWrite(t, at(other), "of somebody else")
 	before := tree(t, dir)
 
 	makeTarget(t, "install", dir, binary)
@@ -124,7 +124,7 @@ func TestInstall(t *testing.T) {
 		t.Error("after uninstall the configuration's directory is still there")
 	}
 
-	write(t, at(config), "ports = [2121]\n")
+	mustWrite(t, at(config), "ports = [2121]\n")
 	before = tree(t, dir)
 	makeTarget(t, "install", dir, binary)
 	makeTarget(t, "uninstall", dir, binary)

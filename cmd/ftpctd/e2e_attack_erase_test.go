@@ -65,13 +65,13 @@ func TestAttackErasedVerdict(t *testing.T) {
 			name: "RST that nobody else sees, and silence",
 			after: func(t *testing.T, e *erasure) {
 				e.deliver(t, e.server, e.segment(e.server, lab.RST|lab.ACK, ""))
-				e.stage.forget(t)
+				e.stage.flushConntrack(t)
 			},
 		},
 		{
 			name: "silence",
 			after: func(t *testing.T, e *erasure) {
-				e.stage.forget(t)
+				e.stage.flushConntrack(t)
 			},
 		},
 		{
@@ -79,7 +79,7 @@ func TestAttackErasedVerdict(t *testing.T) {
 			after: func(t *testing.T, e *erasure) {
 				e.deliver(t, e.server, e.segment(e.server, lab.FIN|lab.ACK, ""))
 				e.deliver(t, e.client, e.segment(e.client, lab.FIN|lab.ACK, ""))
-				e.stage.forget(t)
+				e.stage.flushConntrack(t)
 			},
 		},
 		{
@@ -113,7 +113,7 @@ func TestAttackErasedVerdict(t *testing.T) {
 			// A connection that conntrack has had for ASSURED before the daemon's
 			// start is picked up: see TestListedAtStart. This one is not assured.
 			after: func(t *testing.T, e *erasure) {
-				e.stage.forget(t)
+				e.stage.flushConntrack(t)
 				start(t, e.stage.Router, e.config)
 			},
 		},
@@ -123,7 +123,7 @@ func TestAttackErasedVerdict(t *testing.T) {
 				s := newStage(t)
 				e := &erasure{config: config + tt.config}
 				e.daemon = start(t, s.Router, e.config)
-				e.talk = s.talk(within(t), netip.AddrPortFrom(victimIPv4, clientPort), netip.AddrPortFrom(attackerIPv4, lab.ControlPort))
+				e.talk = s.talk(testContext(t), netip.AddrPortFrom(victimIPv4, clientPort), netip.AddrPortFrom(attackerIPv4, lab.ControlPort))
 				if tt.before != nil {
 					tt.before(t, e)
 				}
@@ -133,7 +133,7 @@ func TestAttackErasedVerdict(t *testing.T) {
 				secret := netip.AddrPortFrom(victimIPv4, secretPort)
 				e.say(t, e.client, "\r\n")
 				e.masquerade(t, secret)
-				s.closed(t, attackerIPv4, secret)
+				s.expectClosed(t, attackerIPv4, secret)
 			})
 		})
 	}
@@ -174,7 +174,7 @@ func TestListedAtStart(t *testing.T) {
 			name:   "handshake alone, then packets of another place",
 			before: func(t *testing.T, k *talk) { k.flags(t, k.client, lab.SYN) },
 			after: func(t *testing.T, k *talk, secret netip.AddrPort) {
-				k.stage.forget(t)
+				k.stage.flushConntrack(t)
 				k.say(t, k.client, "NOOP\r\n")
 				k.say(t, k.client, announce(secret)+"\r\n")
 			},
@@ -186,7 +186,7 @@ func TestListedAtStart(t *testing.T) {
 				k.say(t, k.client, post)
 			},
 			after: func(t *testing.T, k *talk, secret netip.AddrPort) {
-				k.stage.forget(t)
+				k.stage.flushConntrack(t)
 				k.say(t, k.client, "\r\n")
 				k.masquerade(t, secret)
 			},
@@ -195,7 +195,7 @@ func TestListedAtStart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
 				s := newStage(t)
-				k := s.talk(within(t), netip.AddrPortFrom(victimIPv4, clientPort), netip.AddrPortFrom(attackerIPv4, lab.ControlPort))
+				k := s.talk(testContext(t), netip.AddrPortFrom(victimIPv4, clientPort), netip.AddrPortFrom(attackerIPv4, lab.ControlPort))
 				tt.before(t, k)
 				start(t, s.Router, config)
 				secret := netip.AddrPortFrom(victimIPv4, secretPort)
@@ -211,7 +211,7 @@ func TestListedAtStart(t *testing.T) {
 	t.Run("request, and its body", func(t *testing.T) {
 		eachMode(t, func(t *testing.T, config string) {
 			s := newStage(t)
-			k := s.talk(within(t), netip.AddrPortFrom(victimIPv4, clientPort), netip.AddrPortFrom(attackerIPv4, lab.ControlPort))
+			k := s.talk(testContext(t), netip.AddrPortFrom(victimIPv4, clientPort), netip.AddrPortFrom(attackerIPv4, lab.ControlPort))
 			k.handshake(t)
 			k.say(t, k.client, post)
 			start(t, s.Router, config)
@@ -303,14 +303,14 @@ func TestAttackGaps(t *testing.T) {
 					}
 					s := newStage(t)
 					start(t, s.Router, config)
-					k := s.talk(within(t), netip.AddrPortFrom(client, clientPort), netip.AddrPortFrom(server, lab.ControlPort))
+					k := s.talk(testContext(t), netip.AddrPortFrom(client, clientPort), netip.AddrPortFrom(server, lab.ControlPort))
 					k.handshake(t)
 					from, secret := client, netip.AddrPortFrom(server, secretPort)
 					if tt.active {
 						from, secret = server, netip.AddrPortFrom(client, secretPort)
 					}
 					tt.attack(t, k, secret)
-					s.closed(t, from, secret)
+					s.expectClosed(t, from, secret)
 				})
 			})
 		}

@@ -29,7 +29,7 @@ func TestAttackSimultaneousOpen(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
-				ctx := within(t)
+				ctx := testContext(t)
 				s := newStage(t)
 				s.startWith(t, config, tt.port)
 				server := netip.AddrPortFrom(attackerIPv4, tt.port)
@@ -72,7 +72,7 @@ func TestAttackSimultaneousOpen(t *testing.T) {
 					k.request(t, conn, line.command+"\r\n")
 					k.say(t, k.server, line.reply+"\r\n")
 				}
-				s.closed(t, attackerIPv4, secret)
+				s.expectClosed(t, attackerIPv4, secret)
 			})
 		})
 	}
@@ -122,14 +122,14 @@ func TestAttackHandshake(t *testing.T) {
 			k.handshake(t)
 			k.say(t, k.client, post)
 			k.deliver(t, k.server, k.segment(k.server, lab.RST|lab.ACK, ""))
-			k.stage.forget(t)
+			k.stage.flushConntrack(t)
 			k.say(t, k.client, "\r\n")
 			k.synAck(t, 0)
 		}},
 		{name: "conntrack forgets it, and a SYN/ACK", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
-			k.stage.forget(t)
+			k.stage.flushConntrack(t)
 			k.say(t, k.client, "\r\n")
 			k.synAck(t, 0)
 		}},
@@ -144,14 +144,14 @@ func TestAttackHandshake(t *testing.T) {
 		{name: "conntrack forgets it, SYN forged, and a SYN/ACK", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
-			k.stage.forget(t)
+			k.stage.flushConntrack(t)
 			k.forgedSYN(t)
 			k.synAck(t, 0)
 		}},
 		{name: "conntrack forgets it, and simultaneous open", open: func(t *testing.T, k *talk) {
 			k.handshake(t)
 			k.say(t, k.client, post)
-			k.stage.forget(t)
+			k.stage.flushConntrack(t)
 			k.forgedSYN(t)
 			s := k.segment(k.server, lab.SYN, "")
 			s.Seq--
@@ -165,7 +165,7 @@ func TestAttackHandshake(t *testing.T) {
 					s := newStage(t)
 					s.rpFilter(t, 0)
 					start(t, s.Router, config)
-					k := s.talk(within(t), netip.AddrPortFrom(end.client, clientPort), netip.AddrPortFrom(end.server, lab.ControlPort))
+					k := s.talk(testContext(t), netip.AddrPortFrom(end.client, clientPort), netip.AddrPortFrom(end.server, lab.ControlPort))
 					tt.open(t, k)
 					secret := netip.AddrPortFrom(end.client, secretPort)
 					k.masquerade(t, secret)
@@ -218,7 +218,7 @@ func TestAttackFastOpen(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
 				s := newStage(t)
 				start(t, s.Router, config)
-				ctx := within(t)
+				ctx := testContext(t)
 				k := s.talk(ctx, netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, lab.ControlPort))
 				secret := netip.AddrPortFrom(tt.client, secretPort)
 				syn := k.segment(k.client, lab.SYN, tt.data)
@@ -245,7 +245,7 @@ func TestAttackFastOpen(t *testing.T) {
 				k.flags(t, k.server, lab.SYN|lab.ACK)
 				k.flags(t, k.client, lab.ACK)
 				k.masquerade(t, secret)
-				s.closed(t, tt.server, secret)
+				s.expectClosed(t, tt.server, secret)
 			})
 		})
 	}

@@ -37,9 +37,9 @@ func TestAttackReversedWeb(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
-				ctx := within(t)
+				ctx := testContext(t)
 				s := newStage(t)
-				s.admit(t, 80)
+				s.openPort(t, 80)
 				start(t, s.Router, twoPorts+config)
 				server, client := s.inside.IPv4(), s.outside.IPv4()
 				if tt.ipv6 {
@@ -59,7 +59,7 @@ func TestAttackReversedWeb(t *testing.T) {
 				if _, err := io.ReadAll(io.LimitReader(conn, int64(len(tt.page(secret))))); err != nil {
 					t.Fatal(err)
 				}
-				s.closed(t, client, secret)
+				s.expectClosed(t, client, secret)
 			})
 		})
 	}
@@ -94,7 +94,7 @@ func says(ctx context.Context, t *testing.T, h *lab.Host, local netip.AddrPort, 
 func TestAttackReversedTransfer(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, config string) {
-		ctx := within(t)
+		ctx := testContext(t)
 		s := newStage(t)
 		secret := netip.AddrPortFrom(s.inside.IPv4(), secretPort)
 		server := &miniftp.Server{}
@@ -103,15 +103,9 @@ func TestAttackReversedTransfer(t *testing.T) {
 		start(t, s.Router, config)
 		network := &fromPort{Host: s.outside, port: lab.ControlPort}
 		c := labtest.Connect(ctx, t, network, s.inside.IPv4())
-		named := pasv(ctx, t, c)
-		before := read(t, s.firewall.Dropped)
-		short, cancel := context.WithTimeout(ctx, soon)
-		defer cancel()
-		data, err := network.DialTCP(short, netip.AddrPort{}, named)
-		if err != nil {
-			if read(t, s.firewall.Dropped) == before {
-				t.Fatal(err)
-			}
+		named := mustPASV(ctx, t, c)
+		data := dialUnlessDropped(ctx, t, s.firewall, network, netip.AddrPort{}, named)
+		if data == nil {
 			return // not even that connection is admitted
 		}
 		defer func() { _ = data.Close() }()
@@ -121,7 +115,7 @@ func TestAttackReversedTransfer(t *testing.T) {
 		if b, err := io.ReadAll(data); err != nil || !strings.Contains(string(b), announce(secret)) {
 			t.Fatalf("downloaded %q, %v", b, err)
 		}
-		s.closed(t, s.outside.IPv4(), secret)
+		s.expectClosed(t, s.outside.IPv4(), secret)
 	})
 }
 
@@ -155,10 +149,10 @@ func TestAttackDataToControlPort(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
-				ctx := within(t)
+				ctx := testContext(t)
 				s := newStage(t)
 				if tt.admits {
-					s.admit(t, secondPort)
+					s.openPort(t, secondPort)
 				}
 				start(t, s.Router, twoPorts+config)
 				there := netip.AddrPortFrom(attackerIPv4, secondPort)
@@ -169,13 +163,13 @@ func TestAttackDataToControlPort(t *testing.T) {
 				k.dialogue(t, "RETR file", "150 here it comes")
 
 				data := s.talk(ctx, netip.AddrPortFrom(victimIPv4, tt.from), there)
-				before := read(t, s.firewall.Dropped)
+				before := mustRead(t, s.firewall.Dropped)
 				syn := data.segment(data.client, lab.SYN, "")
 				data.send(t, data.client, syn)
 				passed := false
-				eventually(t, "the data connection comes or is dropped", func() bool {
+				labtest.Eventually(t, "the data connection comes or is dropped", func() bool {
 					_, passed = s.atOut.Poll(func(got lab.Segment) bool { return got.Src == syn.Src && got.Dst == there })
-					return passed || read(t, s.firewall.Dropped) > before
+					return passed || mustRead(t, s.firewall.Dropped) > before
 				})
 				if !passed {
 					return
@@ -185,7 +179,7 @@ func TestAttackDataToControlPort(t *testing.T) {
 				data.flags(t, data.client, lab.ACK)
 				secret := netip.AddrPortFrom(victimIPv4, secretPort)
 				data.masquerade(t, secret)
-				s.closed(t, attackerIPv4, secret)
+				s.expectClosed(t, attackerIPv4, secret)
 			})
 		})
 	}
@@ -193,7 +187,7 @@ func TestAttackDataToControlPort(t *testing.T) {
 
 func waitFor(ctx context.Context, t *testing.T, from *lab.Sniffer, what string, match func(lab.Segment) bool) lab.Segment {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, labtest.Patience)
 	defer cancel()
 	got, err := from.Wait(ctx, match)
 	if err != nil {
@@ -218,7 +212,7 @@ func TestControlPortAnnounced(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
-				ctx := within(t)
+				ctx := testContext(t)
 				s := newStage(t)
 				verb, _, _ := strings.Cut(tt.line, " ")
 				script{verb: tt.reply}.serve(ctx, t, s.Server)
@@ -229,8 +223,8 @@ func TestControlPortAnnounced(t *testing.T) {
 				if verb == "PASV" || verb == "EPSV" {
 					from, to = s.Client.IPv4(), netip.AddrPortFrom(s.Server.IPv4(), secondPort)
 				}
-				s.closed(t, from, to)
-				d.logged(t, "via="+tt.via, "reason=control-port")
+				s.expectClosed(t, from, to)
+				d.expectLog(t, "via="+tt.via, "reason=control-port")
 				// The session goes on to be served.
 				c.command(t, 0, fmt.Sprintf("PORT 192,168,0,10,%d,%d", other>>8, other&0xff))
 				if !s.reachable(t, s.Server.IPv4(), netip.AddrPortFrom(s.Client.IPv4(), other)) {

@@ -81,14 +81,14 @@ func TestAttackSANE(t *testing.T) {
 				eachMode(t, func(t *testing.T, config string) {
 					s := newStage(t)
 					start(t, s.Router, config)
-					k := s.talk(within(t), netip.AddrPortFrom(end.client, clientPort), netip.AddrPortFrom(end.server, lab.ControlPort))
+					k := s.talk(testContext(t), netip.AddrPortFrom(end.client, clientPort), netip.AddrPortFrom(end.server, lab.ControlPort))
 					k.handshake(t)
 					tt.ask(t, k)
 					// What comes across behind the request shows that it has come,
 					// or was dropped.
 					k.flags(t, k.client, lab.ACK)
 					k.say(t, k.server, saneAnswer(telnet))
-					s.closed(t, end.client, netip.AddrPortFrom(end.server, telnet))
+					s.expectClosed(t, end.client, netip.AddrPortFrom(end.server, telnet))
 				})
 			})
 		}
@@ -119,7 +119,7 @@ func TestAlmostSANE(t *testing.T) {
 		} {
 			for _, end := range victims {
 				t.Run(tt.name+", "+end.family, func(t *testing.T) {
-					k := s.talk(within(t), netip.AddrPortFrom(end.client, uint16(clientPort+i)), netip.AddrPortFrom(end.server, lab.ControlPort))
+					k := s.talk(testContext(t), netip.AddrPortFrom(end.client, uint16(clientPort+i)), netip.AddrPortFrom(end.server, lab.ControlPort))
 					k.handshake(t)
 					k.login(t)
 					k.say(t, k.client, tt.data) // fails unless it comes across

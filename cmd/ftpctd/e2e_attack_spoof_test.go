@@ -42,7 +42,7 @@ func TestAttackForgedClient(t *testing.T) {
 				s := newStage(t)
 				s.rpFilter(t, tt.rpFilter)
 				s.startWith(t, config, tt.port)
-				k := s.talk(within(t), netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, tt.port))
+				k := s.talk(testContext(t), netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, tt.port))
 				k.client.wire = s.out
 				secret := netip.AddrPortFrom(tt.client, secretPort)
 				switch tt.attack {
@@ -63,7 +63,7 @@ func TestAttackForgedClient(t *testing.T) {
 					k.mutter(t, lab.ACK|lab.PSH, "230 logged in\r\n")
 					k.say(t, k.client, announce(secret)+"\r\n")
 				}
-				s.closed(t, tt.server, secret)
+				s.expectClosed(t, tt.server, secret)
 			})
 		})
 	}
@@ -95,11 +95,11 @@ func TestAttackForgedNeighbour(t *testing.T) {
 				s := newStage(t)
 				s.rpFilter(t, tt.rpFilter)
 				start(t, s.Router, config)
-				k := s.talk(within(t), netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, lab.ControlPort))
+				k := s.talk(testContext(t), netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, lab.ControlPort))
 				secret := netip.AddrPortFrom(tt.client, secretPort)
 				k.say(t, k.client, "NOOP\r\n")
 				k.say(t, k.client, announce(secret)+"\r\n")
-				s.closed(t, tt.server, secret)
+				s.expectClosed(t, tt.server, secret)
 			})
 		})
 	}
@@ -127,7 +127,7 @@ func TestAttackForgedLine(t *testing.T) {
 					s := newStage(t)
 					s.rpFilter(t, tt.rpFilter)
 					s.startWith(t, config, tt.port)
-					tt.attack(within(t), t, s, ipv6, tt.port)
+					tt.attack(testContext(t), t, s, ipv6, tt.port)
 				})
 			})
 		}
@@ -151,7 +151,7 @@ func forgedReply(ctx context.Context, t *testing.T, s *stage, ipv6 bool, port ui
 	k.say(t, k.client, ask)
 	k.server.wire = s.out
 	k.say(t, k.server, reply)
-	s.closed(t, client, netip.AddrPortFrom(server, secretPort))
+	s.expectClosed(t, client, netip.AddrPortFrom(server, secretPort))
 }
 
 // forgedCommand is a server outside to which somebody inside has logged in, and which
@@ -167,7 +167,7 @@ func forgedCommand(ctx context.Context, t *testing.T, s *stage, ipv6 bool, port 
 	k.client.wire = s.out
 	secret := netip.AddrPortFrom(client, secretPort)
 	k.dialogue(t, announce(secret), "200 OK")
-	s.closed(t, server, secret)
+	s.expectClosed(t, server, secret)
 }
 
 // TestAttackForgedData has the first packet of an expected connection come from
@@ -188,7 +188,7 @@ func TestAttackForgedData(t *testing.T) {
 				s := newStage(t)
 				s.rpFilter(t, 0)
 				start(t, s.Router, config)
-				k := s.talk(within(t), netip.AddrPortFrom(tt.attacker, clientPort), netip.AddrPortFrom(tt.victim, lab.ControlPort))
+				k := s.talk(testContext(t), netip.AddrPortFrom(tt.attacker, clientPort), netip.AddrPortFrom(tt.victim, lab.ControlPort))
 				k.handshake(t)
 				k.login(t)
 

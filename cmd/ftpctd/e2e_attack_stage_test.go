@@ -80,7 +80,7 @@ func newStage(t *testing.T) *stage {
 	}
 	s.in, s.atIn = open(s.inside, insidePrefixes)
 	s.out, s.atOut = open(s.outside, outsidePrefixes)
-	s.firewall = drop(t, l.Router, lab.Forward)
+	s.firewall = installDropFirewall(t, l.Router, lab.Forward)
 
 	// Behind the last rule of the firewall, where only what it drops comes.
 	nft := &nftables.Conn{NetNS: l.Router.NetNS()}
@@ -122,14 +122,14 @@ var victims = []struct {
 func (s *stage) startWith(t *testing.T, config string, port uint16) {
 	t.Helper()
 	if port != lab.ControlPort {
-		s.admit(t, port)
+		s.openPort(t, port)
 		config += twoPorts
 	}
 	start(t, s.Router, config)
 }
 
 // admit opens a port in the firewall, both ways.
-func (s *stage) admit(t *testing.T, port uint16) {
+func (s *stage) openPort(t *testing.T, port uint16) {
 	t.Helper()
 	nft := &nftables.Conn{NetNS: s.Router.NetNS()}
 	exprs := lab.CtState(expr.CtStateBitNEW)
@@ -157,7 +157,7 @@ func (s *stage) rpFilter(t *testing.T, value int) {
 
 // forget deletes all that conntrack on the router knows, as its time-outs do
 // sooner or later.
-func (s *stage) forget(t *testing.T) {
+func (s *stage) flushConntrack(t *testing.T) {
 	t.Helper()
 	err := s.Router.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
 	if err != nil {
@@ -191,7 +191,7 @@ func (s *stage) reachable(t *testing.T, from netip.Addr, to netip.AddrPort) bool
 		t.Fatal(err)
 	}
 	passed := false
-	eventually(t, fmt.Sprintf("a SYN from %s to %s passes the router or is dropped by its firewall", from, to), func() bool {
+	labtest.Eventually(t, fmt.Sprintf("a SYN from %s to %s passes the router or is dropped by its firewall", from, to), func() bool {
 		_, passed = seen.Poll(func(got lab.Segment) bool { return got.Src == syn.Src && got.Dst == to })
 		return passed || s.probed(t) > before
 	})
@@ -204,7 +204,7 @@ func (s *stage) isInside(addr netip.Addr) bool {
 }
 
 // closed fails the test if the firewall admits a connection.
-func (s *stage) closed(t *testing.T, from netip.Addr, to netip.AddrPort) {
+func (s *stage) expectClosed(t *testing.T, from netip.Addr, to netip.AddrPort) {
 	t.Helper()
 	if s.reachable(t, from, to) {
 		t.Errorf("the firewall lets %s in to %s", from, to)
@@ -275,7 +275,7 @@ func (k *talk) crossed(t *testing.T, s lab.Segment) {
 	if k.stage.isInside(s.Dst.Addr()) {
 		sniffer = k.stage.atIn
 	}
-	ctx, cancel := context.WithTimeout(k.ctx, patience)
+	ctx, cancel := context.WithTimeout(k.ctx, labtest.Patience)
 	defer cancel()
 	_, err := sniffer.Wait(ctx, func(got lab.Segment) bool {
 		return got.Src == s.Src && got.Dst == s.Dst && got.Seq == s.Seq && got.Flags == s.Flags && string(got.Data) == string(s.Data)
@@ -391,11 +391,11 @@ func TestAttackProbe(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
 				s := newStage(t)
 				start(t, s.Router, config)
-				k := s.talk(within(t), netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, lab.ControlPort))
+				k := s.talk(testContext(t), netip.AddrPortFrom(tt.client, clientPort), netip.AddrPortFrom(tt.server, lab.ControlPort))
 				k.handshake(t)
 				k.login(t)
 				k.dialogue(t, announce(netip.AddrPortFrom(tt.client, secretPort)), "200 OK")
-				s.closed(t, tt.server, netip.AddrPortFrom(tt.client, secretPort+1))
+				s.expectClosed(t, tt.server, netip.AddrPortFrom(tt.client, secretPort+1))
 				if !s.reachable(t, tt.server, netip.AddrPortFrom(tt.client, secretPort)) {
 					t.Error("what an honest session announces is not reachable")
 				}

@@ -137,7 +137,7 @@ func TestRefusals(t *testing.T) {
 }
 
 // TestNotYet names keys that the daemon takes and does nothing with.
-func TestNotYet(t *testing.T) {
+func TestUnsupportedKeys(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
 	d := start(t, l.Router, "[metrics]\nlisten = \"127.0.0.1:9621\"\n[control]\nsocket = \"/run/ftpctd.sock\"\n")
@@ -182,14 +182,14 @@ func TestQueueTaken(t *testing.T) {
 // another namespace, which is not.
 func TestSecondDaemon(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{}
 	labtest.Serve(t, l.Server, s)
 	firewalls := []*lab.Firewall{
-		drop(t, l.Router, lab.Forward),
-		drop(t, l.Client, lab.Output, lab.Input),
-		drop(t, l.Server, lab.Output, lab.Input),
+		installDropFirewall(t, l.Router, lab.Forward),
+		installDropFirewall(t, l.Client, lab.Output, lab.Input),
+		installDropFirewall(t, l.Server, lab.Output, lab.Input),
 	}
 	d := start(t, l.Router, "")
 	got := execute(t, l.Router, "run", "-c", configFile(t, "[queue]\nnum = 22\n"))
@@ -208,7 +208,7 @@ func TestSecondDaemon(t *testing.T) {
 		labtest.RoundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), s, w)
 	}
 	for _, fw := range firewalls {
-		if got, want := read(t, fw.Related), uint64(2*len(miniftp.Ways(l.Server.Addrs()...))); got != want {
+		if got, want := mustRead(t, fw.Related), uint64(2*len(miniftp.Ways(l.Server.Addrs()...))); got != want {
 			t.Errorf("%d related packets for %d data connections", got, want)
 		}
 	}
@@ -259,7 +259,7 @@ func TestLockTaken(t *testing.T) {
 	}
 	defer queue.Close()
 	got := execute(t, l.Router, "run", "-c", os.DevNull)
-	owner := fmt.Sprintf("is bound by process %d (", os.Getpid())
+	owner := fmt.Sprintf("already bound by process %d (", os.Getpid())
 	if got.Code != 1 || !strings.Contains(got.Stderr, owner) {
 		t.Errorf("exit code %d, want 1 and %q in:\n%s", got.Code, owner, got.Stderr)
 	}

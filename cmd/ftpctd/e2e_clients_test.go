@@ -12,15 +12,15 @@ import (
 // TestPrograms runs the servers and clients that people use through a router
 // with the daemon, in every way that a client can be told to use: a file each
 // way, and exactly two RELATED packets.
-func TestPrograms(t *testing.T) {
+func TestClients(t *testing.T) {
 	t.Parallel()
 	for _, s := range realftp.Servers() {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			server := labtest.ServeReal(ctx, t, l.Server, s, realftp.ServerConfig{PassivePorts: passivePorts})
-			fw := drop(t, l.Router, lab.Forward)
+			fw := installDropFirewall(t, l.Router, lab.Forward)
 			start(t, l.Router, "")
 			for _, c := range realftp.Clients() {
 				for _, w := range miniftp.Ways(l.Server.Addrs()...) {
@@ -28,15 +28,15 @@ func TestPrograms(t *testing.T) {
 						continue
 					}
 					t.Run(c.Name+" "+w.String(), func(t *testing.T) {
-						before := read(t, fw.Related)
+						before := mustRead(t, fw.Related)
 						labtest.RoundTripReal(ctx, t, l.Client, c, server, w)
-						if got := read(t, fw.Related) - before; got != 2 {
+						if got := mustRead(t, fw.Related) - before; got != 2 {
 							t.Errorf("%d related packets for 2 data connections", got)
 						}
 					})
 				}
 			}
-			if n := read(t, fw.Dropped); n != 0 {
+			if n := mustRead(t, fw.Dropped); n != 0 {
 				t.Errorf("%d packets dropped", n)
 			}
 		})

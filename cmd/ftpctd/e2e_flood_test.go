@@ -119,10 +119,10 @@ func TestFlood(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, config string) {
-				ctx := within(t)
+				ctx := testContext(t)
 				s := newStage(t)
 				server := &miniftp.Server{}
-				want := labtest.Content(small)
+				want := labtest.Content(smallFile)
 				server.Put("file", want)
 				labtest.Serve(t, s.inside, server)
 				d := startSilent(t, s.Router, config+tt.config)
@@ -133,17 +133,17 @@ func TestFlood(t *testing.T) {
 				done := make(chan error, 1)
 				go func() { done <- flood() }()
 				for range 50 {
-					alive(ctx, t, honest)
+					checkAlive(ctx, t, honest)
 				}
-				retrieves(ctx, t, labtest.Connect(ctx, t, s.outside, s.inside.IPv4()), want)
+				expectDownload(ctx, t, labtest.Connect(ctx, t, s.outside, s.inside.IPv4()), want)
 				if err := <-done; err != nil {
 					t.Fatal(err)
 				}
 				if err := slow.Login(ctx, "anonymous", "lab@example.com"); err != nil {
 					t.Fatal(err)
 				}
-				retrieves(ctx, t, slow, want)
-				retrieves(ctx, t, honest, want)
+				expectDownload(ctx, t, slow, want)
+				expectDownload(ctx, t, honest, want)
 				if n := len(d.log.String()); n > maxLog {
 					t.Errorf("the log has %d bytes, want at most %d", n, maxLog)
 				}
@@ -160,11 +160,11 @@ func TestFlood(t *testing.T) {
 func TestFloodDownload(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, config string) {
-		ctx := within(t)
+		ctx := testContext(t)
 		s := newStage(t)
-		s.admit(t, 80)
+		s.openPort(t, 80)
 		server := &miniftp.Server{}
-		want := labtest.Content(small)
+		want := labtest.Content(smallFile)
 		server.Put("file", want)
 		labtest.Serve(t, s.inside, server)
 		d := startSilent(t, s.Router, config)
@@ -187,7 +187,7 @@ func TestFloodDownload(t *testing.T) {
 			done <- err
 		}()
 		for range 50 {
-			alive(ctx, t, honest)
+			checkAlive(ctx, t, honest)
 		}
 		if err := <-done; err != nil {
 			t.Fatal(err)
@@ -197,7 +197,7 @@ func TestFloodDownload(t *testing.T) {
 		if n := queued(t, s.Router) - before; n > 300 {
 			t.Errorf("%d packets were queued", n)
 		}
-		retrieves(ctx, t, honest, want)
+		expectDownload(ctx, t, honest, want)
 		if n := len(d.log.String()); n > maxLog {
 			t.Errorf("the log has %d bytes, want at most %d", n, maxLog)
 		}
@@ -205,7 +205,7 @@ func TestFloodDownload(t *testing.T) {
 }
 
 // retrieves downloads the file of a server, over two data connections.
-func retrieves(ctx context.Context, t *testing.T, c *miniftp.Client, want []byte) {
+func expectDownload(ctx context.Context, t *testing.T, c *miniftp.Client, want []byte) {
 	t.Helper()
 	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.PORT} {
 		got, err := c.Retr(ctx, via, "file")

@@ -48,7 +48,7 @@ func TestTLSPorts(t *testing.T) {
 	for _, s := range realftp.Servers() {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			other := otherClient(t, l)
 			server := l.Server.IPv4()
@@ -58,31 +58,31 @@ func TestTLSPorts(t *testing.T) {
 			outside := netip.AddrPortFrom(server, 31001)
 			listen(ctx, t, l.Server, inside)
 			listen(ctx, t, l.Server, outside)
-			fw := drop(t, l.Router, lab.Forward)
+			fw := installDropFirewall(t, l.Router, lab.Forward)
 			d := start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-31000\"\n")
 			from := func(addr netip.Addr) netip.AddrPort { return netip.AddrPortFrom(addr, 0) }
 
-			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
+			expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
 			wire := &tlsNetwork{Host: l.Client}
 			c := wire.login(ctx, t, server)
-			related := read(t, fw.Related)
+			related := mustRead(t, fw.Related)
 			for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
-				retrieve(ctx, t, c, via)
+				mustRetrieve(ctx, t, c, via)
 				related++
 			}
-			if got := read(t, fw.Related); got != related {
+			if got := mustRead(t, fw.Related); got != related {
 				t.Errorf("%d related packets, want %d", got, related)
 			}
-			reaches(ctx, t, l.Client, netip.AddrPort{}, inside)
-			barred(ctx, t, fw, l.Client, from(other), inside)
-			barred(ctx, t, fw, l.Client, netip.AddrPort{}, outside)
-			barred(ctx, t, fw, l.Client, netip.AddrPort{}, netip.AddrPortFrom(l.Server.IPv6(), inside.Port()))
+			expectConnect(ctx, t, l.Client, netip.AddrPort{}, inside)
+			expectBlocked(ctx, t, fw, l.Client, from(other), inside)
+			expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, outside)
+			expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, netip.AddrPortFrom(l.Server.IPv6(), inside.Port()))
 
 			if err := c.Quit(ctx); err != nil {
 				t.Error(err)
 			}
-			d.logged(t, "control connection closed")
-			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
+			d.expectLog(t, "control connection closed")
+			expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
 		})
 	}
 }
@@ -90,11 +90,11 @@ func TestTLSPorts(t *testing.T) {
 // TestTLSPortsWithRealClients is the same with data connections in TLS, too.
 func TestTLSPortsWithRealClients(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
 	s := realftp.Servers()[0]
 	serveAs(ctx, t, l.Server, s, realftp.ServerConfig{TLS: true})
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-30999\"\n")
 	for _, c := range realftp.Clients() {
 		if !c.SupportsTLS() {

@@ -12,7 +12,7 @@ import (
 // TestPlaces runs the daemon in each place where a firewall can stand. Every way
 // whose data connection the firewall decides about is blocked without the
 // daemon, and passes with it, however it admits connections.
-func TestPlaces(t *testing.T) {
+func TestForwardInputOutput(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name  string
@@ -31,7 +31,7 @@ func TestPlaces(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			l := labtest.New(t, lab.Config{})
-			fw := drop(t, tt.host(l), tt.hooks...)
+			fw := installDropFirewall(t, tt.host(l), tt.hooks...)
 			each := func(t *testing.T, f func(*testing.T, miniftp.Way)) {
 				for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 					if !w.Via.Active() || !tt.passive {
@@ -40,40 +40,36 @@ func TestPlaces(t *testing.T) {
 				}
 			}
 			t.Run("without", func(t *testing.T) {
-				ctx := within(t)
-				s := &miniftp.Server{DataTimeout: soon}
+				ctx := testContext(t)
+				s := &miniftp.Server{DataTimeout: blockedTimeout}
 				labtest.Serve(t, l.Server, s)
-				s.Put("file", labtest.Content(small))
+				s.Put("file", labtest.Content(smallFile))
 				each(t, func(t *testing.T, w miniftp.Way) {
-					before := read(t, fw.Dropped)
-					blocked(ctx, t, labtest.Connect(ctx, t, l.Client, w.Server), w.Via, "file")
-					if read(t, fw.Dropped) == before {
-						t.Error("no packet was dropped")
-					}
+					expectTransferBlocked(ctx, t, fw.Dropped, labtest.Connect(ctx, t, l.Client, w.Server), w.Via, "file")
 				})
-				if n := read(t, fw.Related); n != 0 {
+				if n := mustRead(t, fw.Related); n != 0 {
 					t.Errorf("%d related packets without the daemon", n)
 				}
 			})
 			for _, admit := range []string{"expect", "entry"} {
 				t.Run(admit, func(t *testing.T) {
-					ctx := within(t)
+					ctx := testContext(t)
 					s := &miniftp.Server{}
 					labtest.Serve(t, l.Server, s)
 					start(t, tt.host(l), fmt.Sprintf("admit = %q\n", admit))
-					dropped := read(t, fw.Dropped)
+					dropped := mustRead(t, fw.Dropped)
 					each(t, func(t *testing.T, w miniftp.Way) {
-						before := read(t, fw.Related)
+						before := mustRead(t, fw.Related)
 						c := labtest.Connect(ctx, t, l.Client, w.Server)
 						labtest.RoundTrip(ctx, t, c, s, w)
 						if err := c.Quit(ctx); err != nil {
 							t.Error(err)
 						}
-						if got := read(t, fw.Related) - before; got != 2 {
+						if got := mustRead(t, fw.Related) - before; got != 2 {
 							t.Errorf("%d related packets for 2 data connections", got)
 						}
 					})
-					if got := read(t, fw.Dropped) - dropped; got != 0 {
+					if got := mustRead(t, fw.Dropped) - dropped; got != 0 {
 						t.Errorf("%d packets dropped", got)
 					}
 				})

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +61,32 @@ func iptables(t *testing.T, h *lab.Host, rules string) {
 	}
 }
 
+// policyDrop is a chain with the policy DROP in the output of iptables -L -v -x.
+var policyDrop = regexp.MustCompile(`\(policy DROP (\d+) packets`)
+
+// dropped returns the counter of the packets that the policies of a host's iptables
+// chains drop.
+func dropped(h *lab.Host) func() (uint64, error) {
+	return func() (uint64, error) {
+		out, err := h.Output(exec.Command("iptables", "-L", "-n", "-v", "-x", "-w", "10"))
+		if err != nil {
+			return 0, err
+		}
+		return sumPolicyDrops(out)
+	}
+}
+
+func sumPolicyDrops(list []byte) (sum uint64, err error) {
+	for _, match := range policyDrop.FindAllSubmatch(list, -1) {
+		n, err := strconv.ParseUint(string(match[1]), 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
 // tap is a host that keeps what goes over control connections.
 type tap struct {
 	*lab.Host
@@ -76,7 +104,7 @@ func (tp *tap) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.C
 }
 
 // lines returns the lines that begin with a word, of both directions.
-func (tp *tap) lines(word string) []string {
+func (tp *tap) controlLines(word string) []string {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
 	var found []string
@@ -112,7 +140,7 @@ func (c tapped) Write(b []byte) (int, error) {
 
 // TestRulesOf2008 is the first transfer this project was to make possible: real
 // iptables rules on the client, and the very lines and ports.
-func TestRulesOf2008(t *testing.T) {
+func TestLegacyIptablesRules(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name, rules string
@@ -136,31 +164,31 @@ func TestRulesOf2008(t *testing.T) {
 				ServerIPv4: netip.MustParseAddr("192.168.0.201"),
 			})
 			iptables(t, l.Client, tt.rules)
-			want := labtest.Content(small)
+			want := labtest.Content(smallFile)
 			connect := func(t *testing.T, s *miniftp.Server) (*miniftp.Client, *tap) {
 				s.PassivePorts = [2]uint16{31240, 31240}
 				s.Put("file", want)
 				labtest.Serve(t, l.Server, s)
 				wire := &tap{Host: l.Client}
-				c := labtest.Connect(within(t), t, wire, l.Server.IPv4())
+				c := labtest.Connect(testContext(t), t, wire, l.Server.IPv4())
 				c.ActivePort = 39632
 				return c, wire
 			}
 			announced := func(t *testing.T, wire *tap) {
 				t.Helper()
-				if got := wire.lines(tt.word); len(got) != 1 || got[0] != tt.line {
+				if got := wire.controlLines(tt.word); len(got) != 1 || got[0] != tt.line {
 					t.Errorf("on the control connection: %q, want %q", got, tt.line)
 				}
 			}
 			t.Run("without", func(t *testing.T) {
-				c, wire := connect(t, &miniftp.Server{DataTimeout: soon})
-				blocked(within(t), t, c, tt.via, "file")
+				c, wire := connect(t, &miniftp.Server{DataTimeout: blockedTimeout})
+				expectTransferBlocked(testContext(t), t, dropped(l.Client), c, tt.via, "file")
 				announced(t, wire)
 			})
 			t.Run("with", func(t *testing.T) {
 				d := start(t, l.Client, "")
 				c, wire := connect(t, &miniftp.Server{})
-				got, err := c.Retr(within(t), tt.via, "file")
+				got, err := c.Retr(testContext(t), tt.via, "file")
 				if err != nil || !bytes.Equal(got, want) {
 					t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
 				}
@@ -178,43 +206,43 @@ func TestRulesOf2008(t *testing.T) {
 // client it was named to; the rest of the range is closed.
 func TestPassiveRange(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
-	serveAs(ctx, t, l.Server, vsftpd(t), realftp.ServerConfig{})
-	fw := drop(t, l.Server, lab.Input)
+	serveAs(ctx, t, l.Server, mustVsftpd(t), realftp.ServerConfig{})
+	fw := installDropFirewall(t, l.Server, lab.Input)
 
 	t.Run("without", func(t *testing.T) {
-		blocked(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()), ftpparse.R227, down)
+		expectTransferBlocked(ctx, t, fw.Dropped, loginReal(ctx, t, l.Client, l.Server.IPv4()), ftpparse.R227, down)
 	})
 	start(t, l.Server, "")
 	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
 		t.Run(via.String(), func(t *testing.T) {
-			before := read(t, fw.Related)
-			retrieve(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()), via)
-			if got := read(t, fw.Related) - before; got != 1 {
+			before := mustRead(t, fw.Related)
+			mustRetrieve(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()), via)
+			if got := mustRead(t, fw.Related) - before; got != 1 {
 				t.Errorf("%d related packets for 1 data connection", got)
 			}
 		})
 	}
 	t.Run("closed", func(t *testing.T) {
-		related := read(t, fw.Related)
-		named := pasv(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()))
+		related := mustRead(t, fw.Related)
+		named := mustPASV(ctx, t, loginReal(ctx, t, l.Client, l.Server.IPv4()))
 		other := netip.AddrPortFrom(named.Addr(), passivePorts[0]+(named.Port()-passivePorts[0]+1)%1000)
 		listen(ctx, t, l.Server, other)
 
-		barred(ctx, t, fw, l.Client, netip.AddrPort{}, other) // which no reply named
-		barred(ctx, t, fw, l.Router, netip.AddrPort{}, named) // which was named to somebody else
-		if got := read(t, fw.Related) - related; got != 0 {
+		expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, other) // which no reply named
+		expectBlocked(ctx, t, fw, l.Router, netip.AddrPort{}, named) // which was named to somebody else
+		if got := mustRead(t, fw.Related) - related; got != 0 {
 			t.Errorf("%d related packets, want none yet", got)
 		}
-		reaches(ctx, t, l.Client, netip.AddrPort{}, named)
-		if got := read(t, fw.Related) - related; got != 1 {
+		expectConnect(ctx, t, l.Client, netip.AddrPort{}, named)
+		if got := mustRead(t, fw.Related) - related; got != 1 {
 			t.Errorf("%d related packets for 1 data connection", got)
 		}
 	})
 }
 
-func vsftpd(t *testing.T) realftp.Server {
+func mustVsftpd(t *testing.T) realftp.Server {
 	t.Helper()
 	for _, s := range realftp.Servers() {
 		if s.Name == "vsftpd" {
@@ -225,8 +253,8 @@ func vsftpd(t *testing.T) realftp.Server {
 	return realftp.Server{}
 }
 
-// pasv sends PASV and returns the endpoint of the reply.
-func pasv(ctx context.Context, t *testing.T, c *miniftp.Client) netip.AddrPort {
+// mustPASV sends PASV and returns the endpoint of the reply.
+func mustPASV(ctx context.Context, t *testing.T, c *miniftp.Client) netip.AddrPort {
 	t.Helper()
 	message, err := c.Command(ctx, 227, "PASV")
 	if err != nil {

@@ -34,7 +34,7 @@ func startPiped(ctx context.Context, t *testing.T, config string) *pipedDaemon {
 	d := &pipedDaemon{daemon: &daemon{host: l.Router, log: &transcript{}}, server: &miniftp.Server{}}
 	d.way = miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()}
 	labtest.Serve(t, l.Server, d.server)
-	drop(t, l.Router, lab.Forward)
+	installDropFirewall(t, l.Router, lab.Forward)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func startPiped(ctx context.Context, t *testing.T, config string) *pipedDaemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.end(t) })
-	eventually(t, "the daemon has its rules", func() bool { return cmp.Equal(running, traces(t, l.Router)) })
+	labtest.Eventually(t, "the daemon has its rules", func() bool { return cmp.Equal(running, traces(t, l.Router)) })
 	d.client = labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 	return d
 }
@@ -77,7 +77,7 @@ const debug = "[log]\nlevel = \"debug\"\n"
 // ends at SIGTERM, which the end of the test makes sure of.
 func TestUnreadLog(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	d := startPiped(ctx, t, debug)
 	d.reject(ctx, t, moreThanFits)
 }
@@ -86,7 +86,7 @@ func TestUnreadLog(t *testing.T) {
 // many lines are missing, and where.
 func TestLogReadAgain(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	d := startPiped(ctx, t, debug)
 	d.reject(ctx, t, moreThanFits)
 
@@ -116,7 +116,7 @@ func TestLogReadAgain(t *testing.T) {
 // TestLogReaderGone has the reader of the daemon's stderr go away, as a pager does.
 func TestLogReaderGone(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	d := startPiped(ctx, t, debug)
 	if err := d.stderr.Close(); err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func TestLogReaderGone(t *testing.T) {
 // TestLogFlood has one client cause more lines than anybody wants to read.
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	d := startPiped(ctx, t, "")
 	d.reject(ctx, t, 2000)
 	d.end(t)
@@ -153,13 +153,13 @@ func TestUnreadNotifications(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
 	m := supervise(t, l.Router, 20*time.Millisecond, "")
-	m.daemon.logged(t, "level=WARN", "sd_notify failed")
+	m.daemon.expectLog(t, "level=WARN", "sd_notify failed")
 	for range 2 {
 		before := m.daemon.log.count("configuration reloaded")
 		if err := m.daemon.process.Signal(unix.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the configuration is reloaded", func() bool { return m.daemon.log.count("configuration reloaded") > before })
+		labtest.Eventually(t, "the configuration is reloaded", func() bool { return m.daemon.log.count("configuration reloaded") > before })
 	}
 	if n := m.daemon.log.count("sd_notify failed"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)

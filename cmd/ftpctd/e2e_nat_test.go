@@ -24,12 +24,12 @@ const masquerade = "-t nat -A POSTROUTING -p tcp -d 203.0.113.10 -j SNAT --to-so
 func routePublic(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	for _, h := range []*lab.Host{l.Client, l.Server} {
-		shell(t, h, "ip route add "+public.String()+" via 169.254.0.1 dev eth0 onlink")
+		mustShell(t, h, "ip route add "+public.String()+" via 169.254.0.1 dev eth0 onlink")
 	}
 }
 
 // shell runs commands, one a line.
-func shell(t *testing.T, h *lab.Host, commands string) {
+func mustShell(t *testing.T, h *lab.Host, commands string) {
 	t.Helper()
 	for command := range strings.Lines(commands) {
 		args := strings.Fields(command)
@@ -47,7 +47,7 @@ func shell(t *testing.T, h *lab.Host, commands string) {
 
 // knowsConntrack skips the test unless the daemon is told what conntrack knows of
 // each packet.
-func knowsConntrack(t *testing.T, d *daemon) {
+func checkConntrack(t *testing.T, d *daemon) {
 	t.Helper()
 	if d.log.count("msg=ready", "conntrack=true") == 0 {
 		labtest.UnmetKernel(t, "the kernel does not say what conntrack knows of a queued packet (CONFIG_NETFILTER_NETLINK_GLUE_CT)")
@@ -73,18 +73,18 @@ func TestNAT(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			routePublic(t, l)
 			iptables(t, l.Router, tt.rules)
-			s := &miniftp.Server{DataTimeout: soon, PassiveAddr: tt.server.Addr()}
-			want := labtest.Content(small)
+			s := &miniftp.Server{DataTimeout: blockedTimeout, PassiveAddr: tt.server.Addr()}
+			want := labtest.Content(smallFile)
 			s.Put("file", want)
 			labtest.Serve(t, l.Server, s)
-			fw := drop(t, l.Router, lab.Forward)
+			fw := installDropFirewall(t, l.Router, lab.Forward)
 			d := start(t, l.Router, "")
 			if tt.both {
-				knowsConntrack(t, d)
+				checkConntrack(t, d)
 			}
 			c := labtest.Dial(ctx, t, l.Client, tt.server)
 			if err := c.Login(ctx, "anonymous", "lab@example.com"); err != nil {
@@ -95,16 +95,16 @@ func TestNAT(t *testing.T) {
 					if _, err := c.Retr(ctx, via, "file"); err == nil {
 						t.Errorf("%s: a download succeeds: the server can reach an address inside", via)
 					}
-					alive(ctx, t, c)
-					d.logged(t, "data connection refused", "via="+via.String(), "reason=active-behind-nat")
+					checkAlive(ctx, t, c)
+					d.expectLog(t, "data connection refused", "via="+via.String(), "reason=active-behind-nat")
 					continue
 				}
-				before := read(t, fw.Related)
+				before := mustRead(t, fw.Related)
 				got, err := c.Retr(ctx, via, "file")
 				if err != nil || !bytes.Equal(got, want) {
 					t.Errorf("%s: downloaded %d bytes, %v, that differ from the file's %d", via, len(got), err, len(want))
 				}
-				if got := read(t, fw.Related) - before; got != 1 {
+				if got := mustRead(t, fw.Related) - before; got != 1 {
 					t.Errorf("%s: %d related packets for 1 data connection", via, got)
 				}
 			}
@@ -124,10 +124,10 @@ func clientBehindNAT(t *testing.T) *lab.Lab {
 // TestActiveBehindNAT is a client that knows which address it has outside.
 func TestActiveBehindNAT(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := clientBehindNAT(t)
 	labtest.Serve(t, l.Server, &miniftp.Server{})
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	start(t, l.Router, "")
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 	const port = 39632
@@ -136,8 +136,8 @@ func TestActiveBehindNAT(t *testing.T) {
 	if _, err := c.Command(ctx, 200, "PORT "+hostPort(outside)); err != nil {
 		t.Fatal(err)
 	}
-	reaches(ctx, t, l.Server, netip.AddrPort{}, outside)
-	if got := read(t, fw.Related); got != 1 {
+	expectConnect(ctx, t, l.Server, netip.AddrPort{}, outside)
+	if got := mustRead(t, fw.Related); got != 1 {
 		t.Errorf("%d related packets for 1 data connection", got)
 	}
 }
@@ -147,7 +147,7 @@ func TestActiveBehindNAT(t *testing.T) {
 // them leave with an address from inside.
 func TestTLSPortsBehindNAT(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := clientBehindNAT(t)
 	script{"AUTH": "234 go ahead"}.serve(ctx, t, l.Server)
 	passive := netip.AddrPortFrom(l.Server.IPv4(), 30000)
@@ -158,7 +158,7 @@ func TestTLSPortsBehindNAT(t *testing.T) {
 	}
 	d := start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-30999\"\n")
 	c := connect(ctx, t, l)
-	c.wants(t, 220)
+	c.expectReply(t, 220)
 	c.command(t, 234, "AUTH TLS")
 
 	conn, err := l.Client.DialTCP(ctx, netip.AddrPort{}, passive)
@@ -174,27 +174,27 @@ func TestTLSPortsBehindNAT(t *testing.T) {
 	if got := data.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); got != public {
 		t.Errorf("the data connection comes from %s, want %s", got, public)
 	}
-	if n := read(t, fw.Related); n != 0 {
+	if n := mustRead(t, fw.Related); n != 0 {
 		t.Errorf("%d related packets, want none", n)
 	}
-	d.logged(t, "control connection went into TLS", "reason=translated")
+	d.expectLog(t, "control connection went into TLS", "reason=translated")
 }
 
 // TestZone is a router that tracks its connections in a zone of their own.
 func TestZone(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
 	iptables(t, l.Router, "-t raw -A PREROUTING -j CT --zone 7")
 	s := &miniftp.Server{}
 	labtest.Serve(t, l.Server, s)
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	d := start(t, l.Router, "")
-	knowsConntrack(t, d)
+	checkConntrack(t, d)
 	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.PORT} {
-		before := read(t, fw.Related)
+		before := mustRead(t, fw.Related)
 		labtest.RoundTrip(ctx, t, labtest.Connect(ctx, t, l.Client, l.Server.IPv4()), s, miniftp.Way{Via: via, Server: l.Server.IPv4()})
-		if got := read(t, fw.Related) - before; got != 2 {
+		if got := mustRead(t, fw.Related) - before; got != 2 {
 			t.Errorf("%s: %d related packets for 2 data connections", via, got)
 		}
 	}

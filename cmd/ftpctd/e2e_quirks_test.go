@@ -33,7 +33,7 @@ func (n toPeer) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.
 
 // TestHabits runs servers and clients that do things in their own way: several
 // transfers on each control connection, in all ways.
-func TestHabits(t *testing.T) {
+func TestServerQuirks(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
@@ -49,14 +49,14 @@ func TestHabits(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			labtest.Serve(t, l.Server, tt.server)
-			fw := drop(t, l.Router, lab.Forward)
+			fw := installDropFirewall(t, l.Router, lab.Forward)
 			start(t, l.Router, "")
 			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				t.Run(w.String(), func(t *testing.T) {
-					before := read(t, fw.Related)
+					before := mustRead(t, fw.Related)
 					c := labtest.Connect(ctx, t, toPeer{l.Client, w.Server}, w.Server)
 					if tt.client != nil {
 						tt.client(c)
@@ -71,12 +71,12 @@ func TestHabits(t *testing.T) {
 					if err := c.Quit(ctx); err != nil {
 						t.Error(err)
 					}
-					if got := read(t, fw.Related) - before; got != 2*rounds+1 {
+					if got := mustRead(t, fw.Related) - before; got != 2*rounds+1 {
 						t.Errorf("%d related packets for %d data connections", got, 2*rounds+1)
 					}
 				})
 			}
-			if n := read(t, fw.Dropped); n != 0 {
+			if n := mustRead(t, fw.Dropped); n != 0 {
 				t.Errorf("%d packets dropped", n)
 			}
 		})
@@ -84,7 +84,7 @@ func TestHabits(t *testing.T) {
 }
 
 // resent returns how many SYNs and SYN/ACKs a host has sent again.
-func resent(t *testing.T, h *lab.Host) uint64 {
+func retransmitted(t *testing.T, h *lab.Host) uint64 {
 	t.Helper()
 	text := netFile(t, h, "netstat")
 	// A line of names and one of values for each group.
@@ -109,7 +109,7 @@ func resent(t *testing.T, h *lab.Host) uint64 {
 // TestCrowd runs many control connections at a time, with several transfers
 // each. All must succeed, by exactly as many RELATED packets, unless the machine is
 // so busy that some are sent again.
-func TestCrowd(t *testing.T) {
+func TestManyClients(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, config string }{
 		{"one queue", ""},
@@ -119,13 +119,13 @@ func TestCrowd(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			const connections, transfers = 50, 10
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
-			s := &miniftp.Server{DataTimeout: patience}
+			s := &miniftp.Server{DataTimeout: labtest.Patience}
 			labtest.Serve(t, l.Server, s)
 			want := labtest.Content(5000)
 			s.Put("file", want)
-			fw := drop(t, l.Router, lab.Forward)
+			fw := installDropFirewall(t, l.Router, lab.Forward)
 			d := start(t, l.Router, tt.config)
 			all := miniftp.Ways(l.Server.Addrs()...)
 			errs := make([]error, connections)
@@ -133,7 +133,7 @@ func TestCrowd(t *testing.T) {
 			for i := range connections {
 				w := all[i%len(all)]
 				c := labtest.Connect(ctx, t, l.Client, w.Server)
-				c.DataTimeout = patience
+				c.DataTimeout = labtest.Patience
 				crowd.Go(func() {
 					for n := range transfers {
 						got, err := c.Retr(ctx, w.Via, "file")
@@ -154,11 +154,11 @@ func TestCrowd(t *testing.T) {
 			}
 			// A first packet that the daemon, or whom it is for, has not come round to
 			// in a second is sent again, and is RELATED again.
-			again := resent(t, l.Client) + resent(t, l.Server)
-			if got := read(t, fw.Related); got < connections*transfers || got > connections*transfers+again {
+			again := retransmitted(t, l.Client) + retransmitted(t, l.Server)
+			if got := mustRead(t, fw.Related); got < connections*transfers || got > connections*transfers+again {
 				t.Errorf("%d related packets for %d data connections, %d first packets sent again", got, connections*transfers, again)
 			}
-			if n := read(t, fw.Dropped); n != 0 {
+			if n := mustRead(t, fw.Dropped); n != 0 {
 				t.Errorf("%d packets dropped", n)
 			}
 			if n := d.log.count("level=WARN") + d.log.count("level=ERROR"); n != 0 {

@@ -24,7 +24,7 @@ import (
 
 // large is a file that does not fit into the buffers of both ends: the server is
 // still sending it when the client has read no more than its beginning.
-const large = 4 << 20
+const largeFile = 4 << 20
 
 // gate is a host whose passive downloads stop after their first bytes until it
 // is opened.
@@ -77,7 +77,7 @@ type download struct {
 }
 
 // begin starts a download and returns when its first bytes have come.
-func begin(ctx context.Context, t *testing.T, l *lab.Lab, w miniftp.Way, name string) *download {
+func startDownload(ctx context.Context, t *testing.T, l *lab.Lab, w miniftp.Way, name string) *download {
 	t.Helper()
 	d := &download{gate: newGate(t, l.Client), done: make(chan struct{})}
 	d.client = labtest.Connect(ctx, t, d.gate, w.Server)
@@ -107,7 +107,7 @@ func (d *download) finish(ctx context.Context, t *testing.T, want []byte) {
 	if d.err != nil || !bytes.Equal(d.data, want) {
 		t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(d.data), d.err, len(want))
 	}
-	alive(ctx, t, d.client)
+	checkAlive(ctx, t, d.client)
 }
 
 // passive are the ways whose downloads a gate can stop.
@@ -117,7 +117,7 @@ func passive(l *lab.Lab) []miniftp.Way {
 
 // TestEnd ends the daemon in the middle of a transfer, and starts it again. What
 // has a connection keeps it; what is new is blocked until the daemon is back.
-func TestEnd(t *testing.T) {
+func TestShutdown(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		signal os.Signal
@@ -129,22 +129,22 @@ func TestEnd(t *testing.T) {
 	} {
 		t.Run(tt.signal.String(), func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			s := &miniftp.Server{}
 			labtest.Serve(t, l.Server, s)
-			wantLarge, want := labtest.Content(large), labtest.Content(small)
+			wantLarge, want := labtest.Content(largeFile), labtest.Content(smallFile)
 			s.Put("large", wantLarge)
 			s.Put("small", want)
-			fw := drop(t, l.Router, lab.Forward)
+			fw := installDropFirewall(t, l.Router, lab.Forward)
 			retr := func(c *miniftp.Client, w miniftp.Way) {
 				t.Helper()
-				before := read(t, fw.Related)
+				before := mustRead(t, fw.Related)
 				got, err := c.Retr(ctx, w.Via, "small")
 				if err != nil || !bytes.Equal(got, want) {
 					t.Errorf("%s: downloaded %d bytes, %v, that differ from the file's %d", w, len(got), err, len(want))
 				}
-				if got := read(t, fw.Related) - before; got != 1 {
+				if got := mustRead(t, fw.Related) - before; got != 1 {
 					t.Errorf("%s: %d related packets for 1 data connection", w, got)
 				}
 			}
@@ -153,7 +153,7 @@ func TestEnd(t *testing.T) {
 			idle := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 			var downloads []*download
 			for _, w := range passive(l) {
-				downloads = append(downloads, begin(ctx, t, l, w, "large"))
+				downloads = append(downloads, startDownload(ctx, t, l, w, "large"))
 			}
 
 			if err := d.process.Signal(tt.signal); err != nil {
@@ -167,9 +167,9 @@ func TestEnd(t *testing.T) {
 				t.Errorf("left behind (-want +got):\n%s", diff)
 			}
 
-			blocked(ctx, t, idle, ftpparse.R227, "small")
+			expectTransferBlocked(ctx, t, fw.Dropped, idle, ftpparse.R227, "small")
 			between := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
-			blocked(ctx, t, between, ftpparse.R229, "small")
+			expectTransferBlocked(ctx, t, fw.Dropped, between, ftpparse.R229, "small")
 			downloads[0].finish(ctx, t, wantLarge)
 
 			start(t, l.Router, "")
@@ -192,14 +192,14 @@ func TestEnd(t *testing.T) {
 // daemon withdraws it, because nobody else would.
 func TestStaleExpectation(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
 	labtest.Serve(t, l.Server, &miniftp.Server{})
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 
 	d := start(t, l.Router, "")
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
-	named := pasv(ctx, t, c)
+	named := mustPASV(ctx, t, c)
 	expectation := "expectation " + l.Client.IPv4().String() + " > " + named.String()
 	if diff := cmp.Diff([]string{"table ftpctd", "queue 21", expectation, "lock"}, traces(t, l.Router)); diff != "" {
 		t.Fatalf("of the daemon (-want +got):\n%s", diff)
@@ -212,15 +212,15 @@ func TestStaleExpectation(t *testing.T) {
 	if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 		t.Errorf("of the second daemon (-want +got):\n%s", diff)
 	}
-	barred(ctx, t, fw, l.Client, netip.AddrPort{}, named)
-	alive(ctx, t, c)
+	expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, named)
+	checkAlive(ctx, t, c)
 }
 
 // TestStaleExpectationInZone leaves an expectation in a conntrack zone, which the
 // kernel does not tell when it lists it.
 func TestStaleExpectationInZone(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
 	labtest.Serve(t, l.Server, &miniftp.Server{})
 	iptables(t, l.Router, `
@@ -228,7 +228,7 @@ func TestStaleExpectationInZone(t *testing.T) {
 		-t raw -A PREROUTING -j CT --zone 7
 	`)
 	c := connect(ctx, t, l)
-	c.wants(t, 220)
+	c.expectReply(t, 220)
 	named := netip.AddrPortFrom(l.Server.IPv4(), 30000)
 	err := l.Router.Do(func() error {
 		kernel, err := ctnetlink.Dial()
@@ -261,11 +261,11 @@ func TestStaleExpectationInZone(t *testing.T) {
 // rules, and so has no helper that an expectation could be hung on.
 func TestOlderConnection(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{}
 	labtest.Serve(t, l.Server, s)
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	older := make(map[miniftp.Way]*miniftp.Client)
 	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 		older[w] = labtest.Connect(ctx, t, l.Client, w.Server)
@@ -273,9 +273,9 @@ func TestOlderConnection(t *testing.T) {
 	start(t, l.Router, "")
 	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 		t.Run(w.String(), func(t *testing.T) {
-			before := read(t, fw.Related)
+			before := mustRead(t, fw.Related)
 			labtest.RoundTrip(ctx, t, older[w], s, w)
-			if got := read(t, fw.Related) - before; got != 2 {
+			if got := mustRead(t, fw.Related) - before; got != 2 {
 				t.Errorf("%d related packets for 2 data connections", got)
 			}
 		})

@@ -21,12 +21,12 @@ func TestRulesRemoved(t *testing.T) {
 	for _, admit := range []string{"expect", "entry"} {
 		t.Run(admit, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
-			s := &miniftp.Server{DataTimeout: soon}
+			s := &miniftp.Server{DataTimeout: blockedTimeout}
 			labtest.Serve(t, l.Server, s)
-			s.Put("file", labtest.Content(small))
-			fw := drop(t, l.Router, lab.Forward)
+			s.Put("file", labtest.Content(smallFile))
+			fw := installDropFirewall(t, l.Router, lab.Forward)
 			d := start(t, l.Router, "admit = \""+admit+"\"\n")
 			older := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 			labtest.RoundTrip(ctx, t, older, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
@@ -43,29 +43,29 @@ func TestRulesRemoved(t *testing.T) {
 			if err := nft.Flush(); err != nil {
 				t.Fatal(err)
 			}
-			blocked(ctx, t, older, ftpparse.R227, "file")
+			expectTransferBlocked(ctx, t, fw.Dropped, older, ftpparse.R227, "file")
 			between := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
-			blocked(ctx, t, between, ftpparse.R229, "file")
+			expectTransferBlocked(ctx, t, fw.Dropped, between, ftpparse.R229, "file")
 			if diff := cmp.Diff([]string{"queue 21", "lock"}, traces(t, l.Router)); diff != "" {
 				t.Errorf("of a daemon without its table (-want +got):\n%s", diff)
 			}
 
 			signal(unix.SIGCONT)
-			d.logged(t, "level=WARN", "was removed", "restored it")
+			d.expectLog(t, "level=WARN", "was removed", "restored it")
 			if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 				t.Errorf("of the daemon (-want +got):\n%s", diff)
 			}
 			// What was not seen is passed over once both ends have gone on.
-			alive(ctx, t, older)
-			related := read(t, fw.Related)
+			checkAlive(ctx, t, older)
+			related := mustRead(t, fw.Related)
 			for _, c := range []*miniftp.Client{older, labtest.Connect(ctx, t, l.Client, l.Server.IPv4())} {
 				labtest.RoundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 				related += 2
 			}
 			// Nobody saw how this one began.
-			blocked(ctx, t, between, ftpparse.R227, "file")
-			d.logged(t, "reason=not-seen-from-start")
-			if got := read(t, fw.Related); got != related {
+			expectTransferBlocked(ctx, t, fw.Dropped, between, ftpparse.R227, "file")
+			d.expectLog(t, "reason=not-seen-from-start")
+			if got := mustRead(t, fw.Related); got != related {
 				t.Errorf("%d related packets, want %d", got, related)
 			}
 			if n := d.log.count("restored it"); n != 1 {

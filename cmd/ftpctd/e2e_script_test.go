@@ -125,7 +125,7 @@ func connectFrom(ctx context.Context, t *testing.T, l *lab.Lab, local netip.Addr
 func login(ctx context.Context, t *testing.T, l *lab.Lab) *control {
 	t.Helper()
 	c := connect(ctx, t, l)
-	c.wants(t, 220)
+	c.expectReply(t, 220)
 	c.command(t, 331, "USER anonymous")
 	c.command(t, 230, "PASS lab@example.com")
 	return c
@@ -137,11 +137,11 @@ func (c *control) command(t *testing.T, code int, line string) {
 	if err := c.PrintfLine("%s", line); err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
-	c.wants(t, code)
+	c.expectReply(t, code)
 }
 
 // wants waits for a reply with a code, or any if that is 0.
-func (c *control) wants(t *testing.T, code int) {
+func (c *control) expectReply(t *testing.T, code int) {
 	t.Helper()
 	if _, _, err := c.ReadResponse(code); err != nil {
 		t.Fatalf("waiting for a reply with %d: %v", code, err)

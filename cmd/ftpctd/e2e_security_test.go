@@ -16,9 +16,9 @@ import (
 // broken for it. Honest sessions prove that the port would be open otherwise.
 func TestAttacks(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	const (
 		port   = 39632 // 154,208
 		here   = "192,168,0,10,154,208"
@@ -115,11 +115,11 @@ func TestAttacks(t *testing.T) {
 			endpoint := netip.AddrPortFrom(to.IPv4(), tt.port)
 			listen(ctx, t, to, endpoint)
 			d := start(t, l.Router, tt.config)
-			before := read(t, fw.Related)
+			before := mustRead(t, fw.Related)
 
 			c := connect(ctx, t, l)
 			if tt.server[greeting] != silent {
-				c.wants(t, 220)
+				c.expectReply(t, 220)
 			}
 			if tt.login {
 				tt.lines = slices.Concat(logins, tt.lines)
@@ -128,18 +128,18 @@ func TestAttacks(t *testing.T) {
 				c.command(t, 0, line)
 			}
 			if tt.log == nil {
-				reaches(ctx, t, tt.from, netip.AddrPort{}, endpoint)
-				if got := read(t, fw.Related) - before; got != 1 {
+				expectConnect(ctx, t, tt.from, netip.AddrPort{}, endpoint)
+				if got := mustRead(t, fw.Related) - before; got != 1 {
 					t.Errorf("%d related packets for 1 data connection", got)
 				}
 				return
 			}
-			d.logged(t, tt.log...)
+			d.expectLog(t, tt.log...)
 			if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 				t.Errorf("of the daemon (-want +got):\n%s", diff)
 			}
-			barred(ctx, t, fw, tt.from, netip.AddrPort{}, endpoint)
-			if got := read(t, fw.Related) - before; got != 0 {
+			expectBlocked(ctx, t, fw, tt.from, netip.AddrPort{}, endpoint)
+			if got := mustRead(t, fw.Related) - before; got != 0 {
 				t.Errorf("%d related packets, want none", got)
 			}
 			c.command(t, 200, "SYST")

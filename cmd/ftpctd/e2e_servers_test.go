@@ -27,7 +27,7 @@ import (
 
 // atPlaces runs a subtest for each server, with the firewall and the daemon on
 // the router and on the server's own host.
-func atPlaces(t *testing.T, servers []realftp.Server, f func(*testing.T, realftp.Server, *lab.Lab, place)) {
+func atHooks(t *testing.T, servers []realftp.Server, f func(*testing.T, realftp.Server, *lab.Lab, place)) {
 	t.Parallel()
 	for _, s := range servers {
 		for _, name := range []string{"router", "server"} {
@@ -67,7 +67,7 @@ func serveAs(ctx context.Context, t *testing.T, h *lab.Host, s realftp.Server, c
 	t.Helper()
 	c.PassivePorts = passivePorts
 	server := labtest.ServeReal(ctx, t, h, s, c)
-	if err := server.Put("down", labtest.Content(small)); err != nil {
+	if err := server.Put("down", labtest.Content(smallFile)); err != nil {
 		t.Fatal(err)
 	}
 	return server
@@ -87,14 +87,14 @@ func loginReal(ctx context.Context, t *testing.T, n miniftp.Network, server neti
 }
 
 // retrieve downloads serveAs's file.
-func retrieve(ctx context.Context, t *testing.T, c *miniftp.Client, via ftpparse.Via) {
+func mustRetrieve(ctx context.Context, t *testing.T, c *miniftp.Client, via ftpparse.Via) {
 	t.Helper()
 	got, err := c.Retr(ctx, via, down)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, labtest.Content(small)) {
-		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), small)
+	if !bytes.Equal(got, labtest.Content(smallFile)) {
+		t.Errorf("downloaded %d bytes that differ from the file's %d", len(got), smallFile)
 	}
 }
 
@@ -103,22 +103,22 @@ func runClient(ctx context.Context, t *testing.T, l *lab.Lab, fw *lab.Firewall, 
 	t.Helper()
 	transfer.Remote = down
 	transfer.Local = filepath.Join(t.TempDir(), "file")
-	before := read(t, fw.Related)
+	before := mustRead(t, fw.Related)
 	if err := c.Run(ctx, l.Client, transfer); err != nil {
 		labtest.FailUnlessMissing(t, err)
 	}
-	if got, err := os.ReadFile(transfer.Local); err != nil || !bytes.Equal(got, labtest.Content(small)) {
-		t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, small)
+	if got, err := os.ReadFile(transfer.Local); err != nil || !bytes.Equal(got, labtest.Content(smallFile)) {
+		t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, smallFile)
 	}
-	if got := read(t, fw.Related) - before; got != 1 {
+	if got := mustRead(t, fw.Related) - before; got != 1 {
 		t.Errorf("%d related packets for 1 data connection", got)
 	}
 }
 
 // saidTimes asserts that the daemon has logged n lines with all the words in them.
-func saidTimes(t *testing.T, d *daemon, n int, words ...string) {
+func expectLogTimes(t *testing.T, d *daemon, n int, words ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("the daemon logs %q %d times", words, n), func() bool { return d.log.count(words...) >= n })
+	labtest.Eventually(t, fmt.Sprintf("the daemon logs %q %d times", words, n), func() bool { return d.log.count(words...) >= n })
 	if got := d.log.count(words...); got != n {
 		t.Errorf("the daemon logged %q %d times, want %d", words, got, n)
 	}
@@ -129,10 +129,10 @@ func saidTimes(t *testing.T, d *daemon, n int, words ...string) {
 // connect to the server.
 func TestAnnouncedAddress(t *testing.T) {
 	announced := netip.MustParseAddr("10.9.8.7")
-	atPlaces(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
-		ctx := within(t)
+	atHooks(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
+		ctx := testContext(t)
 		serveAs(ctx, t, l.Server, s, realftp.ServerConfig{PassiveAddr: announced})
-		fw := drop(t, at.host, at.hooks...)
+		fw := installDropFirewall(t, at.host, at.hooks...)
 
 		t.Run("peer", func(t *testing.T) {
 			d := start(t, at.host, "")
@@ -151,29 +151,29 @@ func TestAnnouncedAddress(t *testing.T) {
 		t.Run("strict", func(t *testing.T) {
 			d := start(t, at.host, "[passive]\naddress = \"strict\"")
 			c := loginReal(ctx, t, l.Client, l.Server.IPv4())
-			endpoint := pasv(ctx, t, c)
+			endpoint := mustPASV(ctx, t, c)
 			if endpoint.Addr() != announced {
 				t.Fatalf("the server announced %s, want %s", endpoint, announced)
 			}
-			related := read(t, fw.Related)
-			barred(ctx, t, fw, l.Client, netip.AddrPort{}, netip.AddrPortFrom(l.Server.IPv4(), endpoint.Port()))
-			if got := read(t, fw.Related) - related; got != 0 {
+			related := mustRead(t, fw.Related)
+			expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, netip.AddrPortFrom(l.Server.IPv4(), endpoint.Port()))
+			if got := mustRead(t, fw.Related) - related; got != 0 {
 				t.Errorf("%d related packets", got)
 			}
-			d.logged(t, "data connection refused", "via=227", "dst="+endpoint.String(), "reason=foreign-address")
-			alive(ctx, t, c)
+			d.expectLog(t, "data connection refused", "via=227", "dst="+endpoint.String(), "reason=foreign-address")
+			checkAlive(ctx, t, c)
 			// The address is all that is wrong with it: 229 names none.
-			retrieve(ctx, t, c, ftpparse.R229)
+			mustRetrieve(ctx, t, c, ftpparse.R229)
 		})
 	})
 }
 
 // TestEPSVOnly is a server that refuses PASV, and a client that renounces it.
 func TestEPSVOnly(t *testing.T) {
-	atPlaces(t, except("Pure-FTPd"), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
-		ctx := within(t)
+	atHooks(t, except("Pure-FTPd"), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
+		ctx := testContext(t)
 		serveAs(ctx, t, l.Server, s, realftp.ServerConfig{EPSVOnly: true})
-		fw := drop(t, at.host, at.hooks...)
+		fw := installDropFirewall(t, at.host, at.hooks...)
 		d := start(t, at.host, "")
 		for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 			if w.Via != ftpparse.R229 {
@@ -184,18 +184,18 @@ func TestEPSVOnly(t *testing.T) {
 				if _, err := c.Command(ctx, 5, "PASV"); err != nil {
 					t.Fatalf("PASV is to be refused: %v", err)
 				}
-				before := read(t, fw.Related)
-				retrieve(ctx, t, c, w.Via)
+				before := mustRead(t, fw.Related)
+				mustRetrieve(ctx, t, c, w.Via)
 				if _, err := c.Command(ctx, 2, "EPSV ALL"); err != nil {
 					t.Fatal(err)
 				}
-				retrieve(ctx, t, c, w.Via)
-				if got := read(t, fw.Related) - before; got != 2 {
+				mustRetrieve(ctx, t, c, w.Via)
+				if got := mustRead(t, fw.Related) - before; got != 2 {
 					t.Errorf("%d related packets for 2 data connections", got)
 				}
 			})
 		}
-		saidTimes(t, d, 4, "data connection expected", "via=229")
+		expectLogTimes(t, d, 4, "data connection expected", "via=229")
 	})
 }
 
@@ -212,10 +212,10 @@ func TestPASVOverIPv6(t *testing.T) {
 		"ProFTPD":   {"Entering Passive Mode (10,", []string{"data connection refused", "via=227", "reason=malformed"}},
 		"Pure-FTPd": {"You cannot use PASV on IPv6 connections.", nil},
 	}
-	atPlaces(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
-		ctx := within(t)
+	atHooks(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
+		ctx := testContext(t)
 		serveAs(ctx, t, l.Server, s, realftp.ServerConfig{})
-		fw := drop(t, at.host, at.hooks...)
+		fw := installDropFirewall(t, at.host, at.hooks...)
 		d := start(t, at.host, "")
 		c := loginReal(ctx, t, l.Client, l.Server.IPv6())
 		want := answers[s.Name]
@@ -224,18 +224,18 @@ func TestPASVOverIPv6(t *testing.T) {
 			t.Fatalf("PASV is answered %q, %v, want %q", reply, err, want.reply)
 		}
 		if want.log != nil {
-			d.logged(t, append(want.log, "server="+netip.AddrPortFrom(l.Server.IPv6(), lab.ControlPort).String())...)
+			d.expectLog(t, append(want.log, "server="+netip.AddrPortFrom(l.Server.IPv6(), lab.ControlPort).String())...)
 		} else if n := d.log.count("via=227"); n != 0 {
 			t.Errorf("the daemon says something of a 227 that was not sent")
 		}
 		connections := uint64(1)
 		if s.Name == "vsftpd" {
-			endpoint := netip.AddrPortFrom(l.Server.IPv6(), pasv(ctx, t, c).Port())
-			reaches(ctx, t, l.Client, netip.AddrPort{}, endpoint)
+			endpoint := netip.AddrPortFrom(l.Server.IPv6(), mustPASV(ctx, t, c).Port())
+			expectConnect(ctx, t, l.Client, netip.AddrPort{}, endpoint)
 			connections++
 		}
-		retrieve(ctx, t, c, ftpparse.R229)
-		if got := read(t, fw.Related); got != connections {
+		mustRetrieve(ctx, t, c, ftpparse.R229)
+		if got := mustRead(t, fw.Related); got != connections {
 			t.Errorf("%d related packets for %d data connections", got, connections)
 		}
 	})
@@ -246,30 +246,26 @@ func TestPASVOverIPv6(t *testing.T) {
 // disturbed. Back in clear text after CCC, announcements count again.
 func TestAuthTLS(t *testing.T) {
 	versions := map[string]uint16{"TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13}
-	atPlaces(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
-		ctx := within(t)
+	atHooks(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
+		ctx := testContext(t)
 		serveAs(ctx, t, l.Server, s, realftp.ServerConfig{TLS: true})
-		fw := drop(t, at.host, at.hooks...)
+		fw := installDropFirewall(t, at.host, at.hooks...)
 		d := start(t, at.host, "")
 		for name, version := range versions {
 			t.Run(name, func(t *testing.T) {
 				wire := &tlsNetwork{Host: l.Client, version: version}
 				c := wire.login(ctx, t, l.Server.IPv4())
 				client := "client=" + wire.control.LocalAddr().String()
-				related := read(t, fw.Related)
+				related := mustRead(t, fw.Related)
 				for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
-					dropped := read(t, fw.Dropped)
-					blocked(ctx, t, c, via, down)
-					if read(t, fw.Dropped) == dropped {
-						t.Errorf("nothing was dropped on the way to what %s announced in TLS", via)
-					}
+					expectTransferBlocked(ctx, t, fw.Dropped, c, via, down)
 				}
-				saidTimes(t, d, 1, "went into TLS", client)
+				expectLogTimes(t, d, 1, "went into TLS", client)
 				if s.Name == "vsftpd" {
 					if _, err := c.Command(ctx, 500, "CCC"); err != nil {
 						t.Errorf("CCC, which vsftpd does not know: %v", err)
 					}
-					blocked(ctx, t, c, ftpparse.R227, down)
+					expectTransferBlocked(ctx, t, fw.Dropped, c, ftpparse.R227, down)
 				} else {
 					if _, err := c.Command(ctx, 200, "CCC"); err != nil {
 						t.Fatal(err)
@@ -278,12 +274,12 @@ func TestAuthTLS(t *testing.T) {
 						t.Fatal(err)
 					}
 					for _, via := range []ftpparse.Via{ftpparse.PORT, ftpparse.EPRT, ftpparse.R227, ftpparse.R229} {
-						retrieve(ctx, t, c, via)
+						mustRetrieve(ctx, t, c, via)
 						related++
 					}
-					saidTimes(t, d, 4, "data connection expected", client)
+					expectLogTimes(t, d, 4, "data connection expected", client)
 				}
-				if got := read(t, fw.Related); got != related {
+				if got := mustRead(t, fw.Related); got != related {
 					t.Errorf("%d related packets, want %d", got, related)
 				}
 			})
@@ -293,10 +289,10 @@ func TestAuthTLS(t *testing.T) {
 
 // TestCCC is TestAuthTLS with a client that people use.
 func TestCCC(t *testing.T) {
-	atPlaces(t, except("vsftpd"), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
-		ctx := within(t)
+	atHooks(t, except("vsftpd"), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
+		ctx := testContext(t)
 		serveAs(ctx, t, l.Server, s, realftp.ServerConfig{TLS: true})
-		fw := drop(t, at.host, at.hooks...)
+		fw := installDropFirewall(t, at.host, at.hooks...)
 		d := start(t, at.host, "")
 		sessions := 0
 		for _, c := range realftp.Clients() {
@@ -309,14 +305,14 @@ func TestCCC(t *testing.T) {
 						continue
 					}
 					t.Run(c.Name+" "+w.String()+" "+p.String(), func(t *testing.T) {
-						runClient(within(t), t, l, fw, c, realftp.Transfer{Server: w.Server, Via: w.Via, Protection: p, CCC: true})
+						runClient(testContext(t), t, l, fw, c, realftp.Transfer{Server: w.Server, Via: w.Via, Protection: p, CCC: true})
 						sessions++
-						saidTimes(t, d, sessions, "went into TLS")
+						expectLogTimes(t, d, sessions, "went into TLS")
 					})
 				}
 			}
 		}
-		if n := read(t, fw.Dropped); n != 0 {
+		if n := mustRead(t, fw.Dropped); n != 0 {
 			t.Errorf("%d packets dropped", n)
 		}
 	})
@@ -324,10 +320,10 @@ func TestCCC(t *testing.T) {
 
 // TestOneByteAPacket is a client whose every byte is a segment of its own.
 func TestOneByteAPacket(t *testing.T) {
-	atPlaces(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
-		ctx := within(t)
+	atHooks(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
+		ctx := testContext(t)
 		server := serveAs(ctx, t, l.Server, s, realftp.ServerConfig{})
-		fw := drop(t, at.host, at.hooks...)
+		fw := installDropFirewall(t, at.host, at.hooks...)
 		start(t, at.host, "")
 		for i, w := range miniftp.Ways(l.Server.Addrs()...) {
 			t.Run(w.String(), func(t *testing.T) {
@@ -340,16 +336,16 @@ func TestOneByteAPacket(t *testing.T) {
 				if err := c.Login(ctx, realftp.User, realftp.Password); err != nil {
 					t.Fatal(err)
 				}
-				before := read(t, fw.Related)
-				retrieve(ctx, t, c, w.Via)
+				before := mustRead(t, fw.Related)
+				mustRetrieve(ctx, t, c, w.Via)
 				up := "up" + strconv.Itoa(i)
-				if err := c.Stor(ctx, w.Via, realftp.Pub+"/"+up, labtest.Content(small)); err != nil {
+				if err := c.Stor(ctx, w.Via, realftp.Pub+"/"+up, labtest.Content(smallFile)); err != nil {
 					t.Fatal(err)
 				}
-				if got, err := server.File(up); err != nil || !bytes.Equal(got, labtest.Content(small)) {
-					t.Errorf("uploaded %d bytes, %v, that differ from the file's %d", len(got), err, small)
+				if got, err := server.File(up); err != nil || !bytes.Equal(got, labtest.Content(smallFile)) {
+					t.Errorf("uploaded %d bytes, %v, that differ from the file's %d", len(got), err, smallFile)
 				}
-				if got := read(t, fw.Related) - before; got != 2 {
+				if got := mustRead(t, fw.Related) - before; got != 2 {
 					t.Errorf("%d related packets for 2 data connections", got)
 				}
 				if err := c.Quit(ctx); err != nil {
@@ -357,7 +353,7 @@ func TestOneByteAPacket(t *testing.T) {
 				}
 			})
 		}
-		if n := read(t, fw.Dropped); n != 0 {
+		if n := mustRead(t, fw.Dropped); n != 0 {
 			t.Errorf("%d packets dropped", n)
 		}
 	})

@@ -71,9 +71,9 @@ func marks(t *testing.T, h *lab.Host, first, counted uint32) func() (uint64, err
 // except those that end the session.
 func TestSkipMark(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
-	drop(t, l.Router, lab.Forward)
+	installDropFirewall(t, l.Router, lab.Forward)
 	script{"AUTH": "234 go", "GET": "500 what?"}.serve(ctx, t, l.Server)
 	const bit, others = 0x100, 0x80000a01
 	marked := marks(t, l.Router, others, others|bit)
@@ -93,10 +93,10 @@ func TestSkipMark(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d := start(t, l.Router, tt.config)
 			c := connect(ctx, t, l)
-			c.wants(t, 220)
+			c.expectReply(t, 220)
 			c.command(t, 0, tt.line)
-			d.logged(t, tt.log)
-			packets, withBit := queued(t, l.Router), read(t, marked)
+			d.expectLog(t, tt.log)
+			packets, withBit := queued(t, l.Router), mustRead(t, marked)
 			const lines = 20
 			for range lines {
 				c.command(t, 200, "SYST")
@@ -105,13 +105,13 @@ func TestSkipMark(t *testing.T) {
 			if tt.skipped && got != 0 || !tt.skipped && got < 2*lines {
 				t.Errorf("%d packets queued for %d lines and replies, skipped %t", got, lines, tt.skipped)
 			}
-			if n := read(t, marked) - withBit; (n != 0) != tt.marked {
+			if n := mustRead(t, marked) - withBit; (n != 0) != tt.marked {
 				t.Errorf("%d packets of a connection with the mark %#x, marked %t", n, uint32(others|bit), tt.marked)
 			}
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
-			d.logged(t, "control connection closed")
+			d.expectLog(t, "control connection closed")
 			if n := d.log.count("level=WARN"); n != 0 {
 				t.Errorf("%d warnings in the log", n)
 			}
@@ -124,9 +124,9 @@ func TestSkipMark(t *testing.T) {
 // entry, with its mark, for the second.
 func TestSkippedPortsAgain(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	d := start(t, l.Router, "[queue]\nskip_mark = 1\n")
 	control := labtest.Listen(ctx, t, l.Server, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
 	data := netip.AddrPortFrom(l.Server.IPv4(), 39632)
@@ -140,7 +140,7 @@ func TestSkippedPortsAgain(t *testing.T) {
 	if err := first.PrintfLine("GET / HTTP/1.1"); err != nil {
 		t.Fatal(err)
 	}
-	d.logged(t, "is not read")
+	d.expectLog(t, "is not read")
 	if err := conn.(*net.TCPConn).SetLinger(0); err != nil { // to be closed by a RST
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestSkippedPortsAgain(t *testing.T) {
 	if _, err := first.ReadLine(); err == nil {
 		t.Fatal("the connection was not broken off")
 	}
-	d.logged(t, "control connection closed")
+	d.expectLog(t, "control connection closed")
 	_ = first.Close()
 
 	if err := control.Close(); err != nil {
@@ -158,12 +158,12 @@ func TestSkippedPortsAgain(t *testing.T) {
 	}
 	script{"PASV": "227 (" + hostPort(data) + ")"}.serve(ctx, t, l.Server)
 	second := connectFrom(ctx, t, l, first.addr)
-	second.wants(t, 220)
+	second.expectReply(t, 220)
 	second.command(t, 331, "USER anonymous")
 	second.command(t, 230, "PASS lab@example.com")
 	second.command(t, 227, "PASV")
-	reaches(ctx, t, l.Client, netip.AddrPort{}, data)
-	if got := read(t, fw.Related); got != 1 {
+	expectConnect(ctx, t, l.Client, netip.AddrPort{}, data)
+	if got := mustRead(t, fw.Related); got != 1 {
 		t.Errorf("%d related packets for 1 data connection", got)
 	}
 }
@@ -172,9 +172,9 @@ func TestSkippedPortsAgain(t *testing.T) {
 // ends, although nobody has followed it.
 func TestSkippedTLSEnds(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
-	fw := drop(t, l.Router, lab.Forward)
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	d := start(t, l.Router, "admit = \"entry\"\n[passive]\ntls_ports = \"30000-31000\"\n[queue]\nskip_mark = 1\nskip_tls = true\n")
 	script{"AUTH": "234 go"}.serve(ctx, t, l.Server)
 	inside := netip.AddrPortFrom(l.Server.IPv4(), 31000)
@@ -188,21 +188,21 @@ func TestSkippedTLSEnds(t *testing.T) {
 	} {
 		t.Run(end.name, func(t *testing.T) {
 			c := connect(ctx, t, l)
-			c.wants(t, 220)
-			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
+			c.expectReply(t, 220)
+			expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
 			c.command(t, 234, "AUTH TLS")
 			for range 10 {
 				c.command(t, 200, "unread")
 			}
-			reaches(ctx, t, l.Client, netip.AddrPort{}, inside)
+			expectConnect(ctx, t, l.Client, netip.AddrPort{}, inside)
 			if err := end.end(c.tcp); err != nil {
 				t.Fatal(err)
 			}
 			if err := c.Close(); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the end is logged", func() bool { return d.log.count("control connection closed") == i+1 })
-			barred(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
+			labtest.Eventually(t, "the end is logged", func() bool { return d.log.count("control connection closed") == i+1 })
+			expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, inside)
 		})
 	}
 }

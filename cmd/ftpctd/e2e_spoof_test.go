@@ -23,7 +23,7 @@ import (
 )
 
 // keptAway reads what the daemon's rules on a host have counted.
-func keptAway(t *testing.T, h *lab.Host) firewall.Counters {
+func mustKeptAway(t *testing.T, h *lab.Host) firewall.Counters {
 	t.Helper()
 	var c firewall.Counters
 	err := h.Do(func() (err error) {
@@ -51,7 +51,7 @@ func asymmetric(t *testing.T, l *lab.Lab) {
 	if err := l.AddLink(l.Server, "second"); err != nil {
 		t.Fatal(err)
 	}
-	shell(t, l.Server, fmt.Sprintf("ip route replace %s via 169.254.0.1 dev second onlink src %s\nip -6 route replace %s via fe80::1 dev second onlink src %s\n",
+	mustShell(t, l.Server, fmt.Sprintf("ip route replace %s via 169.254.0.1 dev second onlink src %s\nip -6 route replace %s via fe80::1 dev second onlink src %s\n",
 		l.Client.IPv4(), l.Server.IPv4(), l.Client.IPv6(), l.Server.IPv6()))
 }
 
@@ -62,17 +62,17 @@ func routedByMark(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	asymmetric(t, l)
 	// Neighbours are told of an IPv6 address on the link that has it alone.
-	shell(t, l.Server, fmt.Sprintf("ip -6 addr add %s/128 dev second nodad\n", l.Server.IPv6()))
+	mustShell(t, l.Server, fmt.Sprintf("ip -6 addr add %s/128 dev second nodad\n", l.Server.IPv6()))
 	for _, ip := range []struct {
 		command string
 		server  netip.Addr
 	}{{"ip -4", l.Server.IPv4()}, {"ip -6", l.Server.IPv6()}} {
-		shell(t, l.Router, fmt.Sprintf("%s rule add fwmark 2 lookup 100\n%s route add %s dev second table 100\n", ip.command, ip.command, ip.server))
+		mustShell(t, l.Router, fmt.Sprintf("%s rule add fwmark 2 lookup 100\n%s route add %s dev second table 100\n", ip.command, ip.command, ip.server))
 	}
 	for _, rule := range []string{
 		"-j CONNMARK --restore-mark", "-i client -m mark --mark 0 -j MARK --set-mark 2", "-j CONNMARK --save-mark",
 	} {
-		shell(t, l.Router, "iptables -w 10 -t mangle -A PREROUTING "+rule+"\nip6tables -w 10 -t mangle -A PREROUTING "+rule+"\n")
+		mustShell(t, l.Router, "iptables -w 10 -t mangle -A PREROUTING "+rule+"\nip6tables -w 10 -t mangle -A PREROUTING "+rule+"\n")
 	}
 }
 
@@ -81,9 +81,9 @@ func multipath(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	asymmetric(t, l)
 	for _, name := range []string{"eth0", "second"} {
-		shell(t, l.Server, "ip -6 addr add fe80::2/64 dev "+name+" nodad\n")
+		mustShell(t, l.Server, "ip -6 addr add fe80::2/64 dev "+name+" nodad\n")
 	}
-	shell(t, l.Router, fmt.Sprintf("ip route replace %s nexthop dev server nexthop dev second\nip -6 route del %s dev server\nip -6 route add %s nexthop via fe80::2 dev server nexthop via fe80::2 dev second\n",
+	mustShell(t, l.Router, fmt.Sprintf("ip route replace %s nexthop dev server nexthop dev second\nip -6 route del %s dev server\nip -6 route add %s nexthop via fe80::2 dev server nexthop via fe80::2 dev second\n",
 		l.Server.IPv4(), l.Server.IPv6(), l.Server.IPv6()))
 }
 
@@ -96,9 +96,9 @@ func bridged(t *testing.T, l *lab.Lab) {
 		if h == l.Client {
 			peer = l.Server
 		}
-		shell(t, h, fmt.Sprintf("ip route replace %s dev eth0\nip -6 route del %s\nip -6 route add %s dev eth0\n", peer.IPv4(), peer.IPv6(), peer.IPv6()))
+		mustShell(t, h, fmt.Sprintf("ip route replace %s dev eth0\nip -6 route del %s\nip -6 route add %s dev eth0\n", peer.IPv4(), peer.IPv6(), peer.IPv6()))
 	}
-	shell(t, l.Router, "ip addr flush dev client\nip addr flush dev server\nip link add br0 type bridge forward_delay 0\n"+
+	mustShell(t, l.Router, "ip addr flush dev client\nip addr flush dev server\nip link add br0 type bridge forward_delay 0\n"+
 		"ip link set client master br0\nip link set server master br0\nip link set br0 up\n")
 	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
 		err := l.Router.Do(func() error { return os.WriteFile("/proc/sys/net/bridge/"+name, []byte("1"), 0) })
@@ -114,9 +114,9 @@ func inVRF(t *testing.T, l *lab.Lab) {
 	if _, err := l.Router.Output(exec.Command("ip", "link", "add", "vrf0", "type", "vrf", "table", "10")); err != nil {
 		labtest.UnmetKernel(t, "the kernel has no VRF (CONFIG_NET_VRF)")
 	}
-	shell(t, l.Router, "ip link set vrf0 up\nip link set client master vrf0\nip link set server master vrf0\n")
+	mustShell(t, l.Router, "ip link set vrf0 up\nip link set client master vrf0\nip link set server master vrf0\n")
 	for _, h := range []*lab.Host{l.Client, l.Server} { // whose links were down for a moment
-		shell(t, l.Router, fmt.Sprintf("ip -6 addr replace fe80::1/128 dev %[3]s nodad\nip route replace %[1]s dev %[3]s table 10\nip -6 route replace %[2]s dev %[3]s table 10\n",
+		mustShell(t, l.Router, fmt.Sprintf("ip -6 addr replace fe80::1/128 dev %[3]s nodad\nip route replace %[1]s dev %[3]s table 10\nip -6 route replace %[2]s dev %[3]s table 10\n",
 			h.IPv4(), h.IPv6(), h.Name()))
 	}
 }
@@ -159,24 +159,24 @@ func TestAntiSpoof(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			if tt.place != nil {
 				tt.place(t, l)
 			}
-			s := &miniftp.Server{DataTimeout: soon}
-			s.Put("file", labtest.Content(small))
+			s := &miniftp.Server{DataTimeout: blockedTimeout}
+			s.Put("file", labtest.Content(smallFile))
 			labtest.Serve(t, l.Server, s)
-			fw := drop(t, tt.host(l), tt.hooks...)
+			fw := installDropFirewall(t, tt.host(l), tt.hooks...)
 			d := start(t, tt.host(l), fmt.Sprintf("[firewall]\nanti_spoof = %q\n", tt.spoof))
 			for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 				if tt.want == servedIPv4 && w.Server.Is6() {
 					continue
 				}
 				t.Run(w.String(), func(t *testing.T) {
-					before := keptAway(t, d.host).Spoofed
+					before := mustKeptAway(t, d.host).Spoofed
 					c := labtest.Connect(ctx, t, l.Client, w.Server)
-					spoofed := keptAway(t, d.host).Spoofed > before
+					spoofed := mustKeptAway(t, d.host).Spoofed > before
 					if spoofed != (tt.want == unread) {
 						t.Errorf("packets that are not believed: %t", spoofed)
 					}
@@ -184,18 +184,18 @@ func TestAntiSpoof(t *testing.T) {
 						return // what the client announces may be all that has to be read
 					}
 					if spoofed {
-						blocked(ctx, t, c, w.Via, "file")
+						expectTransferBlocked(ctx, t, fw.Dropped, c, w.Via, "file")
 						return
 					}
-					related := read(t, fw.Related)
+					related := mustRead(t, fw.Related)
 					labtest.RoundTrip(ctx, t, c, s, w)
-					if got := read(t, fw.Related) - related; got != 2 {
+					if got := mustRead(t, fw.Related) - related; got != 2 {
 						t.Errorf("%d related packets for 2 data connections", got)
 					}
 				})
 			}
 			if tt.want == unread {
-				d.logged(t, "level=WARN", "source address check", "firewall.anti_spoof")
+				d.expectLog(t, "level=WARN", "source address check", "firewall.anti_spoof")
 			} else if n := d.log.count("source address check"); n > 0 {
 				t.Errorf("%d warnings about the source address check, want none", n)
 			}
@@ -217,14 +217,14 @@ func TestAntiSpoofNAT(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			routePublic(t, l)
 			iptables(t, l.Router, tt.rules)
-			s := &miniftp.Server{DataTimeout: soon, PassiveAddr: tt.server.Addr()}
-			s.Put("file", labtest.Content(small))
+			s := &miniftp.Server{DataTimeout: blockedTimeout, PassiveAddr: tt.server.Addr()}
+			s.Put("file", labtest.Content(smallFile))
 			labtest.Serve(t, l.Server, s)
-			drop(t, l.Router, lab.Forward)
+			installDropFirewall(t, l.Router, lab.Forward)
 			start(t, l.Router, "")
 			c := labtest.Dial(ctx, t, l.Client, tt.server)
 			if err := c.Login(ctx, "anonymous", "lab@example.com"); err != nil {
@@ -233,7 +233,7 @@ func TestAntiSpoofNAT(t *testing.T) {
 			if _, err := c.Retr(ctx, ftpparse.R227, "file"); err != nil {
 				t.Error(err)
 			}
-			if n := keptAway(t, l.Router).Spoofed; n > 0 {
+			if n := mustKeptAway(t, l.Router).Spoofed; n > 0 {
 				t.Errorf("%d packets are not believed", n)
 			}
 		})
@@ -244,7 +244,7 @@ func TestAntiSpoofNAT(t *testing.T) {
 // packets have no way back to look up.
 func TestLoopback(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx := testContext(t)
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{}
 	labtest.Serve(t, l.Server, s)
@@ -252,11 +252,11 @@ func TestLoopback(t *testing.T) {
 	for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 		before := d.log.count(`msg="data connection expected"`, "via="+w.Via.String())
 		labtest.RoundTrip(ctx, t, labtest.Connect(ctx, t, l.Server, w.Server), s, w)
-		eventually(t, "both data connections are expected", func() bool {
+		labtest.Eventually(t, "both data connections are expected", func() bool {
 			return d.log.count(`msg="data connection expected"`, "via="+w.Via.String()) >= before+2
 		})
 	}
-	if n := keptAway(t, l.Server).Spoofed; n > 0 {
+	if n := mustKeptAway(t, l.Server).Spoofed; n > 0 {
 		t.Errorf("%d packets are not believed", n)
 	}
 }
@@ -289,13 +289,13 @@ func TestForgedSource(t *testing.T) {
 				sysctl(t, l.Router, "ipv4/conf/"+name+"/rp_filter", tt.rpFilter)
 			}
 			const host4, host6 = "198.51.100.21", "fd00:198:51::21"
-			shell(t, l.Server, "ip route add "+host4+" via 169.254.0.1 dev eth0 onlink\nip -6 route add "+host6+" via fe80::1 dev eth0 onlink\n")
+			mustShell(t, l.Server, "ip route add "+host4+" via 169.254.0.1 dev eth0 onlink\nip -6 route add "+host6+" via fe80::1 dev eth0 onlink\n")
 			table := "main"
 			if tt.vrf {
 				inVRF(t, l)
 				table = "10"
 			}
-			shell(t, l.Router, "ip route add "+host4+" dev server table "+table+"\nip -6 route add "+host6+" dev server table "+table+"\n")
+			mustShell(t, l.Router, "ip route add "+host4+" dev server table "+table+"\nip -6 route add "+host6+" dev server table "+table+"\n")
 			d := start(t, l.Router, fmt.Sprintf("[firewall]\nanti_spoof = %q\n", tt.spoof))
 			src, dst := netip.AddrPortFrom(l.Client.IPv4(), 40000), netip.MustParseAddrPort(host4+":21")
 			if tt.ipv6 {
@@ -306,17 +306,17 @@ func TestForgedSource(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tt.believed {
-				eventually(t, "the SYN is through", func() bool { return tracked(t, l.Router, src) })
-				if n := keptAway(t, l.Router).Spoofed; n > 0 {
+				labtest.Eventually(t, "the SYN is through", func() bool { return tracked(t, l.Router, src) })
+				if n := mustKeptAway(t, l.Router).Spoofed; n > 0 {
 					t.Errorf("%d packets are not believed", n)
 				}
 				return
 			}
-			eventually(t, "the SYN is counted", func() bool { return keptAway(t, l.Router).Spoofed == 1 })
+			labtest.Eventually(t, "the SYN is counted", func() bool { return mustKeptAway(t, l.Router).Spoofed == 1 })
 			if n := queued(t, l.Router) - before; n > 0 {
 				t.Errorf("%d packets are queued", n)
 			}
-			d.logged(t, "level=WARN", "source address check", "packets=1")
+			d.expectLog(t, "level=WARN", "source address check", "packets=1")
 		})
 	}
 }
@@ -391,7 +391,7 @@ func TestFastOpen(t *testing.T) {
 	for _, family := range []string{"IPv4", "IPv6"} {
 		t.Run(family, func(t *testing.T) {
 			t.Parallel()
-			ctx := within(t)
+			ctx := testContext(t)
 			l := labtest.New(t, lab.Config{})
 			// Without a cookie, on the client, on the server and for every listener:
 			// net.ipv4.tcp_fastopen of the kernel's ip-sysctl.rst.
@@ -443,10 +443,10 @@ func TestFastOpen(t *testing.T) {
 			if opensFast() != 0 {
 				t.Error("the server takes the data of a SYN")
 			}
-			if n := keptAway(t, l.Router).FastOpens; n != 1 {
+			if n := mustKeptAway(t, l.Router).FastOpens; n != 1 {
 				t.Errorf("%d SYNs with data are counted, want 1", n)
 			}
-			d.logged(t, "level=INFO", "SYNs with data", "packets=1")
+			d.expectLog(t, "level=INFO", "SYNs with data", "packets=1")
 		})
 	}
 }

@@ -103,7 +103,7 @@ func TestNotify(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{}
 	labtest.Serve(t, l.Server, s)
-	drop(t, l.Router, lab.Forward)
+	installDropFirewall(t, l.Router, lab.Forward)
 	m := supervise(t, l.Router, 400*time.Millisecond, "")
 
 	const idle = "STATUS=0 control connections; 0 data connections expected, 0 rejected"
@@ -114,11 +114,11 @@ func TestNotify(t *testing.T) {
 		t.Errorf("at READY=1 (-want +got):\n%s", diff)
 	}
 
-	ctx := within(t)
+	ctx := testContext(t)
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 	labtest.RoundTrip(ctx, t, c, s, miniftp.Way{Via: ftpparse.R227, Server: l.Server.IPv4()})
 	const busy = "STATUS=1 control connections; 2 data connections expected, 0 rejected"
-	eventually(t, "the status "+busy, func() bool { return m.expect(t, "WATCHDOG=1") == busy })
+	labtest.Eventually(t, "the status "+busy, func() bool { return m.expect(t, "WATCHDOG=1") == busy })
 
 	m.daemon.end(t)
 	m.expect(t, "STOPPING=1")
@@ -128,13 +128,13 @@ func TestNotify(t *testing.T) {
 // cannot, and that a broken file changes nothing.
 func TestReload(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
-	s := &miniftp.Server{DataTimeout: soon}
+	s := &miniftp.Server{DataTimeout: blockedTimeout}
 	labtest.Serve(t, l.Server, s)
-	s.Put("file", labtest.Content(small))
-	drop(t, l.Router, lab.Forward)
+	s.Put("file", labtest.Content(smallFile))
+	fw := installDropFirewall(t, l.Router, lab.Forward)
 	m := supervise(t, l.Router, time.Minute, "")
 	m.expect(t, "READY=1")
-	ctx := within(t)
+	ctx := testContext(t)
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 	passes := func(when string) {
 		t.Helper()
@@ -145,19 +145,19 @@ func TestReload(t *testing.T) {
 	passes("at the start")
 
 	m.reload(t, "ports = [21, 2121]\nmin_port = 2000\n[active]\nenabled = false\n[log]\nlevel = \"debug\"\n")
-	m.daemon.logged(t, "level=INFO", "configuration reloaded")
-	m.daemon.logged(t, "level=WARN", "restart", "keys=[ports]")
-	blocked(ctx, t, c, ftpparse.PORT, "file")
-	m.daemon.logged(t, "reason=active-disabled")
+	m.daemon.expectLog(t, "level=INFO", "configuration reloaded")
+	m.daemon.expectLog(t, "level=WARN", "restart", "keys=[ports]")
+	expectTransferBlocked(ctx, t, fw.Dropped, c, ftpparse.PORT, "file")
+	m.daemon.expectLog(t, "reason=active-disabled")
 	if _, err := c.Retr(ctx, ftpparse.R227, "file"); err != nil {
 		t.Errorf("passive mode: %v", err)
 	}
-	m.daemon.logged(t, "level=DEBUG")
+	m.daemon.expectLog(t, "level=DEBUG")
 
 	m.reload(t, "[active]\nenabled = true\n[passive]\nports = \"all\"\ntypo = 1\n")
-	m.daemon.logged(t, "level=ERROR", "not reloaded", m.config, "passive.ports")
-	m.daemon.logged(t, "level=ERROR", "not reloaded", m.config, "typo")
-	blocked(ctx, t, c, ftpparse.PORT, "file")
+	m.daemon.expectLog(t, "level=ERROR", "not reloaded", m.config, "passive.ports")
+	m.daemon.expectLog(t, "level=ERROR", "not reloaded", m.config, "typo")
+	expectTransferBlocked(ctx, t, fw.Dropped, c, ftpparse.PORT, "file")
 
 	if err := os.Remove(m.config); err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func TestReload(t *testing.T) {
 	}
 	m.expect(t, "RELOADING=1")
 	m.expect(t, "READY=1")
-	m.daemon.logged(t, "level=ERROR", "not reloaded", "no such file")
+	m.daemon.expectLog(t, "level=ERROR", "not reloaded", "no such file")
 
 	m.reload(t, "")
 	passes("with active mode again")
@@ -203,7 +203,7 @@ func TestWatchdogOfStoppedProcess(t *testing.T) {
 	if err := m.daemon.process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the watchdog is fed again", func() bool {
+	labtest.Eventually(t, "the watchdog is fed again", func() bool {
 		variable, _ := m.next(t) // first perhaps that a ping was not answered in time
 		return variable == "WATCHDOG=1"
 	})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -37,30 +38,16 @@ func program(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// soon is how long a data connection that a firewall drops is waited for. One
-// that is admitted takes a millisecond or so.
-const soon = 400 * time.Millisecond
+// blockedTimeout is how long a miniftp.Server tries to open an active data connection
+// that a firewall drops, until it replies 425. The kernel retransmits a SYN after a
+// second: the server gives up before.
+const blockedTimeout = 400 * time.Millisecond
 
-// within returns a context for one test: far longer than anything in it takes.
-func within(t *testing.T) context.Context {
+// testContext returns a context for one test, which is far longer than the test takes.
+func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// patience is how long another process may take for something that it does at
-// once, on a machine that is busy or emulated.
-const patience = time.Minute
-
-// eventually waits for a condition that another process brings about.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		if condition() {
-			return
-		}
-	}
-	t.Fatalf("not within %v: %s", patience, what)
 }
 
 // transcript is what a process has written.
@@ -112,7 +99,7 @@ func startSilent(t *testing.T, h *lab.Host, config string) *daemon {
 			t.Logf("the log of the daemon on %s:\n%s", h.Name(), d.log)
 		}
 	})
-	eventually(t, "the daemon is ready or has ended", func() bool {
+	labtest.Eventually(t, "the daemon is ready or has ended", func() bool {
 		select {
 		case <-d.process.Done():
 			t.Fatalf("the daemon ended: %v\n%s", d.process.Wait(), d.log)
@@ -138,9 +125,9 @@ func (d *daemon) end(t *testing.T) {
 	_ = d.process.Signal(unix.SIGTERM) // fails only if it has ended
 	select {
 	case <-d.process.Done():
-	case <-time.After(patience):
+	case <-time.After(labtest.Patience):
 		_ = d.process.Signal(unix.SIGQUIT) // shows where it hangs
-		t.Errorf("the daemon still runs %v after SIGTERM", patience)
+		t.Errorf("the daemon still runs %v after SIGTERM", labtest.Patience)
 	}
 	err := d.process.Wait()
 	if d.log.count("DATA RACE") > 0 {
@@ -167,10 +154,10 @@ func (d *daemon) kill(t *testing.T) {
 	<-d.process.Done()
 }
 
-// logged waits for a line of the log with all the words in it.
-func (d *daemon) logged(t *testing.T, words ...string) {
+// expectLog waits for a line of the log that contains all the words.
+func (d *daemon) expectLog(t *testing.T, words ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("the daemon logs %q", words), func() bool { return d.log.count(words...) > 0 })
+	labtest.Eventually(t, fmt.Sprintf("the daemon logs %q", words), func() bool { return d.log.count(words...) > 0 })
 }
 
 // traces lists what daemons have in a host's namespace: their tables, queues,
@@ -240,9 +227,9 @@ func execute(t *testing.T, h *lab.Host, args ...string) result {
 	}
 	select {
 	case <-p.Done():
-	case <-time.After(patience):
+	case <-time.After(labtest.Patience):
 		_ = p.Stop()
-		t.Fatalf("%q still runs after %v", args, patience)
+		t.Fatalf("%q still runs after %v", args, labtest.Patience)
 	}
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
@@ -261,8 +248,8 @@ func netFile(t *testing.T, h *lab.Host, name string) string {
 	return string(text)
 }
 
-// read reads a counter of a firewall.
-func read(t *testing.T, counter func() (uint64, error)) uint64 {
+// mustRead reads a counter of a firewall.
+func mustRead(t *testing.T, counter func() (uint64, error)) uint64 {
 	t.Helper()
 	n, err := counter()
 	if err != nil {
@@ -271,8 +258,9 @@ func read(t *testing.T, counter func() (uint64, error)) uint64 {
 	return n
 }
 
-// drop puts a firewall on a host: port 21, established and related.
-func drop(t *testing.T, h *lab.Host, hooks ...lab.Hook) *lab.Firewall {
+// installDropFirewall installs a default-drop firewall on a host, which accepts port 21,
+// established and related.
+func installDropFirewall(t *testing.T, h *lab.Host, hooks ...lab.Hook) *lab.Firewall {
 	t.Helper()
 	fw, err := h.DropFirewall(hooks...)
 	if err != nil {
@@ -281,31 +269,43 @@ func drop(t *testing.T, h *lab.Host, hooks ...lab.Hook) *lab.Firewall {
 	return fw
 }
 
-// small is a file of many segments.
-const small = 200_000
+// smallFile is the size of a file of many segments, in bytes.
+const smallFile = 200_000
 
-// blocked tries a download whose data connection must not come about. Its
-// control connection must live on. The server must not wait for long either.
-func blocked(ctx context.Context, t *testing.T, c *miniftp.Client, via ftpparse.Via, name string) {
+// expectTransferBlocked tries a download whose data connection a firewall must drop;
+// dropped is its counter. The control connection must stay alive.
+func expectTransferBlocked(ctx context.Context, t *testing.T, dropped func() (uint64, error), c *miniftp.Client, via ftpparse.Via, name string) {
 	t.Helper()
-	defer func(timeout time.Duration) { c.DataTimeout = timeout }(c.DataTimeout)
-	c.DataTimeout = soon
-	if _, err := c.Retr(ctx, via, name); !errors.Is(err, miniftp.ErrNoDataConnection) {
+	before := mustRead(t, dropped)
+	watch, stop := context.WithCancel(ctx)
+	risen := make(chan struct{})
+	go func() {
+		defer close(risen)
+		_ = lab.AwaitRise(watch, dropped, before)
+	}()
+	c.GiveUp = risen
+	_, err := c.Retr(ctx, via, name)
+	stop()
+	<-risen
+	c.GiveUp = nil
+	if !errors.Is(err, miniftp.ErrNoDataConnection) {
 		t.Errorf("a download via %s: got %v, want %v", via, err, miniftp.ErrNoDataConnection)
+	} else if mustRead(t, dropped) == before {
+		t.Errorf("a download via %s fails, but no packet was dropped: %v", via, err)
 	}
-	alive(ctx, t, c)
+	checkAlive(ctx, t, c)
 }
 
-// alive asserts that a control connection works.
-func alive(ctx context.Context, t *testing.T, c *miniftp.Client) {
+// checkAlive fails the test if a control connection does not work.
+func checkAlive(ctx context.Context, t *testing.T, c *miniftp.Client) {
 	t.Helper()
 	if _, err := c.Command(ctx, 200, "NOOP"); err != nil {
 		t.Errorf("the control connection is dead: %v", err)
 	}
 }
 
-// reaches opens a TCP connection from a host, and closes it.
-func reaches(ctx context.Context, t *testing.T, from *lab.Host, local, remote netip.AddrPort) {
+// expectConnect opens a TCP connection from a host, and closes it.
+func expectConnect(ctx context.Context, t *testing.T, from *lab.Host, local, remote netip.AddrPort) {
 	t.Helper()
 	conn, err := from.DialTCP(ctx, local, remote)
 	if err != nil {
@@ -317,21 +317,36 @@ func reaches(ctx context.Context, t *testing.T, from *lab.Host, local, remote ne
 	}
 }
 
-// barred tries to open a TCP connection from a host: the firewall must drop it.
-func barred(ctx context.Context, t *testing.T, fw *lab.Firewall, from *lab.Host, local, remote netip.AddrPort) {
+// expectBlocked tries to open a TCP connection from a host: the firewall must drop it.
+func expectBlocked(ctx context.Context, t *testing.T, fw *lab.Firewall, from *lab.Host, local, remote netip.AddrPort) {
 	t.Helper()
-	before := read(t, fw.Dropped)
-	ctx, cancel := context.WithTimeout(ctx, soon)
-	defer cancel()
-	conn, err := from.DialTCP(ctx, local, remote)
-	if err == nil {
+	if conn := dialUnlessDropped(ctx, t, fw, from, local, remote); conn != nil {
 		_ = conn.Close()
 		t.Errorf("%s can connect to %s", from.Name(), remote)
-		return
 	}
-	if read(t, fw.Dropped) == before {
-		t.Errorf("%s cannot connect to %s, but no packet was dropped: %v", from.Name(), remote, err)
+}
+
+// dialUnlessDropped opens a TCP connection. It returns nil if the firewall drops a
+// packet instead.
+func dialUnlessDropped(ctx context.Context, t *testing.T, fw *lab.Firewall, n miniftp.Network, local, remote netip.AddrPort) net.Conn {
+	t.Helper()
+	before := mustRead(t, fw.Dropped)
+	ctx, cancel := context.WithTimeout(ctx, labtest.Patience)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		_ = lab.AwaitRise(ctx, fw.Dropped, before)
+		cancel()
+	})
+	conn, err := n.DialTCP(ctx, local, remote)
+	cancel()
+	watching.Wait()
+	if err == nil {
+		return conn
 	}
+	if mustRead(t, fw.Dropped) == before {
+		t.Errorf("cannot connect to %s, but no packet was dropped: %v", remote, err)
+	}
+	return nil
 }
 
 // listen listens on a host until the end of the test, and accepts everything.

@@ -26,12 +26,12 @@ func TestScripts(t *testing.T) {
 			env.Setenv("DIST", dist)
 			return err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": runExits},
 	})
 }
 
 // exits runs a program and fails unless it ends with the exit code given.
-func exits(ts *testscript.TestScript, neg bool, args []string) {
+func runExits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE PROGRAM [ARG...]")
 	}

@@ -89,7 +89,7 @@ func TestNotify(t *testing.T) {
 
 // TestNobodyReads has a service manager read nothing for a while. Nothing waits for
 // it, and it hears of the state as soon as it reads again.
-func TestNobodyReads(t *testing.T) {
+func TestServiceManagerDoesNotRead(t *testing.T) {
 	tests := []struct {
 		name  string
 		calls func(*Systemd) []error // while nothing is read
