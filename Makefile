@@ -17,18 +17,21 @@ ifeq ($(shell PATH="$(PATH)" command -v $(GO)),)
 $(error $(GO) is not in PATH: install Go from https://go.dev/dl, or keep your PATH under sudo: sudo env "PATH=$$PATH" make $(MAKECMDGOALS))
 endif
 
-# git refuses the repository of another user (a container, a bind mount), and go
-# build then fails: such a build goes without a version.
-BUILDVCS := $(if $(shell git rev-parse --verify -q HEAD 2>/dev/null),auto,false)
+# Empty outside a git repository, such as in a source archive, and where git refuses
+# another user's repository: a build takes its version from here alone, so that it is
+# the same with and without .git.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+# Static, and byte for byte the same in every directory.
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-X ftpctd/cmd/ftpctd/internal/cli.release=$(VERSION)'
 
-.PHONY: help build demo test test-vm fuzz lint bench bench-baseline bench-compare bench-e2e bench-vm deps install uninstall clean root
+.PHONY: help build demo test test-vm fuzz reproducible lint bench bench-baseline bench-compare bench-e2e bench-vm deps install uninstall clean root
 
 help: ## print this help
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
 		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 build: ## build ./ftpctd
-	$(GO) build -trimpath -buildvcs=$(BUILDVCS) -o $(BIN) ./cmd/ftpctd
+	$(BUILD) -o $(BIN) ./cmd/ftpctd
 
 demo: root build ## real FTP sessions through a DROP firewall, without and with the daemon (as root)
 	$(BIN) demo
@@ -68,6 +71,13 @@ fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)
 		done; \
 	done
 
+reproducible: ## check that two builds, from two directories and two caches, are the same
+	@$(WITH_DIR); mkdir $$dir/copy; \
+	git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C $$dir/copy; \
+	$(MAKE) -s build VERSION='$(VERSION)' BIN=$$dir/here; \
+	GOCACHE=$$dir/cache $(MAKE) -s -C $$dir/copy build VERSION='$(VERSION)' BIN=$$dir/there; \
+	cmp $$dir/here $$dir/there && sha256sum $$dir/here | cut -d ' ' -f 1
+
 lint: ## golangci-lint with the rules of .golangci.yml
 	$(GOLANGCI_LINT) run ./...
 
@@ -90,7 +100,7 @@ bench-e2e: root ## compare with nf_conntrack_ftp end to end, into README.md and 
 bench-vm: root ## ftpctd beside conntrackd's helper on Debian's kernels, in a virtual machine (KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)
 	@$(WITH_DIR); \
-	$(GO) build -buildvcs=false -o $$dir/ ./bench/vm/vmrun ./bench/e2e ./cmd/ftpctd; \
+	$(BUILD) -o $$dir/ ./bench/vm/vmrun ./bench/e2e ./cmd/ftpctd; \
 	conntrackd=$$(sh bench/e2e/install-conntrackd.sh); \
 	$$dir/vmrun -kernel $(KERNEL) -- sh bench/e2e/vm.sh "$$conntrackd" \
 		$$dir/e2e -variants none,conntrackd,expect,entry -against conntrackd,none \

@@ -281,8 +281,9 @@ func (p plan) buildProgram(ctx context.Context, path string) error {
 	if !needed {
 		return nil
 	}
-	out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", path, "ftpctd/cmd/ftpctd").CombinedOutput()
-	if err != nil {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", path, "ftpctd/cmd/ftpctd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build ftpctd: %w\n%s", err, out)
 	}
 	return nil

@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"bytes"
+	"debug/elf"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -74,6 +76,44 @@ func mustWrite(t *testing.T, path, text string) {
 	}
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestBuild checks that make build makes a static program, with the version it is
+// given and without this machine's paths.
+func TestBuild(t *testing.T) {
+	if _, err := exec.LookPath("make"); err != nil {
+		labtest.Unmet(t, "apt-get install make: "+err.Error())
+	}
+	binary := filepath.Join(t.TempDir(), "ftpctd")
+	cmd := exec.Command("make", "-C", root, "build", "VERSION=v1.2.3-test", "BIN="+binary)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	file, err := elf.Open(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, p := range file.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("the program has a segment %v: it is dynamically linked", p.Type)
+		}
+	}
+	out, err := exec.Command(binary, "version").CombinedOutput()
+	if err != nil || !bytes.HasPrefix(out, []byte("ftpctd v1.2.3-test go")) {
+		t.Errorf("version: %q, %v", out, err)
+	}
+	dir, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(text, []byte(dir)) {
+		t.Errorf("the program contains the path %s", dir)
 	}
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -21,12 +22,15 @@ func newVersionCommand(e env) *cobra.Command {
 	}
 }
 
-// version describes the build: the version that the go command stamped into it, the
-// toolchain and the platform.
+// release is the version that make build sets with -ldflags -X; empty otherwise.
+var release string
+
+// version describes the build: its version, the toolchain and the platform. Without a
+// release the version is the module's, which go install stamps.
 func version() string {
-	v := "(devel)"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		v = info.Main.Version
+	v := release
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v = cmp.Or(v, info.Main.Version)
 	}
-	return fmt.Sprintf("ftpctd %s %s %s/%s", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("ftpctd %s %s %s/%s", cmp.Or(v, "(devel)"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
