@@ -35,6 +35,7 @@ done
 if ! [ -e /usr/include/stdlib.h ]; then
 	missing="$missing libc6-dev"
 fi
+command -v nft >/dev/null || missing="$missing nftables"
 # systemd-analyze judges the unit. The package does not make systemd the init.
 if ! command -v systemd-analyze >/dev/null; then
 	missing="$missing systemd"
