@@ -11,7 +11,11 @@ func TestServiceManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.close()
+	defer func() {
+		if err := m.close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	daemon, err := net.Dial("unixgram", m.path)
 	if err != nil {
 		t.Fatal(err)

@@ -99,7 +99,7 @@ func checkStatic(program string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errInstall)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
 			return fmt.Errorf("%s is dynamically linked: %w", program, errInstall)

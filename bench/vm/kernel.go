@@ -146,7 +146,7 @@ func readLines(file string, line func(string)) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	s := bufio.NewScanner(f)
 	for s.Scan() {
 		line(s.Text())

@@ -73,7 +73,7 @@ func Run(ctx context.Context, k Kernel, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, &OpError{Op: "build the initramfs", Kernel: k.Name, Err: err}
 	}
-	defer initramfs.Close() //nolint:errcheck // memory that QEMU has read
+	defer initramfs.Close() // memory that QEMU has read
 	m := newMachine(o)
 	if err := m.run(ctx, program, k, initramfs); err != nil {
 		op := "boot"
