@@ -11,7 +11,7 @@ import (
 	"github.com/google/gopacket/pcapgo"
 )
 
-// readCapture returns the IP packets of a pcap file from Ethernet.
+// readCapture returns the IP packets of a pcap file of Ethernet frames.
 func readCapture(b *testing.B, path string) [][]byte {
 	b.Helper()
 	f, err := os.Open(path)

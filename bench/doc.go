@@ -1,9 +1,8 @@
-// Package bench measures every stage of a packet's way through user space, from
-// the line grammar to the bytes that go back to the kernel. It has benchmarks
-// only:
+// Package bench measures each stage of a packet's path through user space, from
+// parsing a line to the bytes that return to the kernel. It has benchmarks only:
 //
 //	go test -bench . ./bench
 //
-// BenchmarkYardstick measures other ways of reading the same lines in the same
-// run, so that ratios can be told on any machine.
+// BenchmarkYardstick parses the same lines by other means in the same run, so that
+// ratios can be compared across machines.
 package bench

@@ -1,5 +1,5 @@
-// Package corpora finds the captures and the test vectors of other projects that
-// tests read. They are no part of this one: a clone comes without them.
+// Package corpora finds the captures and test vectors of other projects that tests
+// read. They are not part of this repository.
 package corpora
 
 import (
@@ -10,20 +10,20 @@ import (
 	"testing"
 )
 
-// Env names the environment variable with their directory. Without it, that is the
-// directory "shared" beside the project's.
+// Env is the environment variable that names their directory. The default is the
+// directory "shared" next to the repository.
 const Env = "FTPCTD_CORPORA"
 
-// Path returns the path of a file or a directory among them. If there are none, the
-// test is skipped, on CI as well; it fails if Env says that there are, or if this
-// one is missing.
+// Path returns the path of a file or directory in that directory. Without the default
+// directory the test is skipped, on CI as well. It fails if the directory that Env
+// names, or the file, is missing.
 func Path(t testing.TB, elements ...string) string {
 	t.Helper()
 	dir := os.Getenv(Env)
 	if dir == "" {
 		dir = filepath.Join(filepath.Dir(root(t)), "shared")
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			t.Skipf("no captures and vectors of other projects in %s: set %s to the directory that has them", dir, Env)
+			t.Skipf("no captures and test vectors of other projects in %s: set %s to their directory", dir, Env)
 		}
 	}
 	path := filepath.Join(dir, filepath.Join(elements...))
@@ -33,7 +33,7 @@ func Path(t testing.TB, elements ...string) string {
 	return path
 }
 
-// root returns the directory of the project that the test is of.
+// root returns the directory of the repository.
 func root(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -45,7 +45,7 @@ func root(t testing.TB) string {
 			return dir
 		}
 		if dir == filepath.Dir(dir) {
-			t.Fatal("the test does not run in the project: there is no go.mod above")
+			t.Fatal("not in the repository: no go.mod in any parent directory")
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// ended is a testing.TB that notes how its test ended.
+// ended is a testing.TB that records how its test ended.
 type ended struct {
 	testing.TB
 	how string
@@ -30,10 +30,10 @@ func (e *ended) end(how string) {
 func TestPath(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		env   string   // below the directory that the project is in
-		there []string // likewise
+		env   string   // relative to the parent directory of the repository
+		there []string // existing files, likewise
 		want  string   // likewise
-		how   string   // it ended, if it has no path
+		how   string   // the test ended, if there is no path
 	}{
 		{name: "beside the project", there: []string{"shared/vectors/a"}, want: "shared/vectors/a"},
 		{name: "nothing beside the project", how: "skipped"},

@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpError is the error type of this package: which operation failed, on which
-// host, and why.
+// OpError is the error type of this package: the operation that failed, the host
+// and the cause.
 type OpError struct {
-	// Op says what was attempted, such as "create namespace".
+	// Op is the operation, such as "create namespace".
 	Op string
 
 	// Host is the name of the lab's host, or empty for the lab as a whole.
@@ -19,7 +19,7 @@ type OpError struct {
 	Err error
 }
 
-// Error describes the failure, and what to do about the usual ones.
+// Error describes the failure and how to fix the common ones.
 func (e *OpError) Error() string {
 	s := "lab: " + e.Op
 	if e.Host != "" {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hook is a point in a host's packet path at which a Firewall stands.
+// Hook is a point in a host's packet path where a Firewall filters.
 type Hook uint8
 
 // The hooks, in the kernel's terms.
@@ -51,14 +51,13 @@ func (h Hook) number() *nftables.ChainHook {
 // Firewall opens.
 const ControlPort = 21
 
-// tableName is the Firewall's own table, apart from any that a daemon under
-// test makes.
+// tableName is the Firewall's table. A daemon under test has another.
 const tableName = "lab"
 
-// The named counters of the table, each for TCP packets.
+// The named counters of the table. They count TCP packets.
 const (
 	counterRelated = "related" // accepted by ct state related
-	counterDropped = "dropped" // left to the policy
+	counterDropped = "dropped" // reached the chain's policy
 )
 
 // Firewall is an nftables table "inet lab" on a host. In each of its hooks it
@@ -67,22 +66,20 @@ const (
 //	ct state established,related
 //	tcp dport 21 ct state new
 //
-// and what a network cannot do without: the loopback and IPv6 neighbour
-// discovery. Everything else meets the policy.
+// and the loopback and IPv6 neighbour discovery. The policy decides on the rest.
 type Firewall struct {
 	host  *Host
 	table *nftables.Table
 }
 
-// DropFirewall puts a firewall whose policy is DROP on the host, in the hooks
-// named. A host has at most one Firewall.
+// DropFirewall installs a firewall with the policy DROP on the host, in the given
+// hooks. A host has at most one Firewall.
 func (h *Host) DropFirewall(hooks ...Hook) (*Firewall, error) {
 	return h.firewall(nftables.ChainPolicyDrop, hooks)
 }
 
-// OpenFirewall is DropFirewall with the policy ACCEPT: packets take the same
-// path through the same rules and counters, and none is dropped. It is the
-// yardstick of a benchmark.
+// OpenFirewall is DropFirewall with the policy ACCEPT: packets pass the same rules
+// and counters, and none is dropped. It is the baseline of a benchmark.
 func (h *Host) OpenFirewall(hooks ...Hook) (*Firewall, error) {
 	return h.firewall(nftables.ChainPolicyAccept, hooks)
 }
@@ -93,7 +90,7 @@ func (h *Host) firewall(policy nftables.ChainPolicy, hooks []Hook) (*Firewall, e
 		table: &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName},
 	}
 	conn := f.conn()
-	// CreateTable, unlike AddTable, fails where there is one already.
+	// CreateTable, unlike AddTable, fails if the table exists.
 	conn.CreateTable(f.table)
 	for _, name := range []string{counterRelated, counterDropped} {
 		conn.AddObj(f.counter(name))
@@ -107,8 +104,8 @@ func (h *Host) firewall(policy nftables.ChainPolicy, hooks []Hook) (*Firewall, e
 	return f, nil
 }
 
-// conn returns a batch of changes to the host's tables, empty. It holds no
-// socket: an open one would keep the namespace alive.
+// conn returns an empty batch of changes to the host's tables. It holds no socket:
+// an open one would keep the namespace alive.
 func (f *Firewall) conn() *nftables.Conn {
 	return &nftables.Conn{NetNS: f.host.NetNS()}
 }
@@ -130,18 +127,16 @@ func (f *Firewall) addChain(conn *nftables.Conn, hook Hook, policy nftables.Chai
 	}
 	addRule(conn, chain, CtState(expr.CtStateBitESTABLISHED), accept())
 	addRule(conn, chain, l4proto(unix.IPPROTO_TCP), CtState(expr.CtStateBitRELATED), count(counterRelated), accept())
-	// Errors (ICMP) about a connection are related to it too, and are no data
-	// connections.
+	// ICMP errors are RELATED, too, but must not count as data connections.
 	addRule(conn, chain, CtState(expr.CtStateBitRELATED), accept())
 	addRule(conn, chain, ToControlPort(), CtState(expr.CtStateBitNEW), accept())
 	addRule(conn, chain, neighbourDiscovery(), accept())
 	addRule(conn, chain, l4proto(unix.IPPROTO_TCP), count(counterDropped))
 }
 
-// AssignHelper makes a rule of the firewall assign a connection tracking
-// helper of the kernel to control connections. With "ftp" the kernel itself
-// does what this project does: the yardstick for it, where the kernel has
-// nf_conntrack_ftp. Connections that exist already do not get it.
+// AssignHelper adds rules that assign a conntrack helper to new control
+// connections. With "ftp" that is nf_conntrack_ftp, the baseline for this project,
+// where the kernel has it. It wraps unix.ENOENT where there is no such helper.
 func (f *Firewall) AssignHelper(name string) error {
 	conn := f.conn()
 	conn.AddObj(&nftables.NamedObj{
@@ -169,12 +164,12 @@ func (f *Firewall) AssignHelper(name string) error {
 	return nil
 }
 
-// Related returns how many TCP packets were accepted because they were RELATED.
-// That is the first packet of each data connection, once: what follows it is
-// ESTABLISHED. (A SYN that had to be sent again would count again.)
+// Related returns the number of TCP packets accepted as RELATED: one for each data
+// connection, because the packets after the first are ESTABLISHED. A retransmitted
+// SYN counts again.
 func (f *Firewall) Related() (packets uint64, err error) { return f.read(counterRelated) }
 
-// Dropped returns how many TCP packets were left to the policy.
+// Dropped returns the number of TCP packets that reached the policy.
 func (f *Firewall) Dropped() (packets uint64, err error) { return f.read(counterDropped) }
 
 // AwaitRise returns nil as soon as a counter, such as Firewall.Dropped, has risen above
@@ -206,7 +201,7 @@ func (f *Firewall) read(name string) (uint64, error) {
 	return 0, &OpError{Op: "read counter " + name, Host: f.host.name, Err: fmt.Errorf("the kernel returned a %T", obj)}
 }
 
-// Close removes the firewall. It is not needed before Lab.Close.
+// Close removes the firewall. Lab.Close does not require it.
 func (f *Firewall) Close() error {
 	conn := f.conn()
 	conn.DelTable(f.table)

@@ -16,7 +16,7 @@ import (
 
 var (
 	errClosed = errors.New("the lab is closed")
-	errGoexit = errors.New("the function ended its goroutine (t.FailNow and t.Skip must not be called in it)")
+	errGoexit = errors.New("the function exited its goroutine (it must not call t.FailNow or t.Skip)")
 )
 
 // Host is one machine of the lab: a network namespace and the processes in it.
@@ -25,7 +25,7 @@ type Host struct {
 	ipv4, ipv6 netip.Addr
 
 	ns    *os.File    // the namespace
-	forks chan func() // run by the thread that belongs to the namespace
+	forks chan func() // run by the namespace's own thread
 	gone  chan struct{}
 
 	mu        sync.Mutex
@@ -52,9 +52,9 @@ func newHost(name string, ipv4, ipv6 netip.Addr) (*Host, error) {
 	return h, nil
 }
 
-// fork creates the namespace and then starts processes in it, all from one
-// thread: a child may be bound to the life of the thread that forked it
-// (PR_SET_PDEATHSIG), so that thread has to live exactly as long as the host.
+// fork creates the namespace and starts processes in it, all from one thread. The
+// kernel kills a process when the thread that forked it exits (PR_SET_PDEATHSIG), so
+// the thread must live exactly as long as the host.
 func (h *Host) fork(created chan<- error) {
 	defer close(h.gone)
 	err := unix.Unshare(unix.CLONE_NEWNET)
@@ -70,7 +70,7 @@ func (h *Host) fork(created chan<- error) {
 	}
 }
 
-// throwaway calls f in a goroutine, on a thread that is thrown away after it.
+// throwaway calls f in a goroutine, on a thread that exits with it.
 func throwaway(f func()) {
 	go func() {
 		runtime.LockOSThread()
@@ -78,9 +78,8 @@ func throwaway(f func()) {
 			f()
 			return
 		}
-		// The runtime cannot throw the main thread away, which would keep the
-		// namespace for the rest of the process's life. As long as this
-		// goroutine occupies it, f gets another.
+		// The main thread cannot exit and would hold the namespace as long as the
+		// process lives. While this goroutine occupies it, f gets another thread.
 		other := make(chan struct{})
 		go func() {
 			runtime.LockOSThread()
@@ -92,8 +91,8 @@ func throwaway(f func()) {
 	}()
 }
 
-// setup brings the loopback up and makes IPv6 ready without the second of
-// duplicate address detection that every link-local address would wait for.
+// setup brings the loopback up and disables IPv6 duplicate address detection, which
+// would delay each link-local address by a second.
 func setup() error {
 	for path, value := range map[string]string{
 		"/proc/sys/net/ipv6/conf/all/disable_ipv6":     "0",
@@ -115,8 +114,8 @@ func setup() error {
 // Name returns the host's name: client, router or server.
 func (h *Host) Name() string { return h.name }
 
-// IPv4 returns the host's IPv4 address. The router has none that others could
-// reach, and returns the zero Addr.
+// IPv4 returns the host's IPv4 address; the zero Addr on the router, which has no
+// address that others can reach.
 func (h *Host) IPv4() netip.Addr { return h.ipv4 }
 
 // IPv6 returns the host's IPv6 address; the zero Addr on the router.
@@ -125,16 +124,15 @@ func (h *Host) IPv6() netip.Addr { return h.ipv6 }
 // Addrs returns both addresses, IPv4 first.
 func (h *Host) Addrs() []netip.Addr { return []netip.Addr{h.ipv4, h.ipv6} }
 
-// NetNS returns a file descriptor of the host's namespace, for libraries that
-// open their sockets in a namespace given so. It is valid until Lab.Close.
+// NetNS returns a file descriptor of the host's namespace, for libraries that take
+// one. It is valid until Lab.Close.
 func (h *Host) NetNS() int { return int(h.ns.Fd()) }
 
 // Do calls f on a thread inside the host's namespace and returns its error.
-// Sockets that f opens belong to the namespace for good; goroutines that f
-// starts do not run in it.
+// Sockets that f opens stay in the namespace; goroutines that f starts do not run
+// in it.
 //
-// It is another goroutine that calls f: t.FailNow and the like must not be
-// called in it.
+// Another goroutine calls f, so f must not call t.FailNow and the like.
 func (h *Host) Do(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -151,8 +149,7 @@ func (h *Host) Do(f func() error) error {
 		if err = enter(h.ns); err != nil {
 			return
 		}
-		// A thread that cannot go home again stays locked, and ends with this
-		// goroutine.
+		// A thread that cannot return stays locked, and exits with this goroutine.
 		defer func() {
 			if enter(home) == nil {
 				runtime.UnlockOSThread()
@@ -175,7 +172,7 @@ func enter(ns *os.File) error {
 	return errors.Join(err, setnsErr)
 }
 
-// ListenTCP listens in the host's namespace. Port 0 lets the kernel choose.
+// ListenTCP listens in the host's namespace. With port 0 the kernel chooses one.
 func (h *Host) ListenTCP(ctx context.Context, local netip.AddrPort) (net.Listener, error) {
 	var l net.Listener
 	err := h.Do(func() (err error) {
@@ -186,12 +183,12 @@ func (h *Host) ListenTCP(ctx context.Context, local netip.AddrPort) (net.Listene
 	return l, err
 }
 
-// DialTCP connects from the host's namespace. An invalid (zero) local address
-// leaves the choice to the kernel; a local port that other connections use,
-// such as 20, may be used again toward another remote port.
+// DialTCP connects from the host's namespace. With an invalid (zero) local address
+// the kernel chooses one. A local port in use, such as 20, can be reused to another
+// remote port.
 func (h *Host) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error) {
-	// Without a second family to fall back to, the dialer opens the socket on
-	// the calling thread, which is in the right namespace.
+	// Without fallback to another family, the dialer opens the socket on the
+	// calling thread, which is in the right namespace.
 	d := net.Dialer{FallbackDelay: -1}
 	if local.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(local)
@@ -213,7 +210,7 @@ func reuseAddr(_, _ string, c syscall.RawConn) error {
 	return errors.Join(err, optErr)
 }
 
-// close ends the host's processes, its thread and its hold of the namespace.
+// close stops the host's processes and its thread, and releases the namespace.
 func (h *Host) close() error {
 	h.mu.Lock()
 	if h.closed {
@@ -229,7 +226,7 @@ func (h *Host) close() error {
 
 	var wg sync.WaitGroup
 	for _, p := range processes {
-		wg.Go(func() { _ = p.Stop() }) // how it ended is Wait's to say
+		wg.Go(func() { _ = p.Stop() }) // Wait returns the error
 	}
 	wg.Wait()
 	close(h.forks)

@@ -12,10 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config says which addresses the two end hosts have. They may be of one
-// subnet or of different ones: each host has a route of its own to the other,
-// through the router. The zero Config is ready to use; invalid (zero)
-// addresses get a default.
+// Config has the addresses of the two end hosts. They may be in one subnet or in
+// different ones: each host routes the other's address through the router. Invalid
+// (zero) addresses get a default.
 type Config struct {
 	ClientIPv4, ClientIPv6 netip.Addr // default 192.168.0.10 and fd00:192:168::10
 	ServerIPv4, ServerIPv6 netip.Addr // default 203.0.113.10 and fd00:203:113::10
@@ -48,7 +47,7 @@ func New(c Config) (*Lab, error) {
 		{"ServerIPv6", c.ServerIPv6, "IPv6", c.ServerIPv6.Is6()},
 	} {
 		if !a.ok {
-			return nil, &OpError{Op: "configure", Err: fmt.Errorf("%s: %s is no %s address", a.field, a.addr, a.family)}
+			return nil, &OpError{Op: "configure", Err: fmt.Errorf("%s: %s is not an %s address", a.field, a.addr, a.family)}
 		}
 	}
 	l := &Lab{}
@@ -58,8 +57,8 @@ func New(c Config) (*Lab, error) {
 	return l, nil
 }
 
-// The addresses of the router, the same on each of its links. Hosts know it
-// only as their gateway.
+// The addresses of the router, the same on each of its links. The hosts use them
+// only as gateways.
 var (
 	gatewayIPv4 = net.IPv4(169, 254, 0, 1)
 	gatewayIPv6 = net.ParseIP("fe80::1")
@@ -101,8 +100,8 @@ func (l *Lab) build(c Config) error {
 	return nil
 }
 
-// connect joins a host to the router by a veth pair and routes its addresses,
-// and those of its peer on the far side.
+// connect joins a host to the router by a veth pair, and routes the host's addresses
+// on the router and its peer's on the host.
 func (l *Lab) connect(h, peer *Host) error {
 	err := l.Router.Do(func() error {
 		link := &netlink.Veth{
@@ -152,8 +151,8 @@ func (l *Lab) connect(h, peer *Host) error {
 	})
 }
 
-// addAddresses adds host addresses (/32 and /128) to a link. Duplicate address
-// detection would keep the IPv6 address from use for a second.
+// addAddresses adds host addresses (/32 and /128) to a link, without the second of
+// duplicate address detection for IPv6.
 func addAddresses(link netlink.Link, ips ...net.IP) error {
 	for _, ip := range ips {
 		addr := &netlink.Addr{IPNet: hostNet(ip)}
@@ -189,9 +188,8 @@ func hostNet(ip net.IP) *net.IPNet {
 	return &net.IPNet{IP: ip, Mask: net.CIDRMask(8*len(ip), 8*len(ip))}
 }
 
-// Close ends every process that was started in the lab and lets go of its
-// namespaces, which the kernel removes when the last socket in them is closed.
-// A second call does nothing.
+// Close stops every process in the lab and releases its namespaces, which the kernel
+// removes with their last socket. A second call does nothing.
 func (l *Lab) Close() error {
 	var errs []error
 	for _, h := range []*Host{l.Client, l.Server, l.Router} {

@@ -2,9 +2,9 @@ package lab
 
 import "github.com/vishvananda/netlink"
 
-// AddLink joins a host to the router by one more veth pair, which is called name on
-// both. The router has its usual addresses on it, and the host none: which packets
-// take it is for routes to say that the caller adds.
+// AddLink joins a host to the router by another veth pair, called name on both. The
+// router gets its usual addresses on it and the host none; the caller adds routes that
+// use it.
 func (l *Lab) AddLink(h *Host, name string) error {
 	err := l.Router.Do(func() error {
 		pair := &netlink.Veth{

@@ -14,26 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopGrace is how long Stop waits for a process to heed SIGTERM.
+// stopGrace is how long Stop waits for a process to exit on SIGTERM.
 const stopGrace = 2 * time.Second
 
-// Process is a program that runs in a host of the lab. Whatever happens, it
-// does not outlive the lab: Close stops it, and the kernel kills it if this
-// process dies first. Its children end with it.
+// Process is a program running on a host of the lab. It never outlives the lab:
+// Close stops it, and the kernel kills it if this process dies first. Its children
+// are killed with it.
 type Process struct {
 	host *Host
 	cmd  *exec.Cmd
 	done chan struct{} // closed once the process was waited for
-	err  error         // what Wait returned; read after done
+	err  error         // of cmd.Wait; read after done
 }
 
-// Start starts a program in the host's namespace. The rest of its environment
-// is that of this process; /sys still shows the devices of the host's own
-// namespace. The program leads a process group of its own. Start sets
-// cmd.SysProcAttr, and nobody but the Process may wait for the cmd.
+// Start starts a program in the host's network namespace, which /sys does not show;
+// it shares everything else with this process. The program leads a new process group.
+// Start sets cmd.SysProcAttr. Only the Process may wait for the cmd.
 func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// A grandchild that left the process group may keep the output pipes open.
+	// A descendant that left the process group may hold the output pipes open.
 	cmd.WaitDelay = cmp.Or(cmd.WaitDelay, stopGrace)
 
 	h.mu.Lock()
@@ -52,7 +51,7 @@ func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Run starts a program in the host's namespace and waits for its end.
+// Run starts a program in the host's namespace and waits for it to exit.
 func (h *Host) Run(cmd *exec.Cmd) error {
 	p, err := h.Start(cmd)
 	if err != nil {
@@ -61,8 +60,8 @@ func (h *Host) Run(cmd *exec.Cmd) error {
 	return p.Wait()
 }
 
-// Output runs a program and returns what it wrote to its standard output. When
-// it fails, what it wrote to its standard error is part of the error.
+// Output runs a program and returns its standard output. If it fails, the error
+// includes its standard error.
 func (h *Host) Output(cmd *exec.Cmd) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout = &stdout
@@ -76,10 +75,9 @@ func (h *Host) Output(cmd *exec.Cmd) ([]byte, error) {
 	return stdout.Bytes(), err
 }
 
-// reap waits for the process and takes its process group down with it: the
-// children that serve a connection need not heed their parent's end. That is
-// done while the process is still a zombie, so that the group's id cannot have
-// passed to anybody else.
+// reap waits for the process to exit and kills its process group: children that serve
+// a connection may not exit with their parent. It does so while the process is a zombie,
+// so that the group's id cannot have been reused.
 func (p *Process) reap() {
 	for {
 		err := unix.Waitid(unix.P_PID, p.Pid(), nil, unix.WEXITED|unix.WNOWAIT, nil)
@@ -98,11 +96,11 @@ func (p *Process) reap() {
 // Pid returns the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Done returns a channel that is closed when the process has ended.
+// Done returns a channel that is closed when the process has exited.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Wait waits for the end of the process and returns the error of exec.Cmd's
-// Wait. It may be called any number of times.
+// Wait waits for the process to exit and returns the error of exec.Cmd.Wait. It can
+// be called any number of times.
 func (p *Process) Wait() error {
 	<-p.done
 	return p.err
@@ -111,11 +109,11 @@ func (p *Process) Wait() error {
 // Signal sends a signal to the process, but not to its children.
 func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// Stop ends the process, with SIGTERM and, if that is not enough, with SIGKILL.
-// It returns the error of Wait.
+// Stop stops the process with SIGTERM and, after two seconds, with SIGKILL. It returns
+// the error of Wait.
 func (p *Process) Stop() error {
 	for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGKILL} {
-		_ = p.Signal(sig) // fails only if the process has ended
+		_ = p.Signal(sig) // fails only if the process has exited
 		select {
 		case <-p.done:
 			return p.err
@@ -125,8 +123,8 @@ func (p *Process) Stop() error {
 	return p.Wait()
 }
 
-// Transcript keeps what is written to it: the output of a process, for readers at
-// the same time. The zero value is ready for use, from any number of goroutines.
+// Transcript records the output of a process for concurrent readers. The zero value is
+// ready to use.
 type Transcript struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -139,7 +137,7 @@ func (t *Transcript) Write(b []byte) (int, error) {
 	return t.text.Write(b)
 }
 
-// String returns all that has been written.
+// String returns everything written so far.
 func (t *Transcript) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

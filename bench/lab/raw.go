@@ -20,7 +20,7 @@ import (
 // Flags are the flags of a TCP header (RFC 9293 section 3.1).
 type Flags uint8
 
-// The flags, as they stand in the header.
+// The flags, with their bits in the header.
 const (
 	FIN Flags = 1 << iota
 	SYN
@@ -29,19 +29,19 @@ const (
 	ACK
 )
 
-// DefaultTTL is the TTL, or hop limit, of a Segment that says nothing else.
+// DefaultTTL is the TTL or hop limit of a Segment whose TTL is 0.
 const DefaultTTL = 64
 
-// Segment is a TCP segment without options, in an IPv4 or IPv6 packet without
-// options. Both addresses are of one family.
+// Segment is a TCP segment without options in an IPv4 or IPv6 packet without options.
+// Both addresses have the same family.
 type Segment struct {
 	Src, Dst netip.AddrPort
 	Seq, Ack uint32
 	Flags    Flags
 	Data     []byte
-	// Closed announces a window of 0 instead of 65535.
+	// Closed sets the window to 0 instead of 65535.
 	Closed bool
-	// TTL is the TTL or hop limit; 0 stands for DefaultTTL.
+	// TTL is the TTL or hop limit; 0 means DefaultTTL.
 	TTL uint8
 }
 
@@ -62,7 +62,7 @@ func (s Segment) String() string {
 	return fmt.Sprintf("%s > %s flags %#x seq %d ack %d ttl %d %q", s.Src, s.Dst, uint8(s.Flags), s.Seq, s.Ack, s.TTL, s.Data)
 }
 
-// packet returns the IP packet of the segment, with its checksums.
+// packet returns the segment as an IP packet with checksums.
 func (s Segment) packet() ([]byte, error) {
 	ttl := s.TTL
 	if ttl == 0 {
@@ -101,8 +101,8 @@ func (s Segment) packet() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// parseSegment returns the TCP segment in an IP packet, and whether there is one.
-// Its data is a copy.
+// parseSegment returns the TCP segment in an IP packet, or false if there is none. Its
+// data is a copy.
 func parseSegment(packet []byte) (Segment, bool) {
 	if len(packet) == 0 {
 		return Segment{}, false
@@ -137,17 +137,16 @@ func parseSegment(packet []byte) (Segment, bool) {
 }
 
 // Wire is the link of an end host to the router, for packets that no kernel would
-// send: forged addresses, and numbers of one's own choice. Close ends it.
+// send, with forged addresses or arbitrary sequence numbers. Close closes it.
 type Wire struct {
 	host   *Host
 	socket *os.File
 	header []byte // of Ethernet, without the type
 }
 
-// OpenWire opens the link of the client or the server. The prefixes are routed to
-// it, besides the host's own addresses, and nobody answers at their addresses: the
-// host's kernel discards what comes to them, so that both ends of a connection can
-// be played by hand.
+// OpenWire opens the link of the client or the server and routes the prefixes to it.
+// No host answers at their addresses: the kernel discards packets to them, so that a
+// test can play both ends of a connection.
 func (l *Lab) OpenWire(h *Host, prefixes ...netip.Prefix) (*Wire, error) {
 	w := &Wire{host: h}
 	fail := func(err error) (*Wire, error) {
@@ -235,7 +234,7 @@ func openPacketSocket(kind int, protocol uint16, link int) (*os.File, error) {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	if protocol != 0 {
-		// What comes while the reader is not scheduled has to fit in.
+		// Room for the packets that arrive while the reader is not scheduled.
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
 	}
 	network := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, protocol))
@@ -246,7 +245,7 @@ func openPacketSocket(kind int, protocol uint16, link int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "packet"), nil
 }
 
-// Send sends a segment to the router, whatever its addresses are.
+// Send sends a segment, with any addresses, to the router.
 func (w *Wire) Send(s Segment) error {
 	packet, err := s.packet()
 	if err != nil {
@@ -271,11 +270,11 @@ func (w *Wire) Send(s Segment) error {
 	}
 }
 
-// Close closes the wire. Its routes stay.
+// Close closes the wire. Its routes remain.
 func (w *Wire) Close() error { return w.socket.Close() }
 
-// Sniff returns a reader of the TCP segments that come over the wire from the
-// router, from now on. It keeps them until they are read.
+// Sniff returns a reader of the TCP segments that arrive from the router from now on.
+// It keeps them until they are read.
 func (w *Wire) Sniff() (*Sniffer, error) {
 	s := &Sniffer{changed: make(chan struct{}), done: make(chan struct{})}
 	err := w.host.Do(func() error {
@@ -299,8 +298,8 @@ type Sniffer struct {
 	done   chan struct{} // closed when run has returned
 
 	mu       sync.Mutex
-	segments []Segment     // that nobody has read
-	changed  chan struct{} // closed, and replaced, when one is added
+	segments []Segment     // not yet read
+	changed  chan struct{} // closed and replaced when one is added
 }
 
 func (s *Sniffer) run() {
@@ -319,7 +318,7 @@ func (s *Sniffer) run() {
 			return !errors.Is(recvErr, unix.EAGAIN)
 		})
 		if err != nil || recvErr != nil {
-			return // closed, or the link is gone
+			return // the socket is closed or the link is gone
 		}
 		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype == unix.PACKET_OUTGOING {
 			continue
@@ -337,8 +336,8 @@ func (s *Sniffer) run() {
 	}
 }
 
-// Poll reads up to the first segment that matches, and returns it. If there is
-// none, it has read them all.
+// Poll reads segments up to the first that matches, and returns that. Without a match
+// it reads all of them and returns false.
 func (s *Sniffer) Poll(match func(Segment) bool) (Segment, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -356,7 +355,7 @@ func (s *Sniffer) lockedPoll(match func(Segment) bool) (Segment, bool) {
 	return Segment{}, false
 }
 
-// Wait is Poll that waits for a segment that matches until ctx is done.
+// Wait is like Poll, but waits for a matching segment until ctx is done.
 func (s *Sniffer) Wait(ctx context.Context, match func(Segment) bool) (Segment, error) {
 	for {
 		s.mu.Lock()
@@ -374,7 +373,7 @@ func (s *Sniffer) Wait(ctx context.Context, match func(Segment) bool) (Segment, 
 	}
 }
 
-// Close ends the sniffer.
+// Close stops the sniffer.
 func (s *Sniffer) Close() error {
 	err := s.socket.Close()
 	<-s.done

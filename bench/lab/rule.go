@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// addRule adds a rule made of parts to a chain.
+// addRule adds a rule, the concatenation of the parts, to a chain.
 func addRule(conn *nftables.Conn, chain *nftables.Chain, parts ...[]expr.Any) {
 	conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: slices.Concat(parts...)})
 }
 
-// CtState returns the part of a rule that matches packets whose connection is in
-// one of the states, a set of expr.CtStateBit…: ct state new, for example. It is
-// for tests that add rules of their own, and uses register 1.
+// CtState returns the part of a rule that matches the states, a set of
+// expr.CtStateBit…, for example ct state new. It is for tests that add their own rules,
+// and uses register 1.
 func CtState(states uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
@@ -29,8 +29,8 @@ func CtState(states uint32) []expr.Any {
 }
 
 // ToControlPort returns the part of a rule that matches TCP packets to
-// [ControlPort]: tcp dport 21. It is for tests that add rules of their own, and
-// uses register 1.
+// [ControlPort]: tcp dport 21. It is for tests that add their own rules, and uses
+// register 1.
 func ToControlPort() []expr.Any {
 	return append(l4proto(unix.IPPROTO_TCP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -38,7 +38,7 @@ func ToControlPort() []expr.Any {
 	)
 }
 
-// neighbourDiscovery is: icmpv6 type 133-137, RFC 4861 section 4.
+// neighbourDiscovery matches icmpv6 type 133-137, RFC 4861 section 4.
 func neighbourDiscovery() []expr.Any {
 	return append(l4proto(unix.IPPROTO_ICMPV6),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
