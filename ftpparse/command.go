@@ -5,20 +5,20 @@ import (
 	"encoding/binary"
 )
 
-// Verb is a command of the client, as far as it matters to data connections.
+// Verb is a command of the client, as far as data connections depend on it.
 type Verb uint8
 
-// The verbs that the session tells apart.
+// The verbs that the session distinguishes.
 const (
-	// verbOther is every other line: commands that open nothing, and what is
-	// no command.
+	// verbOther is any other line: a command without a data connection, or not a
+	// command.
 	verbOther Verb = iota
 	verbPORT
 	verbEPRT
 	verbLPRT
-	// verbPASV stands for P@SW and CPSV too: their answer is the same 227.
+	// verbPASV stands for P@SW and CPSV too, which are answered by the same 227.
 	verbPASV
-	// verbEPSV is EPSV ALL (RFC 2428 section 4) too, which opens nothing.
+	// verbEPSV is EPSV ALL too, which opens nothing (RFC 2428 section 4).
 	verbEPSV
 	verbLPSV
 	verbAUTH
@@ -28,17 +28,18 @@ const (
 	verbACCT
 	verbABOR
 	verbQUIT
-	// verbTransfer stands for the commands that use the data connection: RETR, STOR,
-	// STOU, APPE, LIST, NLST and MLSD.
+	// verbTransfer stands for the commands that use a data connection: RETR, STOR, STOU,
+	// APPE, LIST, NLST and MLSD.
 	verbTransfer
-	// verbText stands for STAT, HELP and SITE, whose multi-line replies hold text of
-	// others' choice, such as file names.
+	// verbText stands for STAT, HELP and SITE: others may choose text of their
+	// multi-line replies, such as file names.
 	verbText
 
-	verbEPSVAll // what the session makes of verbEPSV
+	verbEPSVAll // EPSV ALL, set by the session
 )
 
-// Via is the announcing line that a command with verb v is, ViaNone for all others.
+// Via returns the kind of announcement that a command with verb v is, ViaNone if it is
+// none.
 func (v Verb) Via() Via {
 	switch v {
 	case verbPORT:
@@ -52,33 +53,32 @@ func (v Verb) Via() Via {
 	}
 }
 
-// ParseCommand reads the verb of one line of the client, which comes without its
-// line end. Upper and lower case are alike (RFC 959 section 5.3). Blanks before the
-// verb are not FTP. Where it announces an endpoint, [Verb.Via] and [Via.Endpoint]
-// read on.
+// ParseCommand reads the verb of one line of the client, without its line end. Case does
+// not matter (RFC 959 section 5.3). A line with blanks before its verb is not a command.
+// If the line names an endpoint, [Verb.Via] and [Via.Endpoint] read the rest.
 func ParseCommand(line []byte) Verb {
 	if len(line) < 4 || len(line) > 4 && line[4] != ' ' {
 		return verbOther
 	}
 	w := wordOf(line)
-	if v := &vocabulary[w.slot()]; v.word == w && line[1] != '`' { // P`SW is none
+	if v := &vocabulary[w.slot()]; v.word == w && line[1] != '`' { // not P`SW
 		return v.verb
 	}
 	return verbOther
 }
 
-// word is the four letters of a verb, lower case, so that one comparison matches it
-// in any case. An @ and a grave accent are alike then.
+// word is the four letters of a verb in lower case, so that one comparison matches it in
+// any case. It does not distinguish an @ from a grave accent.
 type word uint32
 
 func wordOf(line []byte) word { return word(binary.BigEndian.Uint32(line) | 0x20202020) }
 
-// slot is where in the vocabulary the word would be: a hash that gives each verb a
-// slot of its own. The factor was found by trying.
+// slot is a perfect hash of the word into vocabulary. The multiplier was found by
+// search.
 func (w word) slot() word { return w * 0xf7e43b >> 26 }
 
-// vocabulary has the verbs that the session tells apart, each in its slot. Most
-// lines have another verb, and one look says so.
+// vocabulary has the verbs that the session distinguishes, each in its slot. Most lines
+// have another verb, which one comparison shows.
 var vocabulary = func() (slots [64]struct {
 	word word
 	verb Verb
@@ -102,7 +102,7 @@ func isAll(line []byte) bool {
 	return bytes.EqualFold(argument(line), []byte("ALL"))
 }
 
-// argument is what follows the verb, without the blanks around it.
+// argument returns the text behind a verb of four letters, without blanks around it.
 func argument(line []byte) []byte {
 	a := line[4:]
 	a = a[skipBlanks(a, 0):]
@@ -112,11 +112,10 @@ func argument(line []byte) []byte {
 	return a
 }
 
-// isVerb reports whether the first word of line is an FTP command: the registry
-// of RFC 5797 and the extensions that clients are known to send. It is asked of
-// a connection's first line only, where GET, POST or a TLS hello give away that
-// this is not FTP. Blanks before it are somebody's slip: servers pass over them, or
-// answer 5xx.
+// isVerb reports whether the first word of line is an FTP command: one of the registry
+// of RFC 5797, or an extension that clients are known to send. It is asked of a
+// connection's first line only, where GET, POST or a TLS hello show that this is not
+// FTP. Blanks before the word are allowed, because servers skip them or answer 5xx.
 func isVerb(line []byte) bool {
 	word := firstWord(line)
 	for _, v := range verbs {
@@ -127,9 +126,9 @@ func isVerb(line []byte) bool {
 	return false
 }
 
-// isForeign reports whether line is the request of a protocol that ends it with its
-// name and version, whatever it begins with: a web page may choose the method of
-// a request.
+// isForeign reports whether line is a request that ends with the name and version of
+// another protocol, whatever its first word is: a web page may choose the method of a
+// request.
 func isForeign(line []byte) bool {
 	line = bytes.TrimRight(line, " ")
 	word := line[bytes.LastIndexByte(line, ' ')+1:]
@@ -141,9 +140,9 @@ func isForeign(line []byte) bool {
 	return false
 }
 
-// mayBeSlip reports whether line, which begins with no FTP command, may still come
-// from somebody who speaks FTP: an unknown extension, or a slip of the keyboard. It
-// is printable, begins with letters alone, and is no command of another protocol.
+// mayBeSlip reports whether line, whose first word is not an FTP command, may still come
+// from an FTP client: an unknown extension, or a typing error. It is printable, begins
+// with a word of letters, and is not a known command of another protocol.
 func mayBeSlip(line []byte) bool {
 	for _, ch := range line {
 		if ch < ' ' || ch > '~' {
@@ -164,7 +163,7 @@ func mayBeSlip(line []byte) bool {
 	return len(word) > 0
 }
 
-// firstWord is what stands between the blanks before it and the first blank behind.
+// firstWord returns the text between leading blanks and the next blank.
 func firstWord(line []byte) []byte {
 	line = line[skipBlanks(line, 0):]
 	if n := bytes.IndexByte(line, ' '); n >= 0 {
@@ -182,11 +181,11 @@ var verbs = [...]string{
 	"XAUT", "XMKD", "XPWD", "XRMD",
 }
 
-// versions are what ends the requests of HTTP and its kin.
+// versions are the ends of requests in HTTP and similar protocols.
 var versions = [...]string{"HTTP/", "RTSP/", "SIP/", "ICAP/"}
 
-// foreignVerbs are first words of other protocols that clients can be made to speak to
-// a port of somebody's choice.
+// foreignVerbs are first words of other protocols whose clients can be made to connect
+// to any port.
 var foreignVerbs = [...]string{
 	"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI",
 	"HELO", "EHLO", "LHLO", "PROXY", "NICK",

@@ -2,14 +2,14 @@ package ftpparse
 
 import "net/netip"
 
-// parseIPv6 is inet_pton(AF_INET6) without its allocation: netip.ParseAddr
-// takes a string. A zone identifier is refused: it would mean something on the
+// parseIPv6 is inet_pton(AF_INET6). Unlike netip.ParseAddr it does not need a string,
+// which would be an allocation. A zone identifier is rejected: it has a meaning on the
 // sender's host only.
 func parseIPv6(b []byte) (netip.Addr, bool) {
 	var (
 		out      [16]byte
 		n        int  // bytes of out that are filled
-		ellipsis = -1 // where "::" stood
+		ellipsis = -1 // n at the "::"
 		c        = cursor{b: b}
 	)
 	if len(b) >= 2 && b[0] == ':' && b[1] == ':' {
@@ -23,11 +23,8 @@ func parseIPv6(b []byte) (netip.Addr, bool) {
 			return netip.Addr{}, false
 		}
 		if !c.done() && c.b[c.i] == '.' {
-			if n > 12 || ellipsis < 0 && n != 12 {
-				return netip.Addr{}, false
-			}
 			c.i = start
-			if !c.dottedQuad(out[n : n+4]) {
+			if n > 12 || ellipsis < 0 && n != 12 || !c.dottedQuad(out[n:n+4]) {
 				return netip.Addr{}, false
 			}
 			n += 4
@@ -48,20 +45,22 @@ func parseIPv6(b []byte) (netip.Addr, bool) {
 			ellipsis = n
 		}
 	}
-	if !c.done() {
+	if !c.done() || !expand(&out, n, ellipsis) {
 		return netip.Addr{}, false
 	}
-	if n < 16 {
-		if ellipsis < 0 {
-			return netip.Addr{}, false
-		}
-		tail := n - ellipsis
-		copy(out[16-tail:], out[ellipsis:n])
-		clear(out[ellipsis : 16-tail])
-	} else if ellipsis >= 0 {
-		return netip.Addr{}, false // "::" must stand for at least one group
-	}
 	return netip.AddrFrom16(out), true
+}
+
+// expand fills in the zeros of a "::" behind the first ellipsis of n bytes. It reports
+// whether that makes an address: the "::" must stand for at least one group.
+func expand(out *[16]byte, n, ellipsis int) bool {
+	if ellipsis < 0 || n == 16 {
+		return ellipsis < 0 && n == 16
+	}
+	tail := n - ellipsis
+	copy(out[16-tail:], out[ellipsis:n])
+	clear(out[ellipsis : 16-tail])
+	return true
 }
 
 // hex16 reads one to four hexadecimal digits.
@@ -87,8 +86,8 @@ func (c *cursor) hex16() (uint16, bool) {
 	return n, c.i > start
 }
 
-// dottedQuad reads the IPv4 tail of an IPv6 address. Unlike FTP's own numbers
-// it has no leading zeros (RFC 4291 section 2.2, as inet_pton reads it).
+// dottedQuad reads the IPv4 address at the end of an IPv6 address (RFC 4291 section
+// 2.2). Unlike FTP's own numbers it has no leading zeros, as in inet_pton.
 func (c *cursor) dottedQuad(out []byte) bool {
 	start := c.i
 	if c.octets(out, '.', BadAddress) != "" {

@@ -1,7 +1,7 @@
 package ftpparse
 
-// A cursor reads an argument from left to right. Each method consumes what it
-// matched; after a failure the position means nothing.
+// A cursor reads text from left to right. Each method consumes what it matches; after a
+// failure the position is undefined.
 type cursor struct {
 	b []byte
 	i int
@@ -18,9 +18,9 @@ func (c *cursor) accept(ch byte) bool {
 	return false
 }
 
-// number reads a decimal number of at most maxDigits digits. Leading zeros are
-// decimal zeros, not octal (019 is 19). More digits than allowed fail, whatever
-// their value: a reader with a narrower integer would see another number.
+// number reads a decimal number of at most maxDigits digits. Leading zeros do not make
+// it octal (019 is 19). More digits fail, whatever the value: a reader with a narrower
+// integer would see another number.
 func (c *cursor) number(maxDigits int) (uint32, bool) {
 	b := c.b[c.i:]
 	if len(b) == 0 || !isDigit(b[0]) {
@@ -38,9 +38,9 @@ func (c *cursor) number(maxDigits int) (uint32, bool) {
 	return n, true
 }
 
-// octets fills out with numbers of 0 to 255 that sep separates, and gives over
-// for a larger one. Blanks may stand around a comma, not around a dot. It is
-// number(3) and separator in one pass: every PORT and 227 spends its time here.
+// octets fills out with numbers of 0 to 255, separated by sep, and returns rangeErr for
+// a larger one. Blanks may surround a comma, not a dot. It is number(3) and separator in
+// one pass: every PORT and 227 spends its time here.
 func (c *cursor) octets(out []byte, sep byte, rangeErr Reason) Reason {
 	b, i := c.b, c.i
 	for k := range out {
@@ -75,7 +75,7 @@ func (c *cursor) octets(out []byte, sep byte, rangeErr Reason) Reason {
 	return ""
 }
 
-// spacedOctets is octets for where blanks stand around the commas.
+// spacedOctets is octets for commas with blanks around them.
 func (c *cursor) spacedOctets(out []byte, sep byte, rangeErr Reason) Reason {
 	if sep != ',' {
 		return Malformed
@@ -97,7 +97,7 @@ func (c *cursor) spacedOctets(out []byte, sep byte, rangeErr Reason) Reason {
 	return ""
 }
 
-// skipBlanks is the place of the first byte of b from i on that is no blank.
+// skipBlanks returns the index of the first byte of b from i on that is not a blank.
 func skipBlanks(b []byte, i int) int {
 	for i < len(b) && b[i] == ' ' {
 		i++
@@ -125,22 +125,6 @@ func (c *cursor) port() (uint16, Reason) {
 		return 0, BadPort
 	}
 	return uint16(n), ""
-}
-
-// portOctets reads ",p1,p2" and gives p1×256+p2.
-func (c *cursor) portOctets() (uint16, Reason) {
-	var p [2]byte
-	if !c.accept(',') && !c.comma() {
-		return 0, Malformed
-	}
-	if r := c.octets(p[:], ',', BadPort); r != "" {
-		return 0, r
-	}
-	port := uint16(p[0])<<8 | uint16(p[1])
-	if port == 0 {
-		return 0, BadPort
-	}
-	return port, ""
 }
 
 func isDigit(ch byte) bool { return ch-'0' <= 9 }

@@ -1,9 +1,10 @@
 package ftpparse
 
-// A Code is the three-digit code of a reply.
+// Code is the three-digit code of a reply (RFC 959 section 4.2).
 type Code uint16
 
-// Via is the announcing line that a reply with code c is, ViaNone for all others.
+// Via returns the kind of announcement that a reply with code c is, ViaNone if it is
+// none.
 func (c Code) Via() Via {
 	switch c {
 	case 227:
@@ -17,13 +18,13 @@ func (c Code) Via() Via {
 	}
 }
 
-// ParseReply reads the code of one line of the server, which comes without its line
-// end. Where it announces an endpoint, [Code.Via] and [Via.Endpoint] read on.
+// ParseReply reads the code of one line of the server, without its line end. If the line
+// names an endpoint, [Code.Via] and [Via.Endpoint] read the rest.
 //
-// The code is 0 if the line does not begin with one: then it is text inside a
-// multi-line reply, or no FTP. More reports a hyphen where the code ends: the first
-// line of a multi-line reply, whose last line has the same code and a blank (RFC
-// 959 section 4.2). Without a code it means nothing.
+// The code is 0 if the line does not begin with one: it is text within a multi-line
+// reply, or not FTP. more reports a hyphen behind the code: the line is the first of a
+// multi-line reply, which ends with a line with the same code and a blank (RFC 959
+// section 4.2). It is meaningless without a code.
 func ParseReply(line []byte) (code Code, more bool) {
 	if len(line) > 3 {
 		switch line[3] {

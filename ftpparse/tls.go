@@ -10,9 +10,9 @@ const (
 	recordMax         = 1<<14 + 2048 // RFC 5246 section 6.2.3
 )
 
-// tlsFraming follows the records of one direction, so that the clear text
-// behind the last of them is found when the session leaves TLS (CCC, RFC 4217
-// section 9). It reads lengths and types, never content.
+// tlsFraming follows the records of one direction, to find the clear text behind the
+// last of them when the session leaves TLS (CCC, RFC 4217 section 9). It reads types and
+// lengths, never content.
 type tlsFraming struct {
 	left uint16 // bytes of the current record still to come
 	n    uint8  // bytes of head
@@ -20,10 +20,10 @@ type tlsFraming struct {
 	head [recordHeader]byte
 }
 
-// records skips the TLS records in data. It returns what follows them once the
-// direction has returned to clear text, and then the mode is readLines. What is
-// neither a record nor clear text behind a closed TLS session leaves nothing to
-// read in this direction for good.
+// records skips the TLS records in data. Once the direction has returned to clear text
+// it sets the mode to readLines and returns the rest of data. Bytes that are neither a
+// record nor clear text behind a closed TLS session make the direction unreadable for
+// good.
 func (s *stream) records(data []byte) (rest []byte) {
 	t := &s.tls
 	for len(data) > 0 {
@@ -57,14 +57,14 @@ func (s *stream) records(data []byte) (rest []byte) {
 	return nil
 }
 
-// closed reports whether the last record may have been a close_notify: an alert
-// until TLS 1.2, and in TLS 1.3, which disguises alerts, application data.
+// closed reports whether the last record may have been a close_notify: an alert until
+// TLS 1.2, and in TLS 1.3, which encrypts the type of alerts, application data.
 func (t *tlsFraming) closed() bool {
 	return t.last == recordAlert || t.last == recordApplication
 }
 
-// beginsLine reports whether ch may begin a line of FTP: a letter, a digit, or
-// the telnet command before ABOR.
+// beginsLine reports whether ch may begin a line of FTP: a letter, a digit, or the
+// telnet command before an ABOR.
 func beginsLine(ch byte) bool { return isLetter(ch) || isDigit(ch) || ch == telnetIAC }
 
 // beginsRecord reports whether b begins like a TLS record.

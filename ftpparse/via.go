@@ -2,11 +2,11 @@ package ftpparse
 
 import "net/netip"
 
-// Via is the line that announced an endpoint: a command of the client (active
+// Via is the kind of line that announces an endpoint: a command of the client (active
 // mode) or a reply of the server (passive mode).
 type Via uint8
 
-// The announcing lines.
+// The kinds of announcements.
 const (
 	ViaNone Via = iota
 	PORT        // RFC 959 section 4.1.2
@@ -15,9 +15,9 @@ const (
 	R227        // reply to PASV, RFC 959 section 4.1.2
 	R228        // reply to LPSV, RFC 1639 section 3
 	R229        // reply to EPSV, RFC 2428 section 3
-	// DefaultPort is no line: a transfer command in a session that has never named or
-	// asked for an endpoint. The server connects to where the control connection comes
-	// from (RFC 959 section 3.2); the Endpoint is the zero value.
+	// DefaultPort is a transfer command in a session that has never named an endpoint or
+	// asked for one. The server connects to the client's end of the control connection
+	// (RFC 959 section 3.2). The endpoint is the zero value.
 	DefaultPort
 )
 
@@ -31,14 +31,14 @@ func (v Via) String() string {
 	return ""
 }
 
-// Active reports whether the server is to open the data connection: PORT, EPRT, LPRT
-// and DefaultPort. Otherwise the client opens it (passive mode).
+// Active reports whether the server opens the data connection (PORT, EPRT, LPRT and
+// DefaultPort). Otherwise the client does (passive mode).
 func (v Via) Active() bool { return v == PORT || v == EPRT || v == LPRT || v == DefaultPort }
 
-// Endpoint reads the endpoint in a line that announces one so: the command or the
-// single-line reply, from its first byte, without its line end. It returns why there
-// is none if there is none. Blanks around a command's argument are allowed. The
-// address is invalid where the line names none, as a 229 usually does not.
+// Endpoint reads the endpoint in a line of kind v: a command or a single-line reply,
+// from its first byte, without its line end. Blanks around a command's argument are
+// allowed. The Reason is "" or why there is no endpoint. The address is invalid if the
+// line gives a port alone, as most 229 do.
 func (v Via) Endpoint(line []byte) (netip.AddrPort, Reason) {
 	if len(line) < len(v.String()) {
 		return netip.AddrPort{}, Malformed
