@@ -23,12 +23,15 @@ import (
 const (
 	module   = "ftpctd"
 	repoRoot = "../.."
+	internal = "ftpctd/cmd/ftpctd/internal"
 )
 
-// A room is a directory of the module and what its packages may import. What is
-// not allowed makes the test fail: a room that grows says so here.
+// A room is a directory of the module and what its packages may import. Any other
+// import fails the test: a new arrow between rooms is entered here.
 type room struct {
 	path string // of the package; the packages below it belong to it as well
+	// alone leaves out the packages below: each of them is a room.
+	alone bool
 	// std are the packages of the standard library that it may import; nil is
 	// all of them.
 	std []string
@@ -42,8 +45,8 @@ type room struct {
 	noMod []string
 }
 
-// rooms are in the order of the way of a packet, outermost last. The longest
-// path that fits a package is its room.
+// rooms are in the order of a packet's way, outermost last. A package is in the room
+// with the longest matching path.
 var rooms = []room{
 	{
 		// Bytes to meaning: no I/O, no clock, no goroutine.
@@ -92,7 +95,79 @@ var rooms = []room{
 		path:  "ftpctd/bench",
 		noMod: []string{"ftpctd/cmd/"},
 	},
-	{path: "ftpctd/cmd/ftpctd"},
+
+	// The command. Its rooms are in the order of their arrows, too: a room imports only
+	// rooms above it.
+	{
+		path: internal + "/capture",
+		mod:  []string{},
+	},
+	{
+		path: internal + "/logsink",
+		mod:  []string{},
+	},
+	{
+		path: internal + "/notify",
+		mod:  []string{"golang.org/x/sys/unix"},
+	},
+	{
+		path: internal + "/event",
+		mod:  []string{"ftpctd/conntrack", "ftpctd/ftpparse"},
+	},
+	{
+		path: internal + "/report",
+		mod:  []string{"ftpctd/conntrack", "ftpctd/ftpparse"},
+	},
+	{
+		// The nftables table: no configuration.
+		path: internal + "/firewall",
+		mod:  []string{"ftpctd/conntrack", "ftpctd/conntrack/ctnetlink", "github.com/google/nftables/", "golang.org/x/sys/unix"},
+	},
+	{
+		// Words of the file to values of the packages that use them.
+		path: internal + "/config",
+		mod:  []string{internal + "/firewall", "ftpctd/conntrack", "ftpctd/nfq", "github.com/pelletier/go-toml/v2/"},
+	},
+	{
+		path: internal + "/offline",
+		mod:  []string{"ftpctd/conntrack", "ftpctd/nfq/packet"},
+	},
+	{
+		// The packet path.
+		path: internal + "/engine",
+		mod: []string{
+			internal + "/config", internal + "/event", internal + "/firewall", internal + "/report", "ftpctd/conntrack",
+			"ftpctd/conntrack/ctnetlink", "ftpctd/ftpparse", "ftpctd/nfq", "ftpctd/nfq/packet", "golang.org/x/sys/unix",
+		},
+	},
+	{
+		path: internal + "/doctor",
+		mod: []string{
+			internal + "/config", internal + "/engine", internal + "/firewall", "ftpctd/conntrack",
+			"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "github.com/google/nftables/", "golang.org/x/sys/unix",
+		},
+	},
+	{
+		path: internal + "/daemon",
+		mod: []string{
+			internal + "/config", internal + "/engine", internal + "/firewall", internal + "/notify", "ftpctd/conntrack",
+			"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "golang.org/x/sync/errgroup", "golang.org/x/sys/unix",
+		},
+	},
+	{
+		// The only room that knows the lab: for the demo.
+		path: internal + "/cli",
+		mod: []string{
+			"ftpctd/bench/lab/", internal + "/capture", internal + "/config", internal + "/daemon", internal + "/doctor",
+			internal + "/logsink", internal + "/offline", internal + "/report", "ftpctd/conntrack", "ftpctd/nfq/packet",
+			"github.com/spf13/cobra", "golang.org/x/sys/unix",
+		},
+	},
+	{
+		path:  "ftpctd/cmd/ftpctd",
+		alone: true,
+		mod:   []string{internal + "/cli"},
+	},
 }
 
 // refuses returns why the room must not import a package, or nothing.
@@ -105,7 +180,7 @@ func (r room) refuses(imported string) string {
 		return "not in its list of the standard library"
 	case std && slices.Contains(r.not, imported):
 		return "forbidden"
-	case !std && r.mod != nil && !matches(r.mod, imported) && !strings.HasPrefix(imported, r.path+"/"):
+	case !std && r.mod != nil && !matches(r.mod, imported) && (r.alone || !strings.HasPrefix(imported, r.path+"/")):
 		return "not in its list of packages"
 	case !std && matches(r.noMod, imported):
 		return "forbidden"
@@ -125,7 +200,8 @@ func matches(list []string, imported string) bool {
 func roomOf(pkg string) (room, bool) {
 	var found room
 	for _, r := range rooms {
-		if matches([]string{r.path + "/"}, pkg) && len(r.path) > len(found.path) {
+		mine := matches([]string{r.path + "/"}, pkg) && (!r.alone || pkg == r.path)
+		if mine && len(r.path) > len(found.path) {
 			found = r
 		}
 	}
@@ -220,7 +296,14 @@ func TestRoomRefuses(t *testing.T) {
 		{"ftpctd/nfq", "ftpctd/ftpparse", true},
 		{"ftpctd/bench/lab", "github.com/vishvananda/netns", false},
 		{"ftpctd/bench/lab", "ftpctd/cmd/ftpctd/internal/config", true},
-		{"ftpctd/cmd/ftpctd", "ftpctd/bench/lab", false},
+		{"ftpctd/cmd/ftpctd", internal + "/cli", false},
+		{"ftpctd/cmd/ftpctd", internal + "/daemon", true},
+		{internal + "/cli", "ftpctd/bench/lab/miniftp", false},
+		{internal + "/daemon", internal + "/engine", false},
+		{internal + "/daemon", internal + "/cli", true},
+		{internal + "/engine", internal + "/daemon", true},
+		{internal + "/engine", "ftpctd/bench/lab", true},
+		{internal + "/firewall", internal + "/config", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.pkg+" "+tt.imported, func(t *testing.T) {
@@ -233,8 +316,45 @@ func TestRoomRefuses(t *testing.T) {
 			}
 		})
 	}
-	if r, ok := roomOf("ftpctd/util"); ok {
-		t.Errorf("ftpctd/util is in room %s, want none", r.path)
+	for _, pkg := range []string{"ftpctd/util", internal + "/util"} {
+		if r, ok := roomOf(pkg); ok {
+			t.Errorf("%s is in room %s, want none", pkg, r.path)
+		}
+	}
+}
+
+// maxFunctionLines is the length of the longest function, from func to its brace.
+const maxFunctionLines = 60
+
+// tooLong are functions that are still to be cut.
+var tooLong = []string{"ftpctd/bench/vm/vmrun.run", "ftpctd/conntrack.event"}
+
+// TestFunctionLength makes sure that every function fits on a screen, those of tests
+// aside.
+func TestFunctionLength(t *testing.T) {
+	functions := 0
+	for _, p := range listPackages(t) {
+		for _, name := range p.GoFiles {
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, decl := range file.Decls {
+				f, ok := decl.(*ast.FuncDecl)
+				if !ok {
+					continue
+				}
+				functions++
+				lines := fset.Position(f.End()).Line - fset.Position(f.Pos()).Line + 1
+				if lines > maxFunctionLines && !slices.Contains(tooLong, p.ImportPath+"."+f.Name.Name) {
+					t.Errorf("%s: %s has %d lines, more than %d", fset.Position(f.Pos()), p.ImportPath+"."+f.Name.Name, lines, maxFunctionLines)
+				}
+			}
+		}
+	}
+	if functions == 0 {
+		t.Error("no function in the module")
 	}
 }
 
