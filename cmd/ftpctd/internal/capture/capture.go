@@ -1,6 +1,5 @@
-// Package capture reads the IP packets of a capture file: pcap and pcapng,
-// plain or compressed with gzip, of the link types a Linux host or a router is
-// captured with.
+// Package capture reads the IP packets of a capture file: pcap and pcapng, plain or
+// compressed with gzip, with the link types of captures on a Linux host or a router.
 //
 // The package reads both formats itself. The readers of gopacket's pcapgo keep
 // a link type in eight bits, so that Linux cooked v2 (276) reads as 20 and a
@@ -20,24 +19,24 @@ import (
 	"time"
 )
 
-// maxFrame is the longest frame believed, in bytes. It is libpcap's
+// maxFrame is the maximum length of a frame, in bytes. It is libpcap's
 // MAXIMUM_SNAPLEN; a record that claims more is corrupt.
 const maxFrame = 256 << 10
 
-// The reasons why a file cannot be read on. They come wrapped in an [Error].
+// The reasons why reading a file ends. They are wrapped in an [Error].
 var (
 	// ErrFormat is a file that is neither a pcap nor a pcapng capture.
-	ErrFormat = errors.New("not a capture: neither pcap nor pcapng, plain or gzip")
+	ErrFormat = errors.New("unrecognized format: not pcap or pcapng")
 	// ErrCorrupt is a record whose own fields contradict each other.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrLinkType is a capture none of whose frames are of a link type that
 	// this package reads.
-	ErrLinkType = errors.New("no frame of a link type that can be read")
+	ErrLinkType = errors.New("no frame of a supported link type")
 
-	errCut = fmt.Errorf("the file ends inside it: %w", io.ErrUnexpectedEOF)
+	errCut = fmt.Errorf("truncated record: %w", io.ErrUnexpectedEOF)
 )
 
-// An Error says where a capture cannot be read on, and why.
+// An Error is where and why reading a capture ended.
 type Error struct {
 	// File is the name of the capture.
 	File string
@@ -47,7 +46,7 @@ type Error struct {
 	// Offset is where the record begins, in bytes from the start of the
 	// uncompressed capture.
 	Offset int64
-	// Err is what is wrong: it wraps [ErrFormat], [ErrCorrupt], [ErrLinkType],
+	// Err is the reason: it wraps [ErrFormat], [ErrCorrupt], [ErrLinkType],
 	// [io.ErrUnexpectedEOF] or the error of the underlying reader.
 	Err error
 }
@@ -60,7 +59,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: frame %d, at byte %d: %v", e.File, e.Frame, e.Offset, e.Err)
 }
 
-// Unwrap returns what is wrong.
+// Unwrap returns the reason.
 func (e *Error) Unwrap() error { return e.Err }
 
 // A record is one frame as the file holds it. The data is valid until the next
@@ -77,8 +76,8 @@ type format interface {
 	next() (record, error)
 }
 
-// A Reader gives the IP packets of a capture in the order of the file. It must
-// not be used by two goroutines at once.
+// A Reader returns the IP packets of a capture in the order of the file. It is not
+// safe for concurrent use.
 type Reader struct {
 	name    string
 	closer  io.Closer
@@ -139,7 +138,7 @@ func (r *Reader) Skipped() int { return r.skipped }
 // Next returns the next IP packet, from the first byte of its IPv4 or IPv6
 // header, and the time it was captured at. Frames without one are skipped and
 // counted. What the link layer padded is removed, as the kernel does before a
-// packet meets its hooks; a packet that the snapshot length cut is given as far
+// packet meets its hooks; a packet that the snapshot length cut is returned as far
 // as it goes. The time is the zero Time where the file records none (pcapng's
 // simple packets). The packet is valid until the following call.
 //
@@ -165,23 +164,23 @@ func (r *Reader) Next() (ts time.Time, ip []byte, err error) {
 	return time.Time{}, nil, r.err
 }
 
-// end turns the error that ended the reading into what Next reports.
+// end returns the error that Next reports for the one that ended the reading.
 func (r *Reader) end(err error) error {
 	switch {
 	case !errors.Is(err, io.EOF):
 		return &Error{File: r.name, Frame: r.frame + 1, Offset: r.src.start, Err: err}
 	case r.foreign > 0 && r.foreign == r.frame:
-		return &Error{File: r.name, Err: fmt.Errorf("%w: link type %d (%s are read)", ErrLinkType, r.link, knownLinks)}
+		return &Error{File: r.name, Err: fmt.Errorf("%w: link type %d (supported: %s)", ErrLinkType, r.link, knownLinks)}
 	default:
 		return io.EOF
 	}
 }
 
-// A source is a stream that knows how far it was read.
+// A source is a stream that counts the bytes read.
 type source struct {
 	br    *bufio.Reader
 	off   int64
-	start int64 // where the record under way begins
+	start int64 // offset of the current record
 }
 
 // detect looks for compression and returns the reader of the file's format.
@@ -208,7 +207,7 @@ func (s *source) detect() (format, error) {
 	return newPcap(s)
 }
 
-// begin marks the begin of a record.
+// begin marks the start of a record.
 func (s *source) begin() { s.start = s.off }
 
 // full fills b. The error is io.EOF only where nothing of a record was read.
@@ -228,7 +227,7 @@ func (s *source) skip(n int) error {
 	return cut(err)
 }
 
-// cut gives the end of the file inside a record its words.
+// cut turns the end of the file inside a record into errCut.
 func cut(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errCut

@@ -61,7 +61,7 @@ func newPcap(src *source) (*pcap, error) {
 		return nil, fmt.Errorf("pcap header: %w", err)
 	}
 	if major, minor := p.order.Uint16(h[4:]), p.order.Uint16(h[6:]); major != 2 {
-		return nil, fmt.Errorf("%w: pcap version %d.%d, only 2.x can be read", ErrFormat, major, minor)
+		return nil, fmt.Errorf("%w: pcap version %d.%d, only 2.x is supported", ErrFormat, major, minor)
 	}
 	// The upper half of the field holds the length of the frame check sequence.
 	p.link = linkType(p.order.Uint32(h[20:]) & 0xffff)

@@ -36,7 +36,7 @@ const (
 // make the reader remember.
 const maxInterfaces = 1 << 16
 
-var errShort = fmt.Errorf("%w: the block is too short for what it holds", ErrCorrupt)
+var errShort = fmt.Errorf("%w: the block is too short for its content", ErrCorrupt)
 
 // An ngInterface is what an interface description block says.
 type ngInterface struct {
@@ -156,7 +156,7 @@ func (p *pcapng) section() error {
 		return err
 	}
 	if major, minor := p.order.Uint16(b), p.order.Uint16(b[2:]); major != 1 {
-		return fmt.Errorf("%w: pcapng version %d.%d, only 1.x can be read", ErrFormat, major, minor)
+		return fmt.Errorf("%w: pcapng version %d.%d, only 1.x is supported", ErrFormat, major, minor)
 	}
 	p.ifaces = p.ifaces[:0]
 	return nil
@@ -172,7 +172,7 @@ func (p *pcapng) close() error {
 		return err
 	}
 	if end := p.order.Uint32(b); end != p.length {
-		return fmt.Errorf("%w: a block of %d bytes that says %d at its end", ErrCorrupt, p.length, end)
+		return fmt.Errorf("%w: block lengths differ (%d and %d)", ErrCorrupt, p.length, end)
 	}
 	return nil
 }

@@ -269,7 +269,7 @@ func TestReplayStandardInput(t *testing.T) {
 		want, err   string
 	}{
 		{"a capture", string(pcap), `{"event":"summary","packets":0,"sessions":0,"expect":0,"reject":0}` + "\n", ""},
-		{"nothing", "", "", "standard input: not a capture: neither pcap nor pcapng, plain or gzip: it is empty"},
+		{"nothing", "", "", "standard input: unrecognized format: not pcap or pcapng: it is empty"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

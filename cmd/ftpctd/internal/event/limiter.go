@@ -1,5 +1,5 @@
-// Package event bounds what is logged about events that a host on the network can
-// cause at will.
+// Package event limits the log lines about events that a host on the network can cause
+// at will.
 package event
 
 import (
@@ -11,49 +11,49 @@ import (
 	"time"
 )
 
-// How often lines of a kind pass: a number at once, then one in a time.
+// How often lines of a kind pass: a burst, then one per interval.
 const (
 	clientBurst = 5 // about one client
 	clientEvery = 5 * time.Second
 	kindBurst   = 50 // about all clients together
 	kindEvery   = time.Second
-	// summaryEvery is the least time between two summaries of a kind.
+	// summaryEvery is the minimum time between two summaries of a kind.
 	summaryEvery = 10 * time.Second
 	// slots is the number of buckets that the clients of a kind share.
 	slots = 256
 )
 
-// A Kind is a kind of line. Its strings are words of the program: it holds
-// nothing that a host on the network can choose.
+// A Kind is a kind of line. Its strings are constants of the program: a host on the
+// network cannot choose them.
 type Kind struct{ Event, Reason string }
 
-// A Summary says how many lines of a kind were suppressed.
+// A Summary is the number of suppressed lines of a kind.
 type Summary struct {
 	Kind  Kind
 	Lines uint64
-	// Client is the host (IPv6: the /64) that more than half of them are about,
-	// or invalid if there is none.
+	// Client is the client (IPv6: the /64) of more than half of them, invalid if there
+	// is none.
 	Client netip.Addr
 }
 
-// A Limiter decides which lines are logged: a few about each client and kind, and
-// a bounded number of each kind. The rest is counted. Its memory is fixed: clients
-// that share a bucket by chance share its allowance. Methods are safe for
-// concurrent use; the clock is an argument.
+// A Limiter decides which lines are logged: a few per client and kind, and a bounded
+// number per kind. The rest is counted. Its memory is fixed: clients that happen to
+// share a bucket share its allowance. Methods are safe for concurrent use; the clock is
+// an argument.
 type Limiter struct {
 	mu    sync.Mutex
-	seed  uint64 // keeps a client from choosing whose bucket it shares
+	seed  uint64 // prevents a client from choosing whose bucket it shares
 	kinds map[Kind]*kind
 }
 
-// A kind has buckets of its own, so that a flood of one kind silences no other.
+// A kind has its own buckets, so that a flood of one kind does not silence another.
 type kind struct {
 	clients    [slots]bucket
 	all        bucket
 	suppressed uint64 // since the last summary
 	summarized int64  // when that was, in Unix nanoseconds
-	// The majority vote of Boyer and Moore: the candidate is the one that more than
-	// half of all calls name, if any, and certainly so with votes from more than half.
+	// The majority vote of Boyer and Moore: candidate is the client of more than half of
+	// the suppressed lines, if there is one, and certainly if votes exceed half of them.
 	candidate netip.Addr
 	votes     uint64
 }
@@ -63,9 +63,8 @@ func NewLimiter() *Limiter {
 	return &Limiter{seed: rand.Uint64(), kinds: make(map[Kind]*kind)}
 }
 
-// Allow reports whether a line about a client may be logged at a time. If not, it
-// is counted for the next summary. It allocates nothing, except at the first line
-// of a kind.
+// Allow reports whether a line about a client may be logged now. If not, the line is
+// counted for the next summary. It allocates only for the first line of a kind.
 func (l *Limiter) Allow(now time.Time, k Kind, client netip.Addr) bool {
 	client = source(client)
 	t := now.UnixNano()
@@ -91,20 +90,20 @@ func (l *Limiter) Allow(now time.Time, k Kind, client netip.Addr) bool {
 	return false
 }
 
-// Summaries returns what was suppressed of each kind since its last summary,
-// unless that is too recent, and begins to count from zero.
+// Summaries returns the number of suppressed lines of each kind since its last summary,
+// unless that is too recent, and resets it.
 func (l *Limiter) Summaries(now time.Time) []Summary {
 	return l.summaries(now.UnixNano(), summaryEvery)
 }
 
-// Rest returns what was suppressed of each kind since its last summary.
+// Rest returns the summaries of all kinds, however recent the last ones are.
 func (l *Limiter) Rest(now time.Time) []Summary { return l.summaries(now.UnixNano(), 0) }
 
 func (l *Limiter) summaries(t int64, every time.Duration) (found []Summary) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for k, of := range l.kinds {
-		// A clock that was set back is no reason to be silent.
+		// After the clock was set back, a summary is due.
 		if since := t - of.summarized; of.suppressed == 0 || since >= 0 && since < int64(every) {
 			continue
 		}
@@ -118,8 +117,8 @@ func (l *Limiter) summaries(t int64, every time.Duration) (found []Summary) {
 	return found
 }
 
-// source is what counts as one client: of IPv6 the network, in which a host may
-// take any address (RFC 4291 section 2.5.4).
+// source returns the address that identifies a client. For IPv6 it is the /64, in which a
+// host may use any address (RFC 4291 section 2.5.4).
 func source(a netip.Addr) netip.Addr {
 	a = a.Unmap()
 	if a.Is6() {
@@ -129,7 +128,7 @@ func source(a netip.Addr) netip.Addr {
 	return a
 }
 
-// slot returns the place of a client's bucket.
+// slot returns the index of a client's bucket.
 func (l *Limiter) slot(client netip.Addr) uint64 {
 	b := client.As16()
 	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
@@ -141,10 +140,11 @@ func (l *Limiter) slot(client netip.Addr) uint64 {
 	return h % slots
 }
 
-// A bucket of tokens is the time, in Unix nanoseconds, at which it is full again.
+// A bucket is a token bucket, as the time in Unix nanoseconds at which it is full again.
 type bucket int64
 
-// take takes a token, of which the bucket holds burst and gets one in a time.
+// take takes a token, if there is one, from a bucket that holds burst tokens and gains
+// one per interval.
 func (b *bucket) take(now int64, every time.Duration, burst int64) bool {
 	full := max(int64(*b), now)
 	if full > now+burst*int64(every) { // the clock was set back

@@ -1,4 +1,4 @@
-// Package logsink keeps logging from ever waiting for whoever reads the log.
+// Package logsink is a log writer that never waits for the reader of the log.
 package logsink
 
 import (
@@ -8,51 +8,50 @@ import (
 	"time"
 )
 
-// capacity bounds the bytes of each of the two buffers: what waits, and what is
-// being written. It holds about a thousand lines.
+// capacity is the maximum size in bytes of each of the two buffers: pending lines, and
+// lines being written. It holds about a thousand lines.
 const capacity = 256 << 10
 
-// A Sink is an io.Writer that does not wait: a goroutine of its own writes what
-// it was given. Lines that do not fit because the reader of the log is too slow,
-// or that cannot be written, are counted. As soon as writing works again, a
-// report of their number takes their place.
+// A Sink is an io.Writer that does not wait: its own goroutine writes the lines. Lines
+// that do not fit because the reader of the log is too slow, and lines that cannot be
+// written, are counted. As soon as writing works again, a report of their number takes
+// their place.
 //
-// The goroutine may block in a write for as long as the process lives: a Sink
-// leaves the file description in blocking mode, because other processes may
-// share it. Nothing else ever waits for that goroutine, apart from Close, whose
-// time is bounded. Methods are safe for concurrent use.
+// The goroutine may block in a write for as long as the process lives: a Sink leaves
+// the file description in blocking mode, because other processes may share it. Only
+// Close waits for that goroutine, for a bounded time. Methods are safe for concurrent
+// use.
 type Sink struct {
 	w      io.Writer
 	report func(lines uint64) error
 
 	mu      sync.Mutex
-	pending []byte // whole lines, which wait
-	dropped uint64 // lines that came behind pending and did not fit
+	pending []byte // whole lines to be written
+	dropped uint64 // lines after pending that did not fit
 	closed  bool
 
 	wake chan struct{} // holds one token while there may be work
 	done chan struct{} // closed when the goroutine has ended
 
 	// Used only by the goroutine.
-	lost uint64 // lines ahead of the next chunk that were not written
+	lost uint64 // lines before the next chunk that were not written
 	torn bool   // the last write ended inside a line
 }
 
-// New returns a Sink that writes to w. report writes one line to w that says how
-// many lines are missing at this place of the log; it is never called with zero,
-// and what it could not write is reported again later.
+// New returns a Sink that writes to w. report writes a line to w with the number of
+// lines that are missing at this point of the log, which is never zero; if it fails, the
+// number is reported later.
 func New(w io.Writer, report func(lines uint64) error) *Sink {
 	s := &Sink{w: w, report: report, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.run()
 	return s
 }
 
-// Write takes one or more whole lines. It never waits and never fails: lines that
-// do not fit, or that come after Close, are dropped.
+// Write accepts one or more whole lines. It never waits and never fails: lines that do
+// not fit, or that arrive after Close, are dropped.
 func (s *Sink) Write(lines []byte) (int, error) {
 	s.mu.Lock()
-	// Once lines are missing, the next ones are behind the gap: they have to wait
-	// until the goroutine has taken note of it.
+	// Lines after a gap are dropped until the goroutine has recorded the gap.
 	if s.closed || s.dropped > 0 || len(s.pending)+len(lines) > capacity {
 		s.dropped += count(lines)
 	} else {
@@ -63,8 +62,8 @@ func (s *Sink) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// Close writes what waits, for no longer than a time, and reports whether all of
-// it was written. Writing may go on afterwards if it did not end in time.
+// Close writes the pending lines and reports whether it did so within the limit. If
+// not, writing continues in the background.
 func (s *Sink) Close(limit time.Duration) (flushed bool) {
 	s.mu.Lock()
 	s.closed = true
@@ -83,7 +82,7 @@ func (s *Sink) Close(limit time.Duration) (flushed bool) {
 func (s *Sink) signal() {
 	select {
 	case s.wake <- struct{}{}:
-	default: // it is about to look anyway
+	default: // it has a token already
 	}
 }
 
@@ -106,8 +105,8 @@ func (s *Sink) run() {
 	}
 }
 
-// take returns what waits, and how many lines are missing behind it. The buffer
-// of the chunk before takes its place.
+// take returns the pending lines, and the number of lines missing after them. The
+// buffer of the previous chunk replaces them.
 func (s *Sink) take(used []byte) (chunk []byte, dropped uint64, closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,10 +115,10 @@ func (s *Sink) take(used []byte) (chunk []byte, dropped uint64, closed bool) {
 	return chunk, dropped, s.closed
 }
 
-// write writes a chunk, behind which lines are missing, with the reports in
-// their places.
+// write writes a chunk, after which dropped lines are missing, with a report at each
+// gap.
 func (s *Sink) write(chunk []byte, dropped uint64) {
-	if !s.mend() {
+	if !s.repair() {
 		s.lost += count(chunk) + dropped
 		return
 	}
@@ -128,13 +127,13 @@ func (s *Sink) write(chunk []byte, dropped uint64) {
 	s.torn = n > 0 && chunk[n-1] != '\n'
 	s.lost = count(chunk[n:]) + dropped
 	if err == nil {
-		s.mend()
+		s.repair()
 	}
 }
 
-// mend ends a line that was written only in part, reports the lines that were
-// lost, and reports whether that works.
-func (s *Sink) mend() bool {
+// repair ends a line that was written only in part and writes the report of lost
+// lines. It returns false if writing fails.
+func (s *Sink) repair() bool {
 	if s.torn {
 		if _, err := s.w.Write([]byte{'\n'}); err != nil {
 			return false
@@ -150,5 +149,5 @@ func (s *Sink) mend() bool {
 	return true
 }
 
-// count returns the number of lines, which end with a newline each.
+// count returns the number of lines. Each ends with a newline.
 func count(lines []byte) uint64 { return uint64(bytes.Count(lines, []byte{'\n'})) }

@@ -1,5 +1,5 @@
-// Package notify tells systemd how the daemon is: the protocol of sd_notify(3)
-// and of sd_watchdog_enabled(3).
+// Package notify reports the state of the daemon to systemd: the protocols of
+// sd_notify(3) and sd_watchdog_enabled(3).
 package notify
 
 import (
@@ -14,31 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Of the environment that systemd gives to a service with WatchdogSec=.
+// Environment variables that systemd sets for a service, the last two with
+// WatchdogSec=.
 const (
 	socketPath      = "NOTIFY_SOCKET"
 	watchdogTime    = "WATCHDOG_USEC"
 	watchdogProcess = "WATCHDOG_PID"
 )
 
-// defaultInterval is how often the status is told where no watchdog wants to be
-// fed.
+// defaultInterval is how often the status is reported without a watchdog.
 const defaultInterval = 5 * time.Second
 
-// Systemd is the service manager. Without one its methods do nothing. They are
-// safe for concurrent use, and never wait: if the service manager does not read,
-// they return an error, and what it must know goes along with the next message.
+// Systemd is the service manager. Without one its methods do nothing. They are safe for
+// concurrent use, and never wait: if the service manager does not read, they return an
+// error, and the state that it must know is sent with the next message.
 type Systemd struct {
-	watchdog time.Duration // how long it goes unfed; 0 for none
+	watchdog time.Duration // WatchdogSec=; 0 for none
 
 	mu   sync.Mutex
 	fd   int // a datagram socket, or -1 without a service manager
 	addr unix.SockaddrUnix
-	owed string // the state that could not be told yet
+	owed string // the state that could not be sent yet
 }
 
-// Dial finds the service manager that started the process pid, if the environment
-// names one.
+// Dial opens the socket of the service manager that started the process pid, if the
+// environment names one.
 func Dial(getenv func(string) string, pid int) (*Systemd, error) {
 	s := &Systemd{fd: -1}
 	if path := getenv(socketPath); exists(path) {
@@ -46,7 +46,7 @@ func Dial(getenv func(string) string, pid int) (*Systemd, error) {
 		s.addr.Name = path // "@": the abstract namespace
 		s.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return nil, fmt.Errorf("cannot reach the service manager: %w", os.NewSyscallError("socket", err))
+			return nil, fmt.Errorf("cannot reach systemd: %w", os.NewSyscallError("socket", err))
 		}
 	}
 	if process := getenv(watchdogProcess); process != "" && process != strconv.Itoa(pid) {
@@ -62,8 +62,8 @@ func Dial(getenv func(string) string, pid int) (*Systemd, error) {
 	return s, nil
 }
 
-// Interval is how often Alive is to be called: four times as often as the
-// watchdog demands, so that one call may fail.
+// Interval is how often Alive should be called: four times per watchdog timeout, so that
+// a call may fail.
 func (s *Systemd) Interval() time.Duration {
 	if s.watchdog == 0 {
 		return defaultInterval
@@ -71,8 +71,8 @@ func (s *Systemd) Interval() time.Duration {
 	return max(s.watchdog/4, time.Millisecond)
 }
 
-// exists reports whether a socket is there. One in the abstract namespace cannot be
-// looked up.
+// exists reports whether a socket exists. One in the abstract namespace cannot be
+// checked.
 func exists(path string) bool {
 	if path == "" || path[0] == '@' {
 		return path != ""
@@ -81,37 +81,36 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// Ready says that the service works, at its start or again after Reloading.
+// Ready reports that the service is up, at its start or after Reloading.
 func (s *Systemd) Ready(status string) error {
 	return s.send("READY=1", "STATUS="+status)
 }
 
-// Reloading says that the configuration is being read again. Ready must follow.
+// Reloading reports that the configuration is being reloaded. Ready must follow.
 func (s *Systemd) Reloading() error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return err
 	}
-	// Type=notify-reload takes it for the answer to its signal by this time.
+	// With this time Type=notify-reload recognizes it as the reply to its signal.
 	return s.send(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000), "")
 }
 
-// Alive feeds the watchdog. It is not to be called unless the service works.
+// Alive pings the watchdog. It must only be called while the service is healthy.
 func (s *Systemd) Alive(status string) error {
 	return s.send("", "WATCHDOG=1\nSTATUS="+status)
 }
 
-// Status tells how the service is, and does not feed the watchdog.
+// Status reports the status without pinging the watchdog.
 func (s *Systemd) Status(status string) error {
 	return s.send("", "STATUS="+status)
 }
 
-// Stopping says that the service ends.
+// Stopping reports that the service is shutting down.
 func (s *Systemd) Stopping() error { return s.send("STOPPING=1", "") }
 
-// send sends the state of the service, or else the one that is owed, and what else
-// there is to say. The state is owed if that fails: a service that is never said to
-// be ready would be ended.
+// send sends the state of the service, or else the one that is owed, and rest. If that
+// fails the state is owed: systemd would end a service that never becomes ready.
 func (s *Systemd) send(state, rest string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +125,7 @@ func (s *Systemd) send(state, rest string) error {
 		message += "\n"
 	}
 	message += rest
-	// Sent to the path: a service manager that was started again has a new socket.
+	// Sent to the path: a service manager that was restarted has a new socket.
 	err := unix.Sendto(s.fd, []byte(message), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &s.addr)
 	if err != nil {
 		s.owed = state
@@ -136,7 +135,7 @@ func (s *Systemd) send(state, rest string) error {
 	return nil
 }
 
-// Close ends it. Its methods do nothing afterwards.
+// Close closes the socket. The methods do nothing afterwards.
 func (s *Systemd) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package report writes the events of the tracker: as JSON lines, whose keys and
-// words are part of the command's interface, and as text for a person.
+// Package report writes the events of the tracker as text, and as JSON lines, whose
+// keys and words are part of the command's interface.
 package report
 
 import (
@@ -13,7 +13,7 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// An Event in the order and with the names of the JSON line.
+// A line is an event with the keys of its JSON line, in their order.
 type line struct {
 	Time   string `json:"time"`
 	Event  string `json:"event"`
@@ -64,7 +64,7 @@ func addr(a netip.Addr) string {
 // JSON writes e as one line.
 func JSON(w io.Writer, e *conntrack.Event) error { return object(w, lineOf(e)) }
 
-// Text writes e as one line for a person.
+// Text writes e as one line of text.
 func Text(w io.Writer, e *conntrack.Event) error {
 	what := ""
 	if e.Via != ftpparse.ViaNone {
@@ -101,9 +101,9 @@ func (s Summary) JSON(w io.Writer) error {
 	}{"summary", s.Packets, s.Sessions, s.Expected, s.Rejected})
 }
 
-// Text writes s as one line for a person.
+// Text writes s as one line of text.
 func (s Summary) Text(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "%d packets, %d control connections: %d data connections expected, %d refused\n",
+	_, err := fmt.Fprintf(w, "%d packets, %d control connections: %d data connections expected, %d rejected\n",
 		s.Packets, s.Sessions, s.Expected, s.Rejected)
 	return err
 }

@@ -81,7 +81,7 @@ func TestSummary(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"event":"summary","packets":95,"sessions":1,"expect":4,"reject":2}` + "\n" +
-		"95 packets, 1 control connections: 4 data connections expected, 2 refused\n"
+		"95 packets, 1 control connections: 4 data connections expected, 2 rejected\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}
