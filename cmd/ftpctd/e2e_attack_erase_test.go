@@ -152,8 +152,8 @@ func (e *erasure) other(i int) *talk {
 	return e.stage.talk(e.ctx, netip.AddrPortFrom(client, 5000), netip.AddrPortFrom(netip.MustParseAddr("10.8.0.2"), lab.ControlPort))
 }
 
-// TestListedAtStart says what becomes of a connection that conntrack has had when the
-// daemon starts. Nobody knows what was said on it before.
+// TestListedAtStart is a connection that conntrack already has when the daemon starts.
+// Its earlier payload is unknown.
 func TestListedAtStart(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -9,10 +9,10 @@ import (
 	"ftpctd/bench/lab"
 )
 
-// TestAttackSimultaneousOpen has a server outside answer the SYN of a client inside
-// with a SYN of its own (RFC 9293 section 3.5, figure 7): the handshake has no SYN/ACK
-// from the server, unless it sends one later, with numbers of its choice. The client
-// is a real one, and what it says is a request that a web page made it send.
+// TestAttackSimultaneousOpen is a server outside that answers the SYN of a client inside
+// with its own SYN (RFC 9293 section 3.5, figure 7): the handshake has no SYN/ACK from
+// the server, unless it sends one later, with numbers of its choice. The client is a
+// kernel's, and sends a request that a web page made it send.
 func TestAttackSimultaneousOpen(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -78,7 +78,7 @@ func TestAttackSimultaneousOpen(t *testing.T) {
 	}
 }
 
-// request has a kernel's client send a text, and acknowledges it when it has come.
+// request sends a text from a kernel client, and acknowledges it when it has arrived.
 func (k *talk) request(t *testing.T, conn net.Conn, text string) {
 	t.Helper()
 	if _, err := io.WriteString(conn, text); err != nil {
@@ -178,8 +178,8 @@ func TestAttackHandshake(t *testing.T) {
 	}
 }
 
-// synAck sends a SYN/ACK of the server that fits what it says next, and acknowledges
-// so many bytes more than the client has sent. It need not come across the router.
+// synAck sends a SYN/ACK of the server that fits its next segment, and acknowledges
+// ahead bytes more than the client has sent. The router may drop it.
 func (k *talk) synAck(t *testing.T, ahead uint32) {
 	t.Helper()
 	s := k.segment(k.server, lab.SYN|lab.ACK, "")
@@ -188,8 +188,8 @@ func (k *talk) synAck(t *testing.T, ahead uint32) {
 	k.send(t, k.server, s)
 }
 
-// forgedSYN sends a SYN from outside in the name of the client that fits what the
-// client says next.
+// forgedSYN sends a SYN from outside with the address of the client, which fits the next
+// segment of the client.
 func (k *talk) forgedSYN(t *testing.T) {
 	t.Helper()
 	s := k.segment(k.client, lab.SYN, "")

@@ -65,8 +65,8 @@ func TestAttackReversedWeb(t *testing.T) {
 	}
 }
 
-// says serves an endpoint that answers the first bytes of a client with a text, and
-// then reads on.
+// says serves an endpoint that answers the first bytes of a client with a text, and then
+// keeps reading.
 func says(ctx context.Context, t *testing.T, h *lab.Host, local netip.AddrPort, text string) {
 	t.Helper()
 	l := labtest.Listen(ctx, t, h, local)
@@ -133,9 +133,9 @@ func (f *fromPort) DialTCP(ctx context.Context, local, remote netip.AddrPort) (n
 	return f.Host.DialTCP(ctx, local, remote)
 }
 
-// TestAttackDataToControlPort has an FTP server inside open an active data connection
-// to a control port of the attacker's. The file is a session, and comes a line at a
-// time: the attacker's window is closed until it has greeted, and replied.
+// TestAttackDataToControlPort makes an FTP server inside open an active data connection
+// to a control port of the attacker's. The file is a session, and arrives one line at a
+// time: the attacker's window is closed until the attacker has greeted and replied.
 func TestAttackDataToControlPort(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

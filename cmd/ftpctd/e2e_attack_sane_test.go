@@ -19,8 +19,8 @@ func saneAnswer(port uint16) string {
 	return string(append(b, make([]byte, 8)...))
 }
 
-// TestAttackSANE speaks to the helper that carries the expectations, behind the
-// daemon's back: the port it is asked to open is below min_port.
+// TestAttackSANE sends a request to the kernel's helper that carries the expectations,
+// past the daemon: the port to be opened is below min_port.
 func TestAttackSANE(t *testing.T) {
 	t.Parallel()
 	const telnet = 23
@@ -95,15 +95,14 @@ func TestAttackSANE(t *testing.T) {
 	}
 }
 
-// whisper sends data of the client that may be dropped, in which case it counts for
-// nothing.
+// whisper sends data of the client that may be dropped.
 func (k *talk) whisper(t *testing.T, data string) {
 	t.Helper()
 	k.send(t, k.client, k.segment(k.client, lab.ACK|lab.PSH, data))
 }
 
-// TestAlmostSANE lets through what is no request, byte for byte, in a session that is
-// served behind it.
+// TestAlmostSANE sends segments that differ from a request in one byte. They must pass,
+// and the session after them is served.
 func TestAlmostSANE(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, config string) {

@@ -9,8 +9,8 @@ import (
 	"ftpctd/bench/lab"
 )
 
-// TestAttackForgedClient has packets come from outside with the address of a host
-// inside that does nothing, to a server of the attacker's.
+// TestAttackForgedClient sends packets from outside, with the address of an idle host
+// inside, to a server of the attacker's.
 func TestAttackForgedClient(t *testing.T) {
 	t.Parallel()
 	const (
@@ -69,7 +69,7 @@ func TestAttackForgedClient(t *testing.T) {
 	}
 }
 
-// mutter sends the next segment of the server, which nobody is to hear.
+// mutter sends the next segment of the server, which need not arrive anywhere.
 func (k *talk) mutter(t *testing.T, flags lab.Flags, data string) {
 	t.Helper()
 	s := k.segment(k.server, flags, data)
@@ -77,8 +77,8 @@ func (k *talk) mutter(t *testing.T, flags lab.Flags, data string) {
 	k.server.next = s.Next()
 }
 
-// TestAttackForgedNeighbour has packets come from outside with the address of another
-// host outside, which no reverse path tells apart, to a server inside.
+// TestAttackForgedNeighbour sends packets from outside to a server inside with the
+// address of another host outside, which no reverse path filter can distinguish.
 func TestAttackForgedNeighbour(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -154,8 +154,8 @@ func forgedReply(ctx context.Context, t *testing.T, s *stage, ipv6 bool, port ui
 	s.expectClosed(t, client, netip.AddrPortFrom(server, secretPort))
 }
 
-// forgedCommand is a server outside to which somebody inside has logged in, and which
-// announces a port to itself in the name of that client.
+// forgedCommand is a server outside with a session from inside, which announces a port
+// to itself with the address of the client.
 func forgedCommand(ctx context.Context, t *testing.T, s *stage, ipv6 bool, port uint16) {
 	client, server := victimIPv4, attackerIPv4
 	if ipv6 {
@@ -170,9 +170,9 @@ func forgedCommand(ctx context.Context, t *testing.T, s *stage, ipv6 bool, port 
 	s.expectClosed(t, server, secret)
 }
 
-// TestAttackForgedData has the first packet of an expected connection come from
-// outside, with the address of the host inside that is to begin it, and from a port of
-// the attacker's choice. What the attacker then sends to that port would belong to the
+// TestAttackForgedData sends the first packet of an expected connection from outside,
+// with the address of the host inside that is to open it, and from a port of the
+// attacker's choice. Later segments of the attacker to that port would belong to the
 // connection.
 func TestAttackForgedData(t *testing.T) {
 	t.Parallel()

@@ -17,7 +17,7 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// eachMode runs a test in every mode of admission, with the line that configures it.
+// eachMode runs a test in every admission mode, with the line that configures it.
 func eachMode(t *testing.T, test func(t *testing.T, config string)) {
 	t.Helper()
 	for _, mode := range []string{"auto", "entry"} {
@@ -52,9 +52,9 @@ const (
 	probePort = 20202
 )
 
-// stage is a lab with a firewall between inside, which is the lab's client, and
-// outside, its server, from where attacks come. Each has a wire, and a network whose
-// hosts answer nothing: what they say is up to the test.
+// stage is a lab with a firewall between inside, which is the lab's client, and outside,
+// its server, from which attacks come. Each has a wire, and a network whose hosts send
+// nothing but what the test sends for them.
 type stage struct {
 	*lab.Lab
 	inside, outside *lab.Host
@@ -128,7 +128,7 @@ func (s *stage) startWith(t *testing.T, config string, port uint16) {
 	start(t, s.Router, config)
 }
 
-// admit opens a port in the firewall, both ways.
+// openPort opens a port in the firewall, both ways.
 func (s *stage) openPort(t *testing.T, port uint16) {
 	t.Helper()
 	nft := &nftables.Conn{NetNS: s.Router.NetNS()}
@@ -155,7 +155,7 @@ func (s *stage) rpFilter(t *testing.T, value int) {
 	}
 }
 
-// forget deletes all that conntrack on the router knows, as its time-outs do
+// flushConntrack deletes all conntrack entries of the router, as their timeouts do
 // sooner or later.
 func (s *stage) flushConntrack(t *testing.T) {
 	t.Helper()
@@ -165,7 +165,7 @@ func (s *stage) flushConntrack(t *testing.T) {
 	}
 }
 
-// probed returns how many probes the firewall has dropped.
+// probed returns the number of probes that the firewall has dropped.
 func (s *stage) probed(t *testing.T) uint64 {
 	t.Helper()
 	rules, err := (&nftables.Conn{NetNS: s.Router.NetNS()}).GetRules(s.table, s.chain)
@@ -176,8 +176,8 @@ func (s *stage) probed(t *testing.T) uint64 {
 	return last[len(last)-1].(*expr.Counter).Packets
 }
 
-// reachable sends a SYN to an endpoint and reports whether it comes to the far wire.
-// If it does not, the firewall has counted it.
+// reachable sends a SYN to an endpoint and reports whether it arrives on the far wire.
+// If not, the firewall has counted it.
 func (s *stage) reachable(t *testing.T, from netip.Addr, to netip.AddrPort) bool {
 	t.Helper()
 	near, far := s.out, s.in
@@ -203,7 +203,7 @@ func (s *stage) isInside(addr netip.Addr) bool {
 		insidePrefixes[0].Contains(addr) || insidePrefixes[1].Contains(addr)
 }
 
-// closed fails the test if the firewall admits a connection.
+// expectClosed fails the test if the firewall accepts a connection.
 func (s *stage) expectClosed(t *testing.T, from netip.Addr, to netip.AddrPort) {
 	t.Helper()
 	if s.reachable(t, from, to) {
@@ -211,7 +211,8 @@ func (s *stage) expectClosed(t *testing.T, from netip.Addr, to netip.AddrPort) {
 	}
 }
 
-// side is an end of a talk. Its segments leave over a wire, by right or not.
+// side is an end of a talk. Its segments leave over a wire, with a legitimate source or
+// not.
 type side struct {
 	wire *lab.Wire
 	addr netip.AddrPort
@@ -268,7 +269,7 @@ func (k *talk) send(t *testing.T, from *side, s lab.Segment) {
 	}
 }
 
-// crossed waits until a segment has come across the router.
+// crossed waits until a segment has passed the router.
 func (k *talk) crossed(t *testing.T, s lab.Segment) {
 	t.Helper()
 	sniffer := k.stage.atOut
@@ -285,7 +286,7 @@ func (k *talk) crossed(t *testing.T, s lab.Segment) {
 	}
 }
 
-// deliver sends a segment and waits until it has come across the router.
+// deliver sends a segment and waits until it has passed the router.
 func (k *talk) deliver(t *testing.T, from *side, s lab.Segment) {
 	t.Helper()
 	k.send(t, from, s)
@@ -349,7 +350,7 @@ func (k *talk) lost(t *testing.T, from *side, line string) {
 	from.next = start + uint32(len(line))
 }
 
-// announce returns the line of a client that announces an endpoint of its own.
+// announce returns the line of a client that announces its own endpoint.
 func announce(ap netip.AddrPort) string {
 	if ap.Addr().Is4() {
 		return "PORT " + hostPort(ap)
@@ -357,7 +358,7 @@ func announce(ap netip.AddrPort) string {
 	return fmt.Sprintf("EPRT |2|%s|%d|", ap.Addr(), ap.Port())
 }
 
-// post is the beginning of what a browser says to any port that a page names.
+// post is the beginning of a request that a browser sends to any port that a page names.
 const post = "POST / HTTP/1.1\r\nHost: www.example.com\r\nContent-Type: text/plain\r\nContent-Length: 99\r\n\r\n"
 
 // body is a whole session, as the content of a page or a file, that announces an
@@ -366,8 +367,8 @@ func body(ap netip.AddrPort) string {
 	return "USER anonymous\r\nPASS lab@example.com\r\n" + announce(ap) + "\r\n"
 }
 
-// masquerade goes on after a request with a whole session: the server greets, and
-// the body follows, a line at a time, as the server's window lets it.
+// masquerade continues a request with a whole session: the server greets, and the body
+// follows, one line at a time, as the server's window allows.
 func (k *talk) masquerade(t *testing.T, secret netip.AddrPort) {
 	t.Helper()
 	k.login(t)

@@ -25,8 +25,9 @@ import (
 	"ftpctd/nfq"
 )
 
-// TestNoPermission runs what needs CAP_NET_ADMIN without it: as a user, and as
-// root in a container that was given less. It is one sentence, and exit code 4.
+// TestNoPermission runs commands that need CAP_NET_ADMIN without it: as a user, and as
+// root in a container with fewer capabilities. The error is one sentence, with exit code
+// 4.
 func TestNoPermission(t *testing.T) {
 	t.Parallel()
 	want := result{4, "", "ftpctd: CAP_NET_ADMIN is required for packet queues and firewall rules: run ftpctd as root\n"}
@@ -83,8 +84,8 @@ func TestNoPermission(t *testing.T) {
 	}
 }
 
-// TestRefusals starts the daemon where it cannot run. It must say what is wrong
-// and what to do about it, and change nothing.
+// TestRefusals starts the daemon where it cannot run. It must report the problem and a
+// fix, and change nothing.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
@@ -136,7 +137,8 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// TestNotYet names keys that the daemon takes and does nothing with.
+// TestUnsupportedKeys sets keys that the daemon accepts but does not support yet: it
+// warns.
 func TestUnsupportedKeys(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
@@ -148,7 +150,7 @@ func TestUnsupportedKeys(t *testing.T) {
 	}
 }
 
-// TestQueueTaken has the queue bound by another process: this one.
+// TestQueueTaken binds the queue in another process: this one.
 func TestQueueTaken(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
@@ -178,8 +180,8 @@ func TestQueueTaken(t *testing.T) {
 	})
 }
 
-// TestSecondDaemon starts a daemon beside another one, which is refused, and in
-// another namespace, which is not.
+// TestSecondDaemon starts a daemon beside another one, which fails, and in another
+// namespace, which works.
 func TestSecondDaemon(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -214,7 +216,7 @@ func TestSecondDaemon(t *testing.T) {
 	}
 }
 
-// TestStrangersLock has a user without rights take whatever could keep the daemon
+// TestStrangersLock is an unprivileged user who binds whatever could keep the daemon
 // from starting.
 func TestStrangersLock(t *testing.T) {
 	t.Parallel()
@@ -244,8 +246,7 @@ func TestStrangersLock(t *testing.T) {
 	start(t, l.Router, "")
 }
 
-// TestLockTaken has another program bind the queue that is the daemon's lock: this
-// one.
+// TestLockTaken binds the queue that is the daemon's lock in another program: this one.
 func TestLockTaken(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})

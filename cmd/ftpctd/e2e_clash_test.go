@@ -61,7 +61,7 @@ func (ct *contest) reply(t *testing.T) time.Duration {
 	return ct.took
 }
 
-// use opens a data connection, and expects it to be the nth in all.
+// use opens a data connection, and expects it to be the nth RELATED one.
 func (ct *contest) use(ctx context.Context, t *testing.T, n uint64) {
 	t.Helper()
 	expectConnect(ctx, t, ct.lab.Client, netip.AddrPort{}, ct.port)
@@ -70,7 +70,7 @@ func (ct *contest) use(ctx context.Context, t *testing.T, n uint64) {
 	}
 }
 
-// holdFor is how long the daemon holds a packet, as README says.
+// holdFor is how long the daemon holds a packet, according to the README.
 const holdFor = 200 * time.Millisecond
 
 func TestClash(t *testing.T) {

@@ -9,9 +9,8 @@ import (
 	"ftpctd/bench/lab/realftp"
 )
 
-// TestPrograms runs the servers and clients that people use through a router
-// with the daemon, in every way that a client can be told to use: a file each
-// way, and exactly two RELATED packets.
+// TestClients runs popular servers and clients through a router with the daemon, in
+// every mode that a client supports: a file each way, and exactly two RELATED packets.
 func TestClients(t *testing.T) {
 	t.Parallel()
 	for _, s := range realftp.Servers() {
@@ -43,5 +42,5 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// passivePorts is the range that the servers are given.
+// passivePorts is the passive range of the servers.
 var passivePorts = [2]uint16{30000, 30999}

@@ -17,10 +17,10 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// marker is in the environment of a demo and of all that it starts.
+// marker is in the environment of a demo and of all processes that it starts.
 func marker(t *testing.T) string { return fmt.Sprintf("FTPCTD_TEST=%s %d", t.Name(), os.Getpid()) }
 
-// marked lists the processes that have the marker of the test.
+// markedProcesses lists the processes that have the marker of the test.
 func markedProcesses(t *testing.T) []string {
 	t.Helper()
 	paths, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -37,7 +37,7 @@ func markedProcesses(t *testing.T) []string {
 	return found
 }
 
-// links lists the links of a host.
+// linkNames lists the links of a host.
 func linkNames(t *testing.T, h *lab.Host) []string {
 	t.Helper()
 	var names []string
@@ -54,8 +54,7 @@ func linkNames(t *testing.T, h *lab.Host) []string {
 	return names
 }
 
-// TestDemo runs the demonstration in a host of a lab, which must be unchanged
-// afterwards.
+// TestDemo runs the demo in a host of a lab, which must be unchanged afterwards.
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})

@@ -26,11 +26,11 @@ const (
 	maxRSS = 512 << 20 // bytes, of a program that may be built for the race detector
 )
 
-// manyLines is a segment full of lines that are refused.
+// manyLines is a segment full of lines that are rejected.
 var manyLines = strings.Repeat("PORT 1\r\n", 181)
 
-// TestFlood has an honest client say NOOP during each flood, and transfer files over
-// its session and a new one.
+// TestFlood is an honest client that sends NOOP during each flood, and transfers files
+// over its session and a new one.
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -155,8 +155,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestFloodDownload downloads from a web server inside with the source port of a
-// control connection. Who serves is no client: the packets must not even be queued.
+// TestFloodDownload downloads from a web server inside with the source port of a control
+// connection. The packets must not even be queued: their sender is a server.
 func TestFloodDownload(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, config string) {
@@ -204,7 +204,7 @@ func TestFloodDownload(t *testing.T) {
 	})
 }
 
-// retrieves downloads the file of a server, over two data connections.
+// expectDownload downloads a file twice, in passive and active mode.
 func expectDownload(ctx context.Context, t *testing.T, c *miniftp.Client, want []byte) {
 	t.Helper()
 	for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.PORT} {
@@ -257,14 +257,14 @@ func (k *talk) push(from *side, data string) error {
 	return from.wire.Send(s)
 }
 
-// fence waits until all that the client has sent has come across the router.
+// fence waits until everything that the client has sent has passed the router.
 func (k *talk) fence(t *testing.T) {
 	t.Helper()
 	k.say(t, k.client, "NOOP\r\n")
 }
 
-// sessions returns sessions that have logged in, of one client or each of its own.
-// They go through their steps in batches, so that their packets do not fill the queue.
+// sessions returns sessions that have logged in, of one client or of a client each. They
+// take their steps in batches, so that their packets do not fill the queue.
 func (s *stage) sessions(ctx context.Context, t *testing.T, n int, oneClient bool) []*talk {
 	t.Helper()
 	all := make([]*talk, n)

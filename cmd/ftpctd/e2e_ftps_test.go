@@ -12,8 +12,8 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// otherClient gives the client's host a second address, which the router knows
-// the way to: another client, as the firewall sees it.
+// otherClient adds a second, routed address to the client's host: another client, to the
+// firewall.
 func otherClient(t *testing.T, l *lab.Lab) netip.Addr {
 	t.Helper()
 	addr := netip.MustParseAddr("192.168.0.99")
@@ -41,8 +41,8 @@ func otherClient(t *testing.T, l *lab.Lab) netip.Addr {
 	return addr
 }
 
-// TestTLSPorts opens the passive range of a server to the client whose control
-// connection is in TLS, for as long as it is, and to nobody else.
+// TestTLSPorts makes sure that the passive range of a server is open to a client while
+// its control connection is in TLS, and to nobody else.
 func TestTLSPorts(t *testing.T) {
 	t.Parallel()
 	for _, s := range realftp.Servers() {

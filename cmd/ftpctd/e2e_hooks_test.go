@@ -9,9 +9,9 @@ import (
 	"ftpctd/bench/lab/miniftp"
 )
 
-// TestPlaces runs the daemon in each place where a firewall can stand. Every way
-// whose data connection the firewall decides about is blocked without the
-// daemon, and passes with it, however it admits connections.
+// TestForwardInputOutput runs the daemon at each hook of a firewall. Every mode of FTP
+// whose data connections pass the hook as NEW is blocked without the daemon and passes
+// with it, in each admission mode.
 func TestForwardInputOutput(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

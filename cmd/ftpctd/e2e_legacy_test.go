@@ -87,7 +87,7 @@ func sumPolicyDrops(list []byte) (sum uint64, err error) {
 	return sum, nil
 }
 
-// tap is a host that keeps what goes over control connections.
+// tap is a host that records its control connections.
 type tap struct {
 	*lab.Host
 	mu             sync.Mutex
@@ -103,7 +103,7 @@ func (tp *tap) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.C
 	return tapped{conn, tp}, nil
 }
 
-// lines returns the lines that begin with a word, of both directions.
+// controlLines returns the lines that begin with a word, of both directions.
 func (tp *tap) controlLines(word string) []string {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
@@ -138,8 +138,8 @@ func (c tapped) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestRulesOf2008 is the first transfer this project was to make possible: real
-// iptables rules on the client, and the very lines and ports.
+// TestLegacyIptablesRules is the first transfer that this project was to make possible:
+// real iptables rules of 2008 on the client, and their very lines and ports.
 func TestLegacyIptablesRules(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -201,9 +201,9 @@ func TestLegacyIptablesRules(t *testing.T) {
 	}
 }
 
-// TestPassiveRange is a vsftpd with a passive range behind a firewall that opens
-// port 21 alone, as "ufw allow ftp" does. What the server names is open, for the
-// client it was named to; the rest of the range is closed.
+// TestPassiveRange is a vsftpd with a passive range behind a firewall that opens port 21
+// alone, as "ufw allow ftp" does. A port that the server announces is open to the client
+// that it was announced to; the rest of the range is closed.
 func TestPassiveRange(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

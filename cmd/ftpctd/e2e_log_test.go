@@ -56,8 +56,8 @@ func startPiped(ctx context.Context, t *testing.T, config string) *pipedDaemon {
 	return d
 }
 
-// reject has the daemon reject announcements, each of which is a line at the level
-// debug, and makes sure that FTP works in between.
+// reject makes the daemon reject announcements, each of which is a line at level debug,
+// and makes sure that FTP works in between.
 func (d *pipedDaemon) reject(ctx context.Context, t *testing.T, lines int) {
 	t.Helper()
 	for range lines {
@@ -73,8 +73,8 @@ const moreThanFits = 6000
 
 const debug = "[log]\nlevel = \"debug\"\n"
 
-// TestUnreadLog has nobody read the daemon's stderr: FTP goes on, and the daemon
-// ends at SIGTERM, which the end of the test makes sure of.
+// TestUnreadLog does not read the daemon's stderr: FTP continues, and the daemon ends
+// when it is told to.
 func TestUnreadLog(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -82,8 +82,8 @@ func TestUnreadLog(t *testing.T) {
 	d.reject(ctx, t, moreThanFits)
 }
 
-// TestLogReadAgain has the reader of the daemon's stderr come back: it is told how
-// many lines are missing, and where.
+// TestLogReadAgain resumes reading the daemon's stderr: a line there reports how many
+// lines are missing.
 func TestLogReadAgain(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -113,7 +113,7 @@ func TestLogReadAgain(t *testing.T) {
 	t.Errorf("nothing is logged any more: %v", lines.Err())
 }
 
-// TestLogReaderGone has the reader of the daemon's stderr go away, as a pager does.
+// TestLogReaderGone closes the read end of the daemon's stderr, as a pager does.
 func TestLogReaderGone(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -124,7 +124,7 @@ func TestLogReaderGone(t *testing.T) {
 	d.reject(ctx, t, 100)
 }
 
-// TestLogFlood has one client cause more lines than anybody wants to read.
+// TestLogFlood is a client that causes very many lines.
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -147,7 +147,7 @@ func TestLogFlood(t *testing.T) {
 	}
 }
 
-// TestUnreadNotifications has systemd read nothing: the daemon heeds SIGHUP, and
+// TestUnreadNotifications is a systemd that does not read: the daemon obeys SIGHUP, and
 // SIGTERM at the end of the test.
 func TestUnreadNotifications(t *testing.T) {
 	t.Parallel()

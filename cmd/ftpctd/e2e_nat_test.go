@@ -14,13 +14,13 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// public is the address that the router has outside.
+// public is the address of the router outside.
 var public = netip.MustParseAddr("198.51.100.80")
 
-// masquerade has the router give the client its public address outside.
+// masquerade translates the client to the public address outside.
 const masquerade = "-t nat -A POSTROUTING -p tcp -d 203.0.113.10 -j SNAT --to-source 198.51.100.80\n"
 
-// routePublic has the hosts send what is for the public address to the router.
+// routePublic routes packets to the public address through the router.
 func routePublic(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	for _, h := range []*lab.Host{l.Client, l.Server} {
@@ -28,7 +28,7 @@ func routePublic(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// shell runs commands, one a line.
+// mustShell runs commands, one per line.
 func mustShell(t *testing.T, h *lab.Host, commands string) {
 	t.Helper()
 	for command := range strings.Lines(commands) {
@@ -45,8 +45,8 @@ func mustShell(t *testing.T, h *lab.Host, commands string) {
 	}
 }
 
-// knowsConntrack skips the test unless the daemon is told what conntrack knows of
-// each packet.
+// checkConntrack skips the test unless the queue's packets come with their conntrack
+// entry.
 func checkConntrack(t *testing.T, d *daemon) {
 	t.Helper()
 	if d.log.count("msg=ready", "conntrack=true") == 0 {
@@ -54,8 +54,8 @@ func checkConntrack(t *testing.T, d *daemon) {
 	}
 }
 
-// TestNAT is a router that translates control connections. Their data connections
-// are translated like them, with no rule of their own.
+// TestNAT is a router with NAT for control connections. Their data connections get the
+// same NAT, without another rule.
 func TestNAT(t *testing.T) {
 	const forward = "-t nat -A PREROUTING -p tcp -d 198.51.100.80 --dport 2121 -j DNAT --to-destination 203.0.113.10:21\n"
 	private := netip.MustParseAddrPort("203.0.113.10:21")
@@ -112,7 +112,7 @@ func TestNAT(t *testing.T) {
 	}
 }
 
-// clientBehindNAT makes a lab whose router gives the client its public address outside.
+// clientBehindNAT makes a lab whose router translates the client to its public address.
 func clientBehindNAT(t *testing.T) *lab.Lab {
 	t.Helper()
 	l := labtest.New(t, lab.Config{})
@@ -121,7 +121,7 @@ func clientBehindNAT(t *testing.T) *lab.Lab {
 	return l
 }
 
-// TestActiveBehindNAT is a client that knows which address it has outside.
+// TestActiveBehindNAT is a client that announces its public address.
 func TestActiveBehindNAT(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -142,9 +142,8 @@ func TestActiveBehindNAT(t *testing.T) {
 	}
 }
 
-// TestTLSPortsBehindNAT is a client behind NAT whose session is in TLS. What admits
-// its data connections is for other rules to say: passive.tls_ports must not have
-// them leave with an address from inside.
+// TestTLSPortsBehindNAT is a TLS session of a client behind NAT. Its data connections
+// need other rules: with passive.tls_ports they would leave with an address from inside.
 func TestTLSPortsBehindNAT(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -180,7 +179,7 @@ func TestTLSPortsBehindNAT(t *testing.T) {
 	d.expectLog(t, "control connection went into TLS", "reason=translated")
 }
 
-// TestZone is a router that tracks its connections in a zone of their own.
+// TestZone is a router that tracks its connections in a conntrack zone.
 func TestZone(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

@@ -19,8 +19,8 @@ import (
 	"ftpctd/bench/lab/miniftp"
 )
 
-// toPeer is a host that connects to the server's own address whatever address a
-// 227 names, as most clients do.
+// toPeer is a host that connects to the server's own address whatever address a 227
+// contains, as most clients do.
 type toPeer struct {
 	*lab.Host
 	server netip.Addr
@@ -31,8 +31,8 @@ func (n toPeer) DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.
 	return n.Host.DialTCP(ctx, local, netip.AddrPortFrom(n.server, remote.Port()))
 }
 
-// TestHabits runs servers and clients that do things in their own way: several
-// transfers on each control connection, in all ways.
+// TestServerQuirks runs servers and clients with unusual behaviour: several transfers on
+// each control connection, in all modes.
 func TestServerQuirks(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -83,7 +83,7 @@ func TestServerQuirks(t *testing.T) {
 	}
 }
 
-// resent returns how many SYNs and SYN/ACKs a host has sent again.
+// retransmitted returns how many SYNs and SYN/ACKs a host has retransmitted.
 func retransmitted(t *testing.T, h *lab.Host) uint64 {
 	t.Helper()
 	text := netFile(t, h, "netstat")
@@ -106,9 +106,9 @@ func retransmitted(t *testing.T, h *lab.Host) uint64 {
 	return 0
 }
 
-// TestCrowd runs many control connections at a time, with several transfers
-// each. All must succeed, by exactly as many RELATED packets, unless the machine is
-// so busy that some are sent again.
+// TestManyClients runs many control connections at a time, with several transfers each.
+// All must succeed, by exactly as many RELATED packets, unless the machine is so busy
+// that some are retransmitted.
 func TestManyClients(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, config string }{

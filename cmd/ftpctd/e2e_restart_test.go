@@ -22,8 +22,8 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// large is a file that does not fit into the buffers of both ends: the server is
-// still sending it when the client has read no more than its beginning.
+// largeFile is the size of a file that does not fit into the buffers of both ends: the
+// server is still sending it when the client has read only its beginning.
 const largeFile = 4 << 20
 
 // gate is a host whose passive downloads stop after their first bytes until it
@@ -76,7 +76,7 @@ type download struct {
 	err    error
 }
 
-// begin starts a download and returns when its first bytes have come.
+// startDownload starts a download and returns when its first bytes have arrived.
 func startDownload(ctx context.Context, t *testing.T, l *lab.Lab, w miniftp.Way, name string) *download {
 	t.Helper()
 	d := &download{gate: newGate(t, l.Client), done: make(chan struct{})}
@@ -94,7 +94,7 @@ func startDownload(ctx context.Context, t *testing.T, l *lab.Lab, w miniftp.Way,
 	return d
 }
 
-// finish lets the download go on to its end and compares what came.
+// finish lets the download continue to its end and compares the content.
 func (d *download) finish(ctx context.Context, t *testing.T, want []byte) {
 	t.Helper()
 	select {
@@ -110,13 +110,13 @@ func (d *download) finish(ctx context.Context, t *testing.T, want []byte) {
 	checkAlive(ctx, t, d.client)
 }
 
-// passive are the ways whose downloads a gate can stop.
+// passive are the modes whose downloads a gate can stop.
 func passive(l *lab.Lab) []miniftp.Way {
 	return slices.DeleteFunc(miniftp.Ways(l.Server.Addrs()...), func(w miniftp.Way) bool { return w.Via.Active() })
 }
 
-// TestEnd ends the daemon in the middle of a transfer, and starts it again. What
-// has a connection keeps it; what is new is blocked until the daemon is back.
+// TestShutdown ends the daemon in the middle of a transfer, and starts it again.
+// Established connections live on; new ones are blocked until the daemon is back.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -188,8 +188,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestStaleExpectation kills the daemon while an expectation waits: the next
-// daemon withdraws it, because nobody else would.
+// TestStaleExpectation kills the daemon while an expectation is outstanding: the next
+// daemon removes it.
 func TestStaleExpectation(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -216,8 +216,8 @@ func TestStaleExpectation(t *testing.T) {
 	checkAlive(ctx, t, c)
 }
 
-// TestStaleExpectationInZone leaves an expectation in a conntrack zone, which the
-// kernel does not tell when it lists it.
+// TestStaleExpectationInZone leaves an expectation in a conntrack zone, which the kernel
+// omits when it lists the expectation.
 func TestStaleExpectationInZone(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -257,8 +257,8 @@ func TestStaleExpectationInZone(t *testing.T) {
 	}
 }
 
-// TestOlderConnection has a control connection that is older than the daemon's
-// rules, and so has no helper that an expectation could be hung on.
+// TestOlderConnection is a control connection that predates the daemon's rules, and so
+// has no helper to attach expectations to.
 func TestOlderConnection(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

@@ -13,9 +13,9 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// TestRulesRemoved takes the daemon's table away, as "nft flush ruleset" does.
-// Data connections are blocked then, and pass again when the daemon has seen it.
-// It is stopped meanwhile, so that it does not see it too early for the test.
+// TestRulesRemoved deletes the daemon's table, as "nft flush ruleset" does. Data
+// connections are blocked until the daemon has restored it. The daemon is stopped until
+// the test has seen them blocked.
 func TestRulesRemoved(t *testing.T) {
 	t.Parallel()
 	for _, admit := range []string{"expect", "entry"} {

@@ -13,17 +13,16 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// script is an FTP server that says what it is told to: the reply to each verb,
-// and a greeting. It opens no data connections.
+// script is an FTP server that sends the given reply to each verb.
 type script map[string]string
 
 const (
-	greeting = "greeting" // is no verb
-	silent   = "-"        // the reply that is none
+	greeting = "greeting" // not a verb
+	silent   = "-"        // no reply
 )
 
-// usual is what a script says unless it has words of its own. To what neither
-// has it says 200.
+// usual are the replies to verbs that a script lacks. The reply to any other verb is
+// 200.
 var usual = script{
 	greeting: "220 hello",
 	"USER":   "331 which password?",
@@ -92,21 +91,21 @@ func (s script) say(c *textproto.Conn, verb string) error {
 	return c.PrintfLine("%s", reply)
 }
 
-// control is a control connection that says what a test tells it to.
+// control is a control connection that a test speaks on.
 type control struct {
 	*textproto.Conn
 	tcp  *net.TCPConn
 	addr netip.AddrPort // of the client
 }
 
-// connect opens a control connection, which is closed at the end of the test.
-// It waits for no greeting.
+// connect opens a control connection, which is closed at the end of the test. It does
+// not wait for the greeting.
 func connect(ctx context.Context, t *testing.T, l *lab.Lab) *control {
 	t.Helper()
 	return connectFrom(ctx, t, l, netip.AddrPort{})
 }
 
-// connectFrom does so from an address and port of the client.
+// connectFrom is connect from an address and port of the client.
 func connectFrom(ctx context.Context, t *testing.T, l *lab.Lab, local netip.AddrPort) *control {
 	t.Helper()
 	conn, err := l.Client.DialTCP(ctx, local, netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort))
@@ -140,7 +139,7 @@ func (c *control) command(t *testing.T, code int, line string) {
 	c.expectReply(t, code)
 }
 
-// wants waits for a reply with a code, or any if that is 0.
+// expectReply waits for a reply with a code, or with any code if that is 0.
 func (c *control) expectReply(t *testing.T, code int) {
 	t.Helper()
 	if _, _, err := c.ReadResponse(code); err != nil {

@@ -11,9 +11,9 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// TestAttacks says things on a control connection that are to open a port, and
-// tries the port. Nothing is admitted, and the control connection is never
-// broken for it. Honest sessions prove that the port would be open otherwise.
+// TestAttacks sends lines on a control connection that attempt to open a port, and
+// probes the port. It must be closed, and the control connection must live. Honest
+// sessions prove that the port would be open otherwise.
 func TestAttacks(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

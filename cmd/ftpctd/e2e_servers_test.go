@@ -25,8 +25,8 @@ import (
 
 // Servers that people use, with the settings that make firewalls stumble.
 
-// atPlaces runs a subtest for each server, with the firewall and the daemon on
-// the router and on the server's own host.
+// atHooks runs a subtest for each server, with the firewall and the daemon on the router
+// and on the server's host.
 func atHooks(t *testing.T, servers []realftp.Server, f func(*testing.T, realftp.Server, *lab.Lab, place)) {
 	t.Parallel()
 	for _, s := range servers {
@@ -44,7 +44,7 @@ func atHooks(t *testing.T, servers []realftp.Server, f func(*testing.T, realftp.
 	}
 }
 
-// place is where a firewall stands.
+// place is where a firewall is installed.
 type place struct {
 	host  *lab.Host
 	hooks []lab.Hook
@@ -76,7 +76,7 @@ func serveAs(ctx context.Context, t *testing.T, h *lab.Host, s realftp.Server, c
 // down is the path of serveAs's file for clients.
 const down = realftp.Pub + "/down"
 
-// loginReal returns a client of a real server that has logged in.
+// loginReal returns a client of a real server, logged in.
 func loginReal(ctx context.Context, t *testing.T, n miniftp.Network, server netip.Addr) *miniftp.Client {
 	t.Helper()
 	c := labtest.Dial(ctx, t, n, netip.AddrPortFrom(server, lab.ControlPort))
@@ -86,7 +86,7 @@ func loginReal(ctx context.Context, t *testing.T, n miniftp.Network, server neti
 	return c
 }
 
-// retrieve downloads serveAs's file.
+// mustRetrieve downloads a file from a real server.
 func mustRetrieve(ctx context.Context, t *testing.T, c *miniftp.Client, via ftpparse.Via) {
 	t.Helper()
 	got, err := c.Retr(ctx, via, down)
@@ -115,7 +115,7 @@ func runClient(ctx context.Context, t *testing.T, l *lab.Lab, fw *lab.Firewall, 
 	}
 }
 
-// saidTimes asserts that the daemon has logged n lines with all the words in them.
+// expectLogTimes checks that the daemon logs exactly n lines that contain all the words.
 func expectLogTimes(t *testing.T, d *daemon, n int, words ...string) {
 	t.Helper()
 	labtest.Eventually(t, fmt.Sprintf("the daemon logs %q %d times", words, n), func() bool { return d.log.count(words...) >= n })

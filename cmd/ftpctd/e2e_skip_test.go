@@ -16,7 +16,7 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// queued returns how many packets have been queued on a host for its daemon.
+// queued returns how many packets a host has queued for its daemon.
 func queued(t *testing.T, h *lab.Host) uint64 {
 	t.Helper()
 	const idSequence = 7 // of the fields that nfnetlink_queue.c shows
@@ -34,9 +34,8 @@ func queued(t *testing.T, h *lab.Host) uint64 {
 	return 0
 }
 
-// marks gives the connections that a host forwards a mark, as an administrator
-// may, and returns the reader of a counter of packets whose connection has
-// another one.
+// marks sets a mark on the connections that a host forwards, as an administrator may,
+// and returns the reader of a counter of packets whose connection has another mark.
 func marks(t *testing.T, h *lab.Host, first, counted uint32) func() (uint64, error) {
 	t.Helper()
 	nft := &nftables.Conn{NetNS: h.NetNS()}
@@ -67,7 +66,7 @@ func marks(t *testing.T, h *lab.Host, first, counted uint32) func() (uint64, err
 	}
 }
 
-// TestSkipMark has the packets of sessions that are not to be read stop coming,
+// TestSkipMark makes sure that the packets of skipped sessions are no longer queued,
 // except those that end the session.
 func TestSkipMark(t *testing.T) {
 	t.Parallel()
@@ -119,9 +118,9 @@ func TestSkipMark(t *testing.T) {
 	}
 }
 
-// TestSkippedPortsAgain reads the session that follows one that was no FTP, from
-// the same port. The server has broken the first one off, and so conntrack uses its
-// entry, with its mark, for the second.
+// TestSkippedPortsAgain is a session after a connection that was not FTP, from the same
+// port. The server reset the first one, so that conntrack uses its entry, with its mark,
+// for the second: the daemon must read it.
 func TestSkippedPortsAgain(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -168,8 +167,8 @@ func TestSkippedPortsAgain(t *testing.T) {
 	}
 }
 
-// TestSkippedTLSEnds bars the passive ports of a session in TLS as soon as it
-// ends, although nobody has followed it.
+// TestSkippedTLSEnds closes the passive ports of a TLS session as soon as it ends,
+// although its packets are skipped.
 func TestSkippedTLSEnds(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

@@ -22,7 +22,7 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// keptAway reads what the daemon's rules on a host have counted.
+// mustKeptAway reads the counters of the daemon's rules on a host.
 func mustKeptAway(t *testing.T, h *lab.Host) firewall.Counters {
 	t.Helper()
 	var c firewall.Counters
@@ -45,7 +45,7 @@ func sysctl(t *testing.T, h *lab.Host, name, value string) {
 	}
 }
 
-// asymmetric has the server reach the client by a link of its own.
+// asymmetric gives the server another link to reach the client by.
 func asymmetric(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	if err := l.AddLink(l.Server, "second"); err != nil {
@@ -121,9 +121,9 @@ func inVRF(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// TestAntiSpoof is a firewall in places whose routes differ. Where the way back to
-// an address is not the link that its packets come from, nothing is read: that is
-// counted and said, and the control connection lives.
+// TestAntiSpoof is a firewall on hosts with different routes. Where the route back to an
+// address is not the link that its packets arrive on, nothing is inspected: that is
+// counted and logged, and the control connection lives.
 func TestAntiSpoof(t *testing.T) {
 	t.Parallel()
 	router := func(l *lab.Lab) *lab.Host { return l.Router }
@@ -203,8 +203,8 @@ func TestAntiSpoof(t *testing.T) {
 	}
 }
 
-// TestAntiSpoofNAT is a router that translates: the way back is that to the address
-// which it sees in its own filters.
+// TestAntiSpoofNAT is a router with NAT: the route back is that to the address which its
+// own filters see.
 func TestAntiSpoofNAT(t *testing.T) {
 	t.Parallel()
 	const forward = "-t nat -A PREROUTING -p tcp -d 198.51.100.80 --dport 2121 -j DNAT --to-destination 203.0.113.10:21\n"
@@ -240,8 +240,8 @@ func TestAntiSpoofNAT(t *testing.T) {
 	}
 }
 
-// TestLoopback is a client and a server on the host of the daemon, over lo, where
-// packets have no way back to look up.
+// TestLoopback is a client and a server on the host of the daemon, over lo, for which
+// there is no route back to look up.
 func TestLoopback(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -261,9 +261,9 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-// TestForgedSource is a host outside that sends SYNs with the address of a host
-// inside to a control port, through the router. What the kernel itself filters by
-// the way back does not stop them: nothing in IPv6, and in IPv4 it need not.
+// TestForgedSource is a host outside that sends SYNs with the address of a host inside
+// to a control port, through the router. The kernel's reverse path filter does not stop
+// them: IPv6 has none, and in IPv4 it may be off.
 func TestForgedSource(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -385,7 +385,7 @@ func sendSYN(src, dst netip.AddrPort) error {
 }
 
 // TestFastOpen is a client whose SYN carries its first command. The SYN that it
-// sends again does not, and the connection works.
+// retransmits does not, and the connection works.
 func TestFastOpen(t *testing.T) {
 	t.Parallel()
 	for _, family := range []string{"IPv4", "IPv6"} {

@@ -20,14 +20,14 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// manager takes systemd's part for one daemon.
+// manager plays systemd for one daemon.
 type manager struct {
 	socket *net.UnixConn
 	daemon *daemon
 	config string // the file
 }
 
-// supervise starts a daemon whose watchdog wants to be fed within the time given.
+// supervise starts a daemon with WatchdogSec= set to watchdog.
 func supervise(t *testing.T, h *lab.Host, watchdog time.Duration, config string) *manager {
 	t.Helper()
 	m := &manager{daemon: &daemon{host: h, log: &transcript{}}, config: configFile(t, config)}
@@ -82,7 +82,7 @@ func (m *manager) expect(t *testing.T, variable string) string {
 	}
 }
 
-// reload has the daemon read a new configuration.
+// reload makes the daemon reload a new configuration.
 func (m *manager) reload(t *testing.T, config string) {
 	t.Helper()
 	if err := os.WriteFile(m.config, []byte(config), 0o600); err != nil {
@@ -97,8 +97,8 @@ func (m *manager) reload(t *testing.T, config string) {
 	m.expect(t, "READY=1")
 }
 
-// TestNotify makes sure that systemd hears of the start, of the counters and of
-// the end, and that READY=1 means what it says.
+// TestNotify makes sure that systemd is notified of the start, of the counters and of
+// the end, and that the daemon is ready at READY=1.
 func TestNotify(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{}
@@ -124,8 +124,8 @@ func TestNotify(t *testing.T) {
 	m.expect(t, "STOPPING=1")
 }
 
-// TestReload makes sure that SIGHUP changes what can be changed, says what
-// cannot, and that a broken file changes nothing.
+// TestReload makes sure that SIGHUP applies the keys that can be reloaded, names those
+// that need a restart, and that an invalid file changes nothing.
 func TestReload(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	s := &miniftp.Server{DataTimeout: blockedTimeout}
@@ -173,8 +173,8 @@ func TestReload(t *testing.T) {
 	passes("with active mode again")
 }
 
-// TestWatchdogOfStoppedProcess makes sure that a daemon that does nothing feeds
-// no watchdog, and that it lives on as if nothing had been when it goes on.
+// TestWatchdogOfStoppedProcess makes sure that a stopped daemon does not ping the
+// watchdog, and that it works when it continues.
 func TestWatchdogOfStoppedProcess(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	const watchdog = 400 * time.Millisecond

@@ -53,7 +53,7 @@ func testContext(t *testing.T) context.Context {
 // transcript is what a process has written.
 type transcript struct{ lab.Transcript }
 
-// count returns how many lines have all the words in them.
+// count returns how many lines contain all the words.
 func (tr *transcript) count(words ...string) (n int) {
 	for line := range strings.Lines(tr.String()) {
 		n++
@@ -81,9 +81,9 @@ func start(t *testing.T, h *lab.Host, config string) *daemon {
 	return startSilent(t, h, config+"\n[log]\nlevel = \"debug\"\n")
 }
 
-// startSilent starts the daemon with a configuration, in which it logs what daemons log
-// unless they are told otherwise, and waits until it is ready. At the end of the test it
-// is stopped, and must end well and leave nothing.
+// startSilent starts the daemon with a configuration, at its default log level, and
+// waits until it is ready. At the end of the test the daemon is stopped: it must exit
+// with 0 and leave nothing behind.
 func startSilent(t *testing.T, h *lab.Host, config string) *daemon {
 	t.Helper()
 	d := &daemon{host: h, log: &transcript{}}
@@ -119,7 +119,7 @@ func configFile(t *testing.T, config string) string {
 	return path
 }
 
-// end stops the daemon, if it still runs, and looks at what it left.
+// end stops the daemon, if it still runs, and checks that it left nothing behind.
 func (d *daemon) end(t *testing.T) {
 	t.Helper()
 	_ = d.process.Signal(unix.SIGTERM) // fails only if it has ended
@@ -160,8 +160,8 @@ func (d *daemon) expectLog(t *testing.T, words ...string) {
 	labtest.Eventually(t, fmt.Sprintf("the daemon logs %q", words), func() bool { return d.log.count(words...) > 0 })
 }
 
-// traces lists what daemons have in a host's namespace: their tables, queues,
-// expectations and locks.
+// traces lists what daemons own in a host's namespace: tables, queues, expectations and
+// locks.
 func traces(t *testing.T, h *lab.Host) []string {
 	t.Helper()
 	var found []string
@@ -215,7 +215,7 @@ type result struct {
 	Stdout, Stderr string
 }
 
-// execute runs the program in a host until it ends, which it has to do by itself.
+// execute runs the program in a host until it exits on its own.
 func execute(t *testing.T, h *lab.Host, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer

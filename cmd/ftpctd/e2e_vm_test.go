@@ -29,8 +29,8 @@ import (
 // will not do, nor will the race detector, which the sandbox does not let be.
 const guestProgram = "FTPCTD_SYSTEMD_PROGRAM"
 
-// TestSystemd installs the program on the machine it runs on, which is to be a
-// virtual one where systemd is PID 1, and has systemd run it.
+// TestSystemd installs the program on the machine that it runs on, which must be a
+// virtual one with systemd as PID 1, and runs it under systemd.
 func TestSystemd(t *testing.T) {
 	program := os.Getenv(guestProgram)
 	if program == "" {
@@ -125,7 +125,7 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
-// command runs a program that must succeed, and returns what it writes.
+// mustRun runs a program that must succeed, and returns its output.
 func mustRun(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -135,7 +135,7 @@ func mustRun(t *testing.T, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// journal returns what systemd has logged of the service.
+// journal returns the service's log.
 func journal(t *testing.T) string {
 	t.Helper()
 	out, err := exec.Command("journalctl", "--no-pager", "-u", "ftpctd.service").CombinedOutput()
@@ -145,7 +145,7 @@ func journal(t *testing.T) string {
 	return string(out)
 }
 
-// property returns what systemd knows of the service.
+// property returns a property of the service.
 func property(t *testing.T, name string) string {
 	t.Helper()
 	return mustRun(t, "systemctl", "show", "--value", "--property="+name, "ftpctd.service")
@@ -160,7 +160,7 @@ func mainPID(t *testing.T) int {
 	return pid
 }
 
-// sandboxed makes sure that the process has the one capability and no more.
+// checkSandbox makes sure that the process has CAP_NET_ADMIN and no other capability.
 func checkSandbox(t *testing.T, pid int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -207,7 +207,7 @@ func strays(t *testing.T) (found []string) {
 	return found
 }
 
-// loopback makes the sockets of miniftp on the machine itself.
+// loopback is a miniftp.Network of the machine itself.
 type loopback struct{}
 
 // DialTCP implements miniftp.Network.

@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// exits runs a program and fails unless it ends with the exit code given.
+// runExits runs a program and fails unless it ends with the exit code given.
 func runExits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE PROGRAM [ARG...]")
