@@ -96,7 +96,7 @@ func keys() []key {
 	}
 }
 
-// A constraint relates keys, each of which is valid by itself.
+// A constraint relates keys, each of which is valid on its own.
 type constraint struct {
 	keys  []string // the first that the file sets is reported
 	check func(c *Config) *violation

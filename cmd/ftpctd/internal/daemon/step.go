@@ -2,14 +2,13 @@ package daemon
 
 import "errors"
 
-// A step brings up one part of the daemon and returns how to take it down again, nil
-// if there is nothing to take down. A step that fails may have come halfway: its undo
-// counts all the same.
+// A step brings up one part of the daemon and returns how to take it down, nil if there
+// is nothing to take down. A step that fails halfway returns both.
 type step func() (undo func() error, err error)
 
-// through carries the steps out in their order, then body, and then undoes the steps
-// in reverse order. If a step fails, those before it are undone. This is the only way
-// out, and each error on it is part of the one returned.
+// through carries out the steps in order, then body, and then undoes the steps in
+// reverse order. If a step fails, the steps up to it are undone. This is the only way
+// out: the error joins all errors on it.
 func through(steps []step, body func() error) (err error) {
 	for _, s := range steps {
 		undo, failed := s()

@@ -1,4 +1,3 @@
-// Package logsink is a log writer that never waits for the reader of the log.
 package logsink
 
 import (
