@@ -1,17 +1,17 @@
 GO ?= go
-# A count and not a time: at a deadline go test races with itself and now and then
-# fails with "context deadline exceeded". On two cores it takes about 20 s a target.
+# A count instead of a time: with a time go test sometimes fails at the deadline with
+# "context deadline exceeded". On two cores it takes about 20 s per target.
 FUZZTIME ?= 300000x
 KERNEL ?= all
 BIN ?= ./ftpctd
-# Where install puts things, all of it below DESTDIR.
+# Where to install, below DESTDIR.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
-# Not tools of go.mod: they would bring hundreds of modules with them.
+# Pinned here: as tools in go.mod they would add hundreds of modules to it.
 BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
-# Under sudo, PATH often lacks the directory that go.dev's archive installs to.
+# Under sudo, PATH often lacks the directory of go.dev's archive.
 export PATH := $(PATH):/usr/local/go/bin
 ifeq ($(shell PATH="$(PATH)" command -v $(GO)),)
 $(error $(GO) is not in PATH: install Go from https://go.dev/dl, or keep your PATH under sudo: sudo env "PATH=$$PATH" make $(MAKECMDGOALS))
@@ -33,22 +33,29 @@ help: ## print this help
 build: ## build ./ftpctd
 	$(BUILD) -o $(BIN) ./cmd/ftpctd
 
-demo: root build ## real FTP sessions through a DROP firewall, without and with the daemon (as root)
+reproducible: ## check that two builds, from two directories and two caches, are the same
+	@$(WITH_DIR); mkdir $$dir/copy; \
+	git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C $$dir/copy; \
+	$(MAKE) -s build VERSION='$(VERSION)' BIN=$$dir/here; \
+	GOCACHE=$$dir/cache $(MAKE) -s -C $$dir/copy build VERSION='$(VERSION)' BIN=$$dir/there; \
+	cmp $$dir/here $$dir/there && sha256sum $$dir/here | cut -d ' ' -f 1
+
+demo: root build ## transfer files through a DROP firewall without and with the daemon (as root)
 	$(BIN) demo
 
-test: root deps ## every test with the race detector, network namespaces and real servers included (as root)
+test: root deps ## run every test with the race detector, in network namespaces and with real servers (as root)
 	$(GO) vet ./...
 	$(GO) test -race -count=1 ./...
 
-# Begins a recipe that builds programs for a virtual machine: they go into a new
-# directory, $$dir, which goes with the recipe's shell, however that ends.
+# Prelude for recipes that need a temporary directory, $$dir. It is removed when the
+# recipe's shell exits.
 WITH_DIR = set -e; dir=$$(mktemp -d); trap 'rm -r "$$dir"' EXIT; trap 'exit 1' HUP INT TERM
 
-# Tests that need no more of the kernel than the daemon does, and so say something
-# of another kernel; the others are the same on all.
+# The tests whose result depends on the kernel and that need no more of it than the
+# daemon does.
 VM_TESTS ?= ^Test(ForwardInputOutput|PassiveRange|OlderConnection|TLSPorts(BehindNAT)?|StaleExpectation(InZone)?|Shutdown|RulesRemoved|NAT|ActiveBehindNAT|Zone|Loopback|AntiSpoof(NAT)?|ForgedSource|FastOpen|ListedAtStart|AlmostSANE|ControlPortAnnounced|Attack.*)$$
 
-test-vm: root deps build ## the demo and the tests that depend on the kernel, on Debian's kernels in virtual machines (KERNEL=all)
+test-vm: root deps build ## run the demo and the tests that depend on the kernel on Debian's kernels, in virtual machines (as root, KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)
 	@$(WITH_DIR); vmrun="$$dir/vmrun -kernel $(KERNEL)"; \
 	$(GO) build -o $$dir/ ./bench/vm/vmrun; \
@@ -62,7 +69,7 @@ test-vm: root deps build ## the demo and the tests that depend on the kernel, on
 	FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
 		$$vmrun -systemd -- $$dir/ftpctd.test -test.v -test.timeout 10m -test.run '^TestSystemd$$'
 
-fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)
+fuzz: ## run each fuzz target for FUZZTIME (300000x, about 20 s)
 	@set -e; pkgs=$$($(GO) list ./...); for pkg in $$pkgs; do \
 		targets=$$($(GO) test -list '^Fuzz' $$pkg); \
 		for target in $$(printf '%s\n' "$$targets" | sed -n '/^Fuzz/p'); do \
@@ -71,14 +78,7 @@ fuzz: ## each fuzz target for FUZZTIME (300000x, about 20 s)
 		done; \
 	done
 
-reproducible: ## check that two builds, from two directories and two caches, are the same
-	@$(WITH_DIR); mkdir $$dir/copy; \
-	git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C $$dir/copy; \
-	$(MAKE) -s build VERSION='$(VERSION)' BIN=$$dir/here; \
-	GOCACHE=$$dir/cache $(MAKE) -s -C $$dir/copy build VERSION='$(VERSION)' BIN=$$dir/there; \
-	cmp $$dir/here $$dir/there && sha256sum $$dir/here | cut -d ' ' -f 1
-
-lint: ## golangci-lint with the rules of .golangci.yml
+lint: ## run golangci-lint with .golangci.yml
 	$(GOLANGCI_LINT) run ./...
 
 bench: ## the Go benchmarks: each stage of a packet's way through user space
@@ -95,9 +95,9 @@ bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
 bench-e2e: root ## compare with nf_conntrack_ftp end to end, into README.md and bench/README.md: 8 minutes on an idle machine (as root)
 	$(GO) run ./bench/e2e -summary README.md -report bench/README.md -chart bench/e2e.svg
 
-# The machine's files are the guest's, but not its toolchain's caches: it gets
-# programs that are built.
-bench-vm: root ## ftpctd beside conntrackd's helper on Debian's kernels, in a virtual machine (KERNEL=all)
+# The guest has this machine's files but not the caches of its toolchain, so it gets
+# built programs.
+bench-vm: root ## compare with conntrackd's helper on Debian's kernels, in a virtual machine (as root, KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)
 	@$(WITH_DIR); \
 	$(BUILD) -o $$dir/ ./bench/vm/vmrun ./bench/e2e ./cmd/ftpctd; \
@@ -107,17 +107,17 @@ bench-vm: root ## ftpctd beside conntrackd's helper on Debian's kernels, in a vi
 		-program expect=$$dir/ftpctd -program entry=$$dir/ftpctd \
 		-loads pasv -conns 1,16 -rounds 7 -time 3s -warmup 500ms -idle 0
 
-deps: root ## install what the tests need: FTP servers and clients (as root, with apt)
+deps: root ## install the FTP servers and clients that the tests need (as root, with apt)
 	sh bench/lab/install-deps.sh
 
 PROGRAM = $(DESTDIR)$(PREFIX)/sbin/ftpctd
 UNIT = $(DESTDIR)$(PREFIX)/lib/systemd/system/ftpctd.service
 MODULES = $(DESTDIR)$(PREFIX)/lib/modules-load.d/ftpctd.conf
 CONFIG = $(DESTDIR)$(SYSCONFDIR)/ftpctd/ftpctd.toml
-# True where this machine's systemd is to know.
+# True when installing onto the running system, not into DESTDIR.
 SYSTEMD = [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]
 
-install: build ## install the program, its unit and a configuration, if there is none (PREFIX=/usr/local DESTDIR=)
+install: build ## install the program, its unit and, if there is none, a configuration (PREFIX=/usr/local DESTDIR=)
 	install -D -m 755 $(BIN) $(PROGRAM)
 	install -D -m 644 cmd/ftpctd/dist/ftpctd.service $(UNIT)
 	sed -i 's|/usr/sbin/ftpctd|$(PREFIX)/sbin/ftpctd|' $(UNIT)
@@ -125,13 +125,13 @@ install: build ## install the program, its unit and a configuration, if there is
 	[ -e $(CONFIG) ] || install -D -m 644 cmd/ftpctd/dist/ftpctd.toml $(CONFIG)
 	if $(SYSTEMD); then systemctl daemon-reload; fi
 
-uninstall: ## stop it and remove what install has put there, but for a configuration that was changed
+uninstall: ## stop and remove the installation; keep a modified configuration
 	if $(SYSTEMD); then systemctl disable --now ftpctd.service; fi
 	rm -f $(PROGRAM) $(UNIT) $(MODULES)
 	if cmp -s cmd/ftpctd/dist/ftpctd.toml $(CONFIG); then rm $(CONFIG); rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
 	if $(SYSTEMD); then systemctl daemon-reload; fi
 
-clean: ## remove what was built
+clean: ## remove the built program
 	rm -f $(BIN)
 
 root:
