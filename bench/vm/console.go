@@ -5,17 +5,17 @@ import (
 	"strings"
 )
 
-// consoleTail is how much of the console an error shows, in bytes.
+// consoleTail is the number of bytes of the console that an error shows.
 const consoleTail = 2 << 10
 
-// console passes on what it is written, and remembers the end of it.
+// console forwards its input and keeps the end of it.
 type console struct {
 	w    io.Writer
 	tail []byte
 }
 
-// Write implements io.Writer. It never fails: a reader of the console that is
-// gone is no reason to stop the machine.
+// Write implements io.Writer. It never fails: the machine runs on when the
+// console's reader is gone.
 func (c *console) Write(p []byte) (int, error) {
 	_, _ = c.w.Write(p)
 	c.tail = append(c.tail, p...)
@@ -25,16 +25,16 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// panicked returns what the kernel said when it panicked (panic() of
-// kernel/panic.c), or nothing.
+// panicked returns the kernel's panic message (panic() of kernel/panic.c), or
+// an empty string.
 func (c *console) panicked() string {
 	_, said, _ := strings.Cut(c.String(), "Kernel panic - not syncing: ")
 	said, _, _ = strings.Cut(said, "\n")
 	return strings.TrimSuffix(said, " ]---") // as the last line has it
 }
 
-// String returns the end of the output, from the start of a line if it was
-// cut, with the line ends of a terminal made those of a file.
+// String returns the end of the output, from the start of a line if it was cut,
+// with LF line ends.
 func (c *console) String() string {
 	s := string(c.tail)
 	if len(c.tail) == consoleTail {

@@ -5,24 +5,24 @@ import (
 	"strings"
 )
 
-// ErrPanic is what errors.Is finds in the error of [Run] if the guest's kernel
-// panicked. Under emulation that may be the emulator's fault.
+// ErrPanic is wrapped by the error of [Run] if the guest's kernel panicked. Under
+// emulation that may be the emulator's fault.
 var ErrPanic = errors.New("the guest's kernel panicked")
 
-// OpError is the error type of this package: which operation failed, with
-// which kernel, and why.
+// OpError is the error type of this package: the operation that failed, the
+// kernel and the cause.
 type OpError struct {
-	// Op says what was attempted, such as "boot".
+	// Op is the operation, such as "boot".
 	Op string
 
-	// Kernel is the Name of the kernel, or empty where there was none yet.
+	// Kernel is the Name of the kernel, or empty before one was chosen.
 	Kernel string
 
 	// Err is the cause. If the context of Run ended, it is the context's cause.
 	Err error
 
-	// Console is the end of what the guest's console and QEMU said, in lines.
-	// It is empty if the operation failed before QEMU ran.
+	// Console is the end of the output of the guest's console and of QEMU, in
+	// lines. It is empty if the operation failed before QEMU ran.
 	Console string
 }
 

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the guest runs, in this order.
+// The files of the guest's start, in the order of their use.
 var (
 	//go:embed init.sh
 	initScript []byte
@@ -31,12 +31,12 @@ const busybox = "/bin/busybox"
 // systemd is PID 1 of a machine with systemd.
 const systemd = "/lib/systemd/systemd"
 
-// bootModules are the modules without which the guest does not reach the
-// host's files and cannot speak to the host. All others come by modprobe.
+// bootModules are the modules that the guest needs to reach the host's files and
+// ports. modprobe loads all others.
 var bootModules = []string{"virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"}
 
-// newInitramfs builds the guest's first file system, in memory. The file is
-// open at its start, has no name and is gone when closed.
+// newInitramfs builds the guest's initial file system in an unnamed file in
+// memory, whose offset is 0.
 func newInitramfs(k Kernel, o Options) (*os.File, error) {
 	if err := checkStatic(busybox); err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func newInitramfs(k Kernel, o Options) (*os.File, error) {
 		}
 		init = systemd
 	}
-	// The guest sees the host's files at their places.
+	// Files have the same paths in the guest as on the host.
 	modulesDir, err := filepath.Abs(k.Modules)
 	if err != nil {
 		return nil, err
@@ -92,8 +92,8 @@ func newInitramfs(k Kernel, o Options) (*os.File, error) {
 	return f, nil
 }
 
-// checkStatic reports a program that needs a loader, which the initramfs has
-// not got.
+// checkStatic returns an error for a dynamically linked program: the initramfs
+// has no loader.
 func checkStatic(program string) error {
 	f, err := elf.Open(program)
 	if err != nil {
@@ -108,7 +108,7 @@ func checkStatic(program string) error {
 	return nil
 }
 
-// commandScript returns the shell script that becomes the command.
+// commandScript returns the shell script that executes the command.
 func commandScript(o Options) (string, error) {
 	if len(o.Command) == 0 {
 		return "", errors.New("no command")
@@ -142,9 +142,9 @@ func assign(name, value string) string { return name + "=" + quote(value) + "\n"
 // quote returns a word of the shell that means s.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// archive writes what the kernel takes for an initramfs: a cpio archive of the
-// "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst).
-// The first error stays, and close returns it.
+// archive writes an initramfs: a cpio archive in the "newc" format
+// (Documentation/driver-api/early-userspace/buffer-format.rst). It keeps the first
+// error, and close returns it.
 type archive struct {
 	w   *bufio.Writer
 	ino int
@@ -157,7 +157,7 @@ func (a *archive) directory(name string) { a.entry(name, unix.S_IFDIR|0o755, nil
 
 func (a *archive) file(name string, perm int, data []byte) { a.entry(name, unix.S_IFREG|perm, data) }
 
-// copy adds a file of the host, as an executable one.
+// copy adds a file of the host as an executable.
 func (a *archive) copy(name, source string) {
 	data, err := os.ReadFile(source)
 	if err != nil && a.err == nil {
@@ -188,7 +188,7 @@ func (a *archive) entry(name string, mode int, data []byte) {
 	a.pad(len(data))
 }
 
-// pad follows n bytes with zeros up to a multiple of four.
+// pad writes zeros after n bytes, up to a multiple of four.
 func (a *archive) pad(n int) { a.write(make([]byte, -n&3)) }
 
 func (a *archive) write(b []byte) {

@@ -13,27 +13,27 @@ import (
 	"strings"
 )
 
-// errInstall is the way to get whatever is missing.
+// errInstall says how to install a missing prerequisite.
 var errInstall = errors.New("run sudo sh bench/vm/install-deps.sh")
 
 // Kernel is a kernel that a virtual machine can boot.
 type Kernel struct {
-	// Name is the version that the kernel is known by, such as "6.1".
+	// Name is the kernel's short version, such as "6.1".
 	Name string
 
 	// Image is the path of the compressed kernel.
 	Image string
 
-	// Modules is the directory of its modules, which depmod has indexed. Its
-	// last element is what uname -r says under this kernel.
+	// Modules is the directory of its modules, indexed by depmod. Its last
+	// element is the kernel's release.
 	Modules string
 }
 
-// Release is what uname -r says under this kernel, such as "6.1.0-50-amd64".
+// Release is the kernel's uname -r, such as "6.1.0-50-amd64".
 func (k Kernel) Release() string { return filepath.Base(k.Modules) }
 
-// Kernels returns the kernels that install-deps.sh has unpacked, the oldest
-// first. It is an error if there is none. The error is an *OpError.
+// Kernels returns the kernels that install-deps.sh unpacked, oldest first. Having
+// none is an error. The error is an *OpError.
 func Kernels() ([]Kernel, error) {
 	dir := filepath.Join(cacheHome(), "ftpctd-test", "kernels")
 	images, err := filepath.Glob(filepath.Join(dir, "*", "boot", "vmlinuz-*"))
@@ -48,14 +48,14 @@ func Kernels() ([]Kernel, error) {
 			Image:   image,
 			Modules: filepath.Join(root, "lib", "modules", strings.TrimPrefix(filepath.Base(image), "vmlinuz-")),
 		}
-		// Unpacking may be under way, in a directory that is no version.
+		// A directory whose name is not a version is still being unpacked.
 		if _, ok := parseVersion(k.Name); !ok {
 			continue
 		}
 		kernels = append(kernels, k)
 	}
 	if len(kernels) == 0 {
-		return nil, &OpError{Op: "find kernels", Err: fmt.Errorf("there is none in %s: %w", dir, errInstall)}
+		return nil, &OpError{Op: "find kernels", Err: fmt.Errorf("no kernel in %s: %w", dir, errInstall)}
 	}
 	slices.SortFunc(kernels, func(a, b Kernel) int {
 		av, _ := parseVersion(a.Name)
@@ -86,9 +86,8 @@ func parseVersion(s string) ([]int, bool) {
 	return version, true
 }
 
-// moduleFiles returns the files that must be inserted to have the named
-// modules, in that order. Each file is there once, after those that it depends
-// on. A module that is built into the kernel has no file.
+// moduleFiles returns the files to insert for the named modules, in that order.
+// Each file appears once, after its dependencies. Built-in modules have no file.
 func (k Kernel) moduleFiles(names []string) ([]string, error) {
 	builtin := make(map[string]bool)
 	err := readLines(filepath.Join(k.Modules, "modules.builtin"), func(line string) {
@@ -126,7 +125,7 @@ func (k Kernel) moduleFiles(names []string) ([]string, error) {
 		if !ok {
 			return nil, fmt.Errorf("the kernel has no module %s: %w", name, fs.ErrNotExist)
 		}
-		// depmod writes all dependencies, the ones that need nothing last.
+		// depmod lists all dependencies, those without dependencies last.
 		for _, dep := range slices.Backward(m.deps) {
 			add(dep)
 		}
@@ -135,7 +134,7 @@ func (k Kernel) moduleFiles(names []string) ([]string, error) {
 	return files, nil
 }
 
-// moduleName is the name by which the kernel knows the module in a file.
+// moduleName returns the kernel's name of the module in a file.
 func moduleName(file string) string {
 	name, _, _ := strings.Cut(path.Base(file), ".ko")
 	return strings.ReplaceAll(name, "-", "_")

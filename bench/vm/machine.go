@@ -20,7 +20,7 @@ import (
 // qemu is the emulator's program.
 const qemu = "qemu-system-x86_64"
 
-// The files that QEMU inherits; the ports are numbered from 1 in this order.
+// The files that QEMU inherits. The first three are the ports 1 to 3.
 const (
 	stdoutFD = 3 + iota
 	stderrFD
@@ -52,20 +52,20 @@ func newMachine(o Options) *machine {
 
 // arguments returns the command line of QEMU.
 func (m *machine) arguments(k Kernel) []string {
-	// An oops would leave a machine that may hang.
+	// After an oops the machine might hang, so it panics.
 	cmdline := "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off"
 	if m.systemd {
 		cmdline += " systemd.unit=vm.service fstab=no" +
-			// Without an identity it would be the first boot, which enables
-			// every service there is.
+			// Without a machine ID systemd assumes a first boot and enables
+			// all services.
 			" systemd.machine_id=66747063746474657374766d00000001" +
 			" systemd.crash_reboot=yes"
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		// One processor: while one patches its code (the kernel's static keys, as of
-		// netfilter's hooks), an emulated second one may run into the half of it
-		// and the kernel panics.
+		// One CPU: while it patches code (static keys, such as those of netfilter's
+		// hooks), an emulated second one may execute the half-patched code, and
+		// the kernel panics.
 		"-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "2048",
 		"-kernel", k.Image, "-initrd", fdPath(initramfsFD), "-append", cmdline,
 		"-serial", "stdio",
@@ -75,7 +75,7 @@ func (m *machine) arguments(k Kernel) []string {
 		"-chardev", "file,id=stderr,path=" + fdPath(stderrFD), "-device", "virtserialport,nr=2,chardev=stderr",
 		"-chardev", "file,id=control,path=" + fdPath(controlFD), "-device", "virtserialport,nr=3,chardev=control",
 		"-device", "virtio-rng-pci",
-		// The host's mounts share one tree here, and so may inode numbers.
+		// The host's mounts appear as one tree, so inode numbers may collide.
 		"-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
 	}
@@ -83,7 +83,7 @@ func (m *machine) arguments(k Kernel) []string {
 
 func fdPath(fd int) string { return fmt.Sprintf("/dev/fd/%d", fd) }
 
-// run runs QEMU until the command has ended, or until the context has, or until
+// run runs QEMU until the command has exited, the context has ended, or
 // something fails.
 func (m *machine) run(ctx context.Context, program string, k Kernel, initramfs *os.File) error {
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -92,8 +92,8 @@ func (m *machine) run(ctx context.Context, program string, k Kernel, initramfs *
 
 	cmd := exec.CommandContext(qemuCtx, program, m.arguments(k)...)
 	cmd.Stdout, cmd.Stderr = m.console, m.console
-	// QEMU dies with this process, but is spared the signals of its terminal:
-	// those are for the caller to turn into the end of the context.
+	// QEMU dies with this process but does not get the signals of its terminal:
+	// the caller cancels the context for those.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 
 	var begun time.Time
@@ -114,7 +114,7 @@ func (m *machine) run(ctx context.Context, program string, k Kernel, initramfs *
 	}
 	cmd.ExtraFiles = append(theirs, initramfs)
 
-	// The kernel sends Pdeathsig when the thread that started QEMU ends.
+	// The kernel sends Pdeathsig when the thread that started QEMU exits.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	begun = time.Now()
@@ -146,9 +146,8 @@ func (m *machine) run(ctx context.Context, program string, k Kernel, initramfs *
 	return errors.New("the machine stopped by itself")
 }
 
-// readControl reads what the guest reports in lines, and switches the machine
-// off after the last one. It fails if the guest says that it cannot run the
-// command.
+// readControl reads the guest's reports, one per line, and switches the machine off
+// after the last one. It fails if the guest reports that it cannot run the command.
 func (m *machine) readControl(r io.Reader, switchOff func()) error {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
@@ -175,7 +174,7 @@ func (m *machine) readControl(r io.Reader, switchOff func()) error {
 // forward copies a stream of the guest to the caller's writer.
 func forward(w io.Writer, r io.Reader) error {
 	if _, err := io.Copy(w, r); err != nil {
-		return fmt.Errorf("pass on the command's output: %w", err)
+		return fmt.Errorf("forward the command's output: %w", err)
 	}
 	return nil
 }

@@ -8,62 +8,61 @@ import (
 	"time"
 )
 
-// Options say what runs in a virtual machine, and how.
+// Options describe a run in a virtual machine.
 type Options struct {
-	// Command is the command line: the program, found by the environment's
-	// PATH if it has no slash, and its arguments. It runs as root, with nothing
-	// on its standard input, no terminal, and the loopback interface up.
+	// Command is the command line: the program, searched in the environment's
+	// PATH if it has no slash, and its arguments. It runs as root, with an empty
+	// standard input, no terminal, and the loopback interface up.
 	Command []string
 
-	// Dir is the working directory; the one of this process if empty.
+	// Dir is the working directory; this process's if empty.
 	Dir string
 
-	// Env is the environment as "key=value"; that of this process if nil.
+	// Env is the environment as "key=value"; this process's if nil.
 	Env []string
 
-	// Modules are loaded before the command runs, for those that the kernel
-	// does not ask for by itself.
+	// Modules are loaded before the command runs. They are those that the
+	// kernel does not request on demand.
 	Modules []string
 
-	// Systemd makes systemd PID 1. The command is then a service that runs
-	// beside what every machine with systemd has; no service of the host is
-	// enabled, but each may be started. Otherwise PID 1 runs the command and
-	// there is nothing besides.
+	// Systemd makes systemd PID 1 and the command a service. No service of the
+	// host is enabled, but each can be started. Otherwise PID 1 runs the command,
+	// alone.
 	Systemd bool
 
-	// Stdout and Stderr take what the command writes, as it does. They may be
-	// nil, and they may be the same writer if it is safe for concurrent use.
-	// If writing to one fails, the machine is stopped.
+	// Stdout and Stderr get the output of the command as it is written. They may
+	// be nil, and the same writer if it is safe for concurrent use. A failed
+	// write stops the machine.
 	Stdout, Stderr io.Writer
 
-	// Console takes what QEMU and the guest's console say. It may be nil.
+	// Console gets the output of QEMU and of the guest's console. It may be nil.
 	Console io.Writer
 }
 
-// Result is how a command ended.
+// Result is the result of a command.
 type Result struct {
-	// ExitCode is the exit code of the command. As in a shell it is 128 plus
-	// the signal's number if a signal ended it, 127 if it was not found and 126
-	// if it cannot be run.
+	// ExitCode is the exit code of the command. As in a shell it is 128 plus the
+	// signal number if a signal killed it, 127 if it was not found and 126 if it
+	// could not be executed.
 	ExitCode int
 
 	// Boot is the time from the start of QEMU to the start of the command.
 	Boot time.Duration
 
-	// Elapsed is the time that the command took.
+	// Elapsed is the run time of the command.
 	Elapsed time.Duration
 }
 
-// Run boots a kernel, runs the command and switches the machine off. The end
-// of the context ends the machine at once. Whatever happens, when Run has
-// returned nothing of the machine is left.
+// Run boots a kernel, runs the command and switches the machine off. The end of
+// the context stops the machine immediately. When Run returns, nothing of the
+// machine is left.
 //
-// That a command fails is no error: see Result.ExitCode. If the command did not
-// run to its end the error is an *OpError, whose cause is context.Cause(ctx) if
-// the context ended, and [ErrPanic] if the kernel panicked.
+// A failed command is not an error: see Result.ExitCode. If the command did not
+// run to its end, the error is an *OpError. Its cause is context.Cause(ctx) if the
+// context ended, and [ErrPanic] if the kernel panicked.
 //
-// Output that a process left behind by the command writes more than five
-// seconds after the command's end is lost.
+// Output that processes left by the command write more than five seconds after
+// its exit is lost.
 func Run(ctx context.Context, k Kernel, o Options) (Result, error) {
 	program, err := exec.LookPath(qemu)
 	if err != nil {

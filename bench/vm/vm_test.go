@@ -19,9 +19,9 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// fakeQEMU puts a shell script into the place of QEMU, which speaks for the
-// guest: its descriptors 3, 4 and 5 are the command's output, its error output
-// and the control port. It returns a kernel to boot.
+// fakeQEMU replaces QEMU with a shell script that plays the guest: its descriptors
+// 3, 4 and 5 are the command's output, its error output and the control port. It
+// returns a kernel to boot.
 func fakeQEMU(t *testing.T, script string) Kernel {
 	t.Helper()
 	if err := checkStatic(busybox); err != nil {
