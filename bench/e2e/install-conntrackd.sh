@@ -1,7 +1,7 @@
 #!/bin/sh
 # Unpacks conntrackd, nfct and their libraries from Debian's packages into a cache
-# outside the work tree, and says nothing when they are there. They are not
-# installed: conntrackd is a service. It prints the directory.
+# outside the work tree, unless they are there, and prints the directory. They are not
+# installed, because the package starts a service.
 set -eu
 
 export LC_ALL=C

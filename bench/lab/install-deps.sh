@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what the tests of ftpctd need on Debian and Ubuntu, and says nothing
-# when nothing is missing.
+# Installs the programs that ftpctd's tests need on Debian and Ubuntu. It prints
+# nothing when nothing is missing.
 #
 # Clients, libraries and the C compiler (for the race detector) are installed
 # with apt. The FTP servers are only unpacked, into a cache outside the work
-# tree: their packages conflict with one another, and installing one would
-# enable an FTP service on this machine for good.
+# tree: their packages conflict, and installing one would enable an FTP service
+# on this machine.
 set -eu
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -61,9 +61,8 @@ update() {
 	apt-get -q update >"$work/log" 2>&1 || { cat "$work/log" >&2; die "apt-get update failed"; }
 }
 
-# apt runs apt-get with these arguments; package lists that are absent or out
-# of date are the usual reason for a failure, so it updates them and tries once
-# more.
+# apt runs apt-get with these arguments. It usually fails because the package lists are
+# missing or out of date, so it updates them and retries.
 apt() {
 	apt-get -q -y -o APT::Sandbox::User=root "$@" >"$work/log" 2>&1 && return
 	update

@@ -87,8 +87,8 @@ func TestRouting(t *testing.T) {
 			t.Parallel()
 			ctx := labtest.Context(t)
 			l := labtest.New(t, tt.config)
-			// The first packets of both families and directions: nothing is
-			// waited for in between, such as an address being tentative.
+			// The first packets of both families and directions, with no wait in
+			// between, such as for a tentative address.
 			echo(ctx, t, l.Client, l.Server, l.Server.IPv4())
 			echo(ctx, t, l.Client, l.Server, l.Server.IPv6())
 			echo(ctx, t, l.Server, l.Client, l.Client.IPv4())
@@ -163,8 +163,8 @@ func TestOpError(t *testing.T) {
 	}
 }
 
-// namespaces returns the network namespaces that this process can show, but
-// for the one it lives in: of its threads, and behind its file descriptors.
+// namespaces returns the network namespaces of this process's threads and file
+// descriptors, other than its own.
 func namespaces(t *testing.T) []string {
 	t.Helper()
 	home, err := os.Readlink("/proc/thread-self/ns/net")
@@ -178,7 +178,7 @@ func namespaces(t *testing.T) []string {
 			t.Fatal(err)
 		}
 		for _, p := range paths {
-			// Threads and descriptors come and go meanwhile.
+			// Threads and descriptors may vanish while this reads them.
 			if ns, err := os.Readlink(p); err == nil && strings.HasPrefix(ns, "net:") && ns != home {
 				found = append(found, p+" "+ns)
 			}
@@ -187,8 +187,8 @@ func namespaces(t *testing.T) []string {
 	return found
 }
 
-// group returns the processes of a process group. Those that are dead and only
-// wait for their parent to take notice hold nothing, and do not count.
+// group returns the processes of a process group, except zombies, which hold no
+// resources.
 func group(t *testing.T, pgid int) []string {
 	t.Helper()
 	paths, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -197,7 +197,7 @@ func group(t *testing.T, pgid int) []string {
 	}
 	var found []string
 	for _, p := range paths {
-		// Processes come and go meanwhile.
+		// Processes may vanish while this reads them.
 		stat, err := os.ReadFile(p)
 		if err != nil {
 			continue
@@ -212,7 +212,7 @@ func group(t *testing.T, pgid int) []string {
 	return found
 }
 
-// footprint is what a lab could leave behind.
+// footprint lists the resources that a lab could leave behind.
 type footprint struct {
 	Links, Named, Foreign []string
 	Descriptors           int
@@ -246,12 +246,12 @@ func takeFootprint(t *testing.T) footprint {
 	return f
 }
 
-// Not parallel: it looks at the whole process. (Parallel tests of this package
-// start only when the others are done.)
+// Not parallel, because it inspects the whole process: parallel tests of a package start
+// after the others.
 func TestNothingIsLeft(t *testing.T) {
 	ctx := labtest.Context(t)
-	// What a first use opens for good, such as the poller's descriptor, is
-	// there before the comparison begins, and its threads are not there any more.
+	// A first lab, so that permanent descriptors, such as the poller's, are open and
+	// its threads have exited before the comparison.
 	t.Run("first", func(t *testing.T) { labtest.New(t, lab.Config{}) })
 	var before footprint
 	labtest.Eventually(t, "no namespace is left of the first lab", func() bool {
@@ -277,7 +277,7 @@ func TestNothingIsLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = ln.Close() }()
-		// One that heeds SIGTERM, one that does not, and one with a child.
+		// One that exits on SIGTERM, one that ignores it, and one with a child.
 		for _, script := range []string{
 			"exec sleep 1000",
 			"trap '' TERM; sleep 1000; sleep 1000",
@@ -301,7 +301,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}()
 	labtest.Eventually(t, "the footprint is no larger than before", func() bool {
 		after = takeFootprint(t)
-		// The runtime's own may become fewer, whenever it pleases.
+		// The runtime may close some of its own at any time.
 		after.Descriptors = max(after.Descriptors, before.Descriptors)
 		after.Goroutines = max(after.Goroutines, before.Goroutines)
 		return cmp.Equal(before, after)
@@ -458,8 +458,8 @@ func TestProcess(t *testing.T) {
 	})
 }
 
-// TestKilled kills a process that has a lab: its children must die with it,
-// and then nothing holds the namespaces any more.
+// TestKilled kills a process that has a lab: its children must die with it, so that
+// nothing holds the namespaces.
 func TestKilled(t *testing.T) {
 	const role = "FTPCTD_LAB_TEST_KILLED"
 	if os.Getenv(role) != "" {

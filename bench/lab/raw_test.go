@@ -11,9 +11,9 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-// TestWire sends segments from either end of the lab to the other, between addresses
-// of nobody and of the host, whose kernel's answer to a SYN proves that the checksums
-// are right.
+// TestWire sends segments across the lab in both directions, between unused addresses
+// and to the host's own, whose kernel's reply to a SYN shows that the checksums are
+// correct.
 func TestWire(t *testing.T) {
 	t.Parallel()
 	ctx := labtest.Context(t)

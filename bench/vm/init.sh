@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# PID 1 of a virtual machine until the machine has its root file system: the
-# host's, read-only over 9p, below a tmpfs that takes what the guest writes.
-# If a command fails, so does the boot: the machine stops.
+# PID 1 of a virtual machine until the root file system is mounted: the host's,
+# read-only over 9p, below a tmpfs for the guest's writes. If a command fails, the
+# machine stops.
 set -e
 
 /bin/busybox mkdir -p /proc /sys /dev /host /overlay /root
@@ -20,7 +20,7 @@ for module in /modules/*; do
 	insmod "$module"
 done
 
-# The ports come a moment after their driver.
+# The ports appear shortly after their driver.
 for port in /dev/vport0p1 /dev/vport0p2 /dev/vport0p3; do
 	tries=0
 	until [ -e $port ]; do
@@ -36,7 +36,7 @@ mkdir /overlay/upper /overlay/work
 chmod 755 /overlay/upper
 mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work overlay /root
 
-# The kernel's package, as if it were installed here.
+# The kernel's package, as if installed.
 mkdir -p "/root/lib/modules/$release"
 mount --bind "/root$modules" "/root/lib/modules/$release"
 mount --bind "/root$boot" /root/boot
@@ -62,13 +62,12 @@ if [ -z "$systemd" ]; then
 	exec switch_root /root /bin/sh /run/vm/run.sh
 fi
 
-# The host may be a container; what says so must not make systemd take this
-# machine for one.
+# If the host is a container, systemd must not take this machine for one.
 rm -f /root/.dockerenv
-# A machine where nothing was enabled: the host's services are no part of it.
+# Enable none of the host's services.
 rm -rf /root/etc/systemd/system/*.wants /root/etc/systemd/system/*.requires
-# Nor is what takes long under emulation and is of no use here: there are no
-# devices to discover, disks to mount, users to log in.
+# Mask units that are slow under emulation and useless here: there are no devices to
+# discover, disks to mount or users to log in.
 units=/root/run/systemd/system
 mkdir -p $units
 for unit in \
@@ -85,7 +84,7 @@ for unit in \
 	systemd-tmpfiles-clean.timer; do
 	ln -s /dev/null "$units/$unit"
 done
-# The command may lie in /tmp, which is emptied at boot otherwise.
+# The command may be in /tmp, which would be emptied at boot.
 mkdir -p /root/run/tmpfiles.d
 rm -f /root/etc/tmpfiles.d/tmp.conf
 ln -s /dev/null /root/run/tmpfiles.d/tmp.conf

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Installs what booting a distribution kernel under QEMU needs on Debian and
-# Ubuntu, and says nothing when nothing is missing.
+# Installs the programs and kernels for virtual machines on Debian and Ubuntu. It
+# prints nothing when nothing is missing.
 #
-# QEMU, busybox and kmod are installed with apt, and so is systemd where it is
-# missing: the virtual machines share this machine's files. No service is
-# started here. The kernels are only unpacked, into a cache outside the work
-# tree: installing one would change what this machine boots. An argument is the
-# version of the one kernel that is wanted, such as 6.12; otherwise all are.
+# QEMU, busybox, kmod and systemd are installed with apt: the virtual machines
+# share this machine's files. No service is started. The kernels are only
+# unpacked, into a cache outside the work tree: installing one would change what
+# this machine boots. The argument is the version of a kernel, such as 6.12;
+# without one all kernels are unpacked.
 set -eu
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -42,7 +42,7 @@ missing=
 for p in $packages; do
 	[ -x "$(program_of "$p")" ] || missing="$missing $p"
 done
-# busybox runs where there is no library yet; a dynamic one cannot.
+# busybox runs before there are libraries, so it must be static.
 if [ -x /bin/busybox ] && grep -aq /lib64/ld-linux /bin/busybox; then
 	missing="$missing busybox-static"
 fi
@@ -83,15 +83,15 @@ failed() {
 
 if [ -n "$missing" ]; then
 	say "installing:$missing"
-	# The maintainers' scripts ask this program whether they may start a
-	# service; where there is one already, it stays.
+	# Maintainer scripts ask this program whether they may start a service. An
+	# existing one is kept.
 	if ! [ -e /usr/sbin/policy-rc.d ]; then
 		policy=/usr/sbin/policy-rc.d
 		printf '#!/bin/sh\nexit 101\n' >$policy
 		chmod 755 $policy
 	fi
-	# Package lists that are absent or out of date are the usual reason for a
-	# failure: they are updated, and it is tried once more.
+	# It usually fails because the package lists are missing or out of date: update
+	# them and retry.
 	# shellcheck disable=SC2086 # a list of words
 	apt install --no-install-recommends $missing || {
 		say "apt-get update"
@@ -102,8 +102,8 @@ fi
 
 [ -n "$wanted" ] || exit 0
 
-# The machine's own mirror of Debian has the other releases as well. On Ubuntu
-# there is none to be found: DEBIAN_MIRROR names it.
+# This machine's Debian mirror has the other releases, too. On Ubuntu there is none,
+# so DEBIAN_MIRROR must name one.
 mirror() {
 	# shellcheck disable=SC2016 # apt's own notation
 	apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Identifier: Packages' |
@@ -125,8 +125,8 @@ for k in $wanted; do
 	version=${k%:*} suite=${k#*:}
 	say "unpacking Debian's kernel $version into $cache/$version"
 
-	# A root of apt's own knows this release alone, and the machine's package
-	# lists stay as they are. Proxies and such come from the machine's settings.
+	# A separate apt root for this release leaves the machine's package lists alone.
+	# Settings such as proxies are the machine's.
 	root=$work/$suite
 	mkdir -p "$root/lists/partial" "$root/cache/archives/partial" "$root/unpacked/usr/lib"
 	: >"$root/status"

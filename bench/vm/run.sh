@@ -1,16 +1,16 @@
 #!/bin/sh
-# Runs the command in the virtual machine: as PID 1, or as a service of systemd.
-# The host reads three virtio ports: the command's standard output, its standard
-# error, and one that says in a line each that the command was started, how it
-# ended, or why it could not be run. Then the host switches the machine off.
+# Runs the command in the virtual machine, as PID 1 or as a service of systemd. The
+# host reads three virtio ports: the command's standard output, its standard error,
+# and reports, one per line: that the command started, its exit code, or why it could
+# not be run. Then the host switches the machine off.
 cd /run/vm || exit
 preload=''
 # shellcheck source=/dev/null # written by newInitramfs
 . ./parameters
 exec 3>/dev/vport0p3
 
-# A port can be opened but once, so that a program could not reopen it as
-# /dev/stderr: the command gets pipes.
+# The command gets pipes: a port can be opened only once, so a program could not reopen
+# it as /dev/stderr.
 mkfifo stdout stderr
 cat stdout >/dev/vport0p1 &
 out=$!
@@ -26,7 +26,7 @@ fi
 echo start >&3
 sh command.sh </dev/null >stdout 2>stderr 3>&-
 code=$?
-# What the command left running may hold the pipes for ever.
+# Processes left by the command may hold the pipes open.
 (sleep 5; kill $out $err) 2>/dev/null 3>&- &
 wait $out $err
 echo "exit $code" >&3

@@ -6,9 +6,8 @@ import (
 	"testing"
 )
 
-// ParseHex returns the bytes of a dump in hexadecimal digits, such as that of a
-// message of the kernel. White space may stand between bytes, and a # begins a
-// comment that goes on to the end of the line.
+// ParseHex returns the bytes of a hexadecimal dump, such as one of a kernel message.
+// White space may separate bytes, and # begins a comment to the end of the line.
 func ParseHex(t testing.TB, dump string) []byte {
 	t.Helper()
 	var digits strings.Builder

@@ -1,5 +1,5 @@
-// Package labtest has what tests need to use a lab, or the kernel: they skip where
-// they cannot run, except on CI, and leave nothing behind.
+// Package labtest helps tests that use a lab or the kernel: they are skipped where they
+// cannot run, except on CI, and clean up after themselves.
 package labtest
 
 import (
@@ -19,9 +19,8 @@ import (
 	"ftpctd/bench/lab/miniftp"
 )
 
-// Unmet says that a prerequisite of the test is missing. On CI (the
-// environment variable CI is "true") the test fails: nothing may be missing
-// there. Elsewhere it is skipped.
+// Unmet reports a missing prerequisite. On CI (the environment variable CI is "true")
+// the test fails, elsewhere it is skipped.
 func Unmet(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -30,13 +29,13 @@ func Unmet(t testing.TB, why string) {
 	t.Skip(why)
 }
 
-// UnmetKernel says that the kernel lacks what the kernels of distributions have,
-// and what the daemon can do without. In a virtual machine of package vm, whose
-// kernel is one of those, the test fails; elsewhere it is skipped, on CI as well.
+// UnmetKernel reports a missing kernel feature that distribution kernels have and the
+// daemon does not require. In a virtual machine of package vm, which runs such a kernel,
+// the test fails; elsewhere it is skipped, on CI as well.
 func UnmetKernel(t testing.TB, why string) {
 	t.Helper()
 	if _, err := os.Stat("/run/vm/parameters"); err == nil {
-		t.Fatal("on a distribution's kernel: " + why)
+		t.Fatal("on a distribution kernel: " + why)
 	}
 	t.Skip(why + ": run sudo make test-vm")
 }
@@ -61,10 +60,8 @@ func New(t testing.TB, c lab.Config) *lab.Lab {
 
 // Listen listens on an address of a host.
 //
-// The address may seem in use when nobody has it any more: a child that is just
-// being started has a copy of every descriptor of this process, and so of a
-// listener that was closed meanwhile, until the kernel closes them for its
-// program. That is waited for.
+// It retries while the address is in use: a child process holds a copy of every
+// descriptor of this process, and so of a closed listener, from fork to exec.
 func Listen(ctx context.Context, t testing.TB, h *lab.Host, local netip.AddrPort) net.Listener {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -78,8 +75,7 @@ func Listen(ctx context.Context, t testing.TB, h *lab.Host, local netip.AddrPort
 	}
 }
 
-// Serve runs an FTP server on both addresses of a host until the end of the
-// test.
+// Serve runs an FTP server on both addresses of a host until the end of the test.
 func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
 	t.Helper()
 	s.Network = h
@@ -98,8 +94,8 @@ func Serve(t testing.TB, h *lab.Host, s *miniftp.Server) {
 	}
 }
 
-// Dial returns a client, on a host of a lab, of the server at an endpoint, closed at
-// the end of the test. It has not logged in.
+// Dial returns a client that is connected to a server but not logged in. It is closed
+// at the end of the test.
 func Dial(ctx context.Context, t testing.TB, n miniftp.Network, server netip.AddrPort) *miniftp.Client {
 	t.Helper()
 	c, err := miniftp.Dial(ctx, n, server)
@@ -114,8 +110,7 @@ func Dial(ctx context.Context, t testing.TB, n miniftp.Network, server netip.Add
 	return c
 }
 
-// Connect returns a client like Dial's, of the server at an address, that has logged
-// in.
+// Connect is like Dial, on port 21, and logs in.
 func Connect(ctx context.Context, t testing.TB, n miniftp.Network, server netip.Addr) *miniftp.Client {
 	t.Helper()
 	c := Dial(ctx, t, n, netip.AddrPortFrom(server, lab.ControlPort))
@@ -125,18 +120,18 @@ func Connect(ctx context.Context, t testing.TB, n miniftp.Network, server netip.
 	return c
 }
 
-// Content returns n bytes, always the same ones, that do not repeat or compress.
+// Content returns n pseudo-random bytes, the same in each call.
 func Content(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(b) // never fails
 	return b
 }
 
-// fileSize is that of a file of many segments, in bytes.
+// fileSize is the size of the files of a round trip: many segments.
 const fileSize = 200_000
 
-// RoundTrip has a client download a file of many segments from its server, upload it
-// under another name, and compare: two data connections.
+// RoundTrip downloads a file of many segments, uploads it under another name, and
+// compares the contents. It takes two data connections.
 func RoundTrip(ctx context.Context, t testing.TB, c *miniftp.Client, s *miniftp.Server, w miniftp.Way) {
 	t.Helper()
 	down, up := "down "+w.String(), "up "+w.String()

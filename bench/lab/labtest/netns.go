@@ -9,9 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// EnterNetns moves the test's goroutine to a network namespace of its own whose
-// only link is lo. The namespace goes away with the thread, which is thrown
-// away with the goroutine, because it stays locked.
+// EnterNetns moves the test's goroutine into a new network namespace, whose only link
+// is lo. The thread stays locked, so it and the namespace end with the goroutine.
 func EnterNetns(t testing.TB) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -46,9 +45,9 @@ func ListenNetns(t testing.TB, address string) net.Listener {
 	return l
 }
 
-// DialNetns opens a TCP connection within the thread's namespace: to l from an IP
-// address, or from any if that is empty. Both ends are closed at the end of the
-// test, and reading and writing fail after a while.
+// DialNetns opens a TCP connection to l within the thread's namespace, from an IP
+// address unless that is empty. It closes both ends at the end of the test. Reading and
+// writing fail after 20 s.
 func DialNetns(t testing.TB, from string, l net.Listener) (client, server net.Conn) {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}

@@ -29,8 +29,8 @@ func ServeReal(ctx context.Context, t testing.TB, h *lab.Host, s realftp.Server,
 	return d
 }
 
-// FailUnlessMissing ends the test with an error of package realftp. A program that
-// is not on this machine is a prerequisite that is missing: see [Unmet].
+// FailUnlessMissing fails the test with an error of package realftp, or calls [Unmet] if
+// a program is missing.
 func FailUnlessMissing(t testing.TB, err error) {
 	t.Helper()
 	if _, ok := errors.AsType[*realftp.MissingError](err); ok {
@@ -39,8 +39,7 @@ func FailUnlessMissing(t testing.TB, err error) {
 	t.Fatal(err)
 }
 
-// RoundTripReal is [RoundTrip] with a client program, on a host, and a server
-// program.
+// RoundTripReal is [RoundTrip] with a client program on a host and a server program.
 func RoundTripReal(ctx context.Context, t testing.TB, h *lab.Host, c realftp.Client, d *realftp.Daemon, w miniftp.Way) {
 	t.Helper()
 	const down = "down"

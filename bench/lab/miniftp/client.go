@@ -15,23 +15,22 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// Client is one control connection. It is not safe for concurrent use, and not
-// usable any more once a context passed to it has ended during a call. Errors
-// are of type *OpError.
+// Client is a control connection. It is not safe for concurrent use. After a
+// context has ended during a call it is unusable. Errors are of type *OpError.
 type Client struct {
-	// DataTimeout is how long the client waits for a data connection to be
-	// opened. Dial sets it to DefaultDataTimeout.
+	// DataTimeout is how long the client waits for a data connection to open.
+	// Dial sets it to DefaultDataTimeout.
 	DataTimeout time.Duration
 
 	// GiveUp, unless it is nil, ends the wait for a data connection when it is closed.
 	GiveUp <-chan struct{}
 
-	// ActivePort is the port announced by PORT and EPRT; 0 lets the kernel
-	// choose. A port serves one download a minute: the server, which ends it,
-	// keeps the pair of ports in TIME_WAIT.
+	// ActivePort is the port announced by PORT and EPRT; with 0 the kernel
+	// chooses one. A port serves one download per minute: the server closes first
+	// and keeps the connection in TIME_WAIT.
 	ActivePort uint16
 
-	// ByteWise makes the client send its commands in segments of one byte.
+	// ByteWise makes the client send its commands in one-byte segments.
 	ByteWise bool
 
 	network Network
@@ -39,8 +38,7 @@ type Client struct {
 	replies *textproto.Reader
 }
 
-// DefaultDataTimeout is how long client and server wait for a data connection
-// unless told otherwise.
+// DefaultDataTimeout is the default DataTimeout of client and server.
 const DefaultDataTimeout = 5 * time.Second
 
 // Dial connects to a server and waits for its greeting.
@@ -81,9 +79,9 @@ func (c *Client) Login(ctx context.Context, user, password string) error {
 	return opError("login as "+user, err)
 }
 
-// Command sends a line and returns the server's reply. Expect is the reply's
-// code or its first digits, as in textproto's ReadResponse; another reply is
-// an error that wraps a *textproto.Error.
+// Command sends a line and returns the server's reply. Expect is the code of the
+// reply or its first digits, as in textproto.Reader.ReadResponse. Another reply
+// is an error that wraps a *textproto.Error.
 func (c *Client) Command(ctx context.Context, expect int, line string) (message string, err error) {
 	err = c.during(ctx, func() error {
 		_, message, err = c.command(expect, line)
@@ -121,7 +119,7 @@ func (c *Client) List(ctx context.Context, via ftpparse.Via) ([]string, error) {
 	return names, err
 }
 
-// Quit takes leave of the server and closes the control connection.
+// Quit sends QUIT and closes the control connection.
 func (c *Client) Quit(ctx context.Context) error {
 	err := c.during(ctx, func() error {
 		_, _, err := c.command(2, "QUIT")
@@ -130,8 +128,7 @@ func (c *Client) Quit(ctx context.Context) error {
 	return opError("QUIT", errors.Join(err, c.conn.Close()))
 }
 
-// Close closes the control connection without a word. It may be called after
-// Quit.
+// Close closes the control connection without QUIT. It can be called after Quit.
 func (c *Client) Close() error {
 	if err := c.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return opError("close", err)
@@ -139,7 +136,7 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// during calls f; f's use of the control connection fails once ctx is done.
+// during calls f. When ctx ends, f's use of the control connection fails.
 func (c *Client) during(ctx context.Context, f func() error) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -157,7 +154,7 @@ func (c *Client) command(expect int, line string) (code int, message string, err
 	return c.replies.ReadResponse(expect)
 }
 
-// transfer runs one command that needs a data connection.
+// transfer executes a command that needs a data connection.
 func (c *Client) transfer(ctx context.Context, via ftpparse.Via, command string, f func(net.Conn) error) error {
 	err := c.during(ctx, func() error {
 		open := c.openPassive
@@ -179,7 +176,8 @@ func (c *Client) transfer(ctx context.Context, via ftpparse.Via, command string,
 	return opError(command+" via "+via.String(), err)
 }
 
-// openPassive opens the data connection of a command to where the server says.
+// openPassive opens the data connection of a command to the endpoint that the server
+// announces.
 func (c *Client) openPassive(ctx context.Context, via ftpparse.Via, command string) (net.Conn, error) {
 	addr, err := c.askPassive(via)
 	if err != nil {
@@ -208,7 +206,7 @@ func (c *Client) askPassive(via ftpparse.Via) (netip.AddrPort, error) {
 	case ftpparse.R229:
 		code, command = 229, "EPSV"
 	default:
-		return netip.AddrPort{}, fmt.Errorf("no way to ask for a %s: %w", via, errors.ErrUnsupported)
+		return netip.AddrPort{}, fmt.Errorf("no command for a %s: %w", via, errors.ErrUnsupported)
 	}
 	_, message, err := c.command(code, command)
 	if err != nil {
@@ -225,8 +223,8 @@ func (c *Client) askPassive(via ftpparse.Via) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(remoteAddr(c.conn).Addr(), ap.Port()), err
 }
 
-// openActive announces an endpoint and takes the data connection that the
-// server opens to it for a command.
+// openActive announces an endpoint and accepts the data connection that the server
+// opens to it for a command.
 func (c *Client) openActive(ctx context.Context, via ftpparse.Via, command string) (_ net.Conn, err error) {
 	l, err := c.network.ListenTCP(ctx, netip.AddrPortFrom(localAddr(c.conn).Addr(), c.ActivePort))
 	if err != nil {
@@ -240,8 +238,8 @@ func (c *Client) openActive(ctx context.Context, via ftpparse.Via, command strin
 		return nil, err
 	}
 
-	// The reply and the connection come in any order. A reply that refuses ends
-	// the wait for the connection.
+	// The reply and the connection arrive in any order. A negative reply ends the
+	// wait for the connection.
 	tcp := l.(*net.TCPListener)
 	if err := tcp.SetDeadline(time.Now().Add(c.DataTimeout)); err != nil {
 		return nil, err
@@ -264,8 +262,8 @@ func (c *Client) openActive(ctx context.Context, via ftpparse.Via, command strin
 	case acceptErr == nil:
 		return nil, errors.Join(replyErr, conn.Close())
 	case replyErr == nil:
-		// Announced with 1xx, and then it did not come: the reply that admits
-		// it is still due.
+		// After the 1xx reply the connection did not arrive: the negative reply
+		// is still to come.
 		_, _, replyErr = c.replies.ReadResponse(2)
 		return nil, noDataConnection(errors.Join(acceptErr, replyErr))
 	default:

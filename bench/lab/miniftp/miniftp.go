@@ -1,9 +1,6 @@
-// Package miniftp is an FTP server and client small enough to read at one
-// sitting. They open a data connection in every way that ftpctd knows, over
-// IPv4 and IPv6, and need nothing installed. They serve tests, the demo and
-// benchmarks; they are not meant for anything else.
-//
-// RFC 959 and RFC 2428.
+// Package miniftp is a minimal FTP client and server (RFC 959, RFC 2428) for tests,
+// the demo and benchmarks. They open data connections with PORT, EPRT, PASV and
+// EPSV, over IPv4 and IPv6.
 package miniftp
 
 import (
@@ -20,28 +17,26 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// Network makes sockets. A lab's host is one.
+// Network opens sockets. A host of a lab is one.
 type Network interface {
 	// DialTCP connects to the remote address, from the local one if that is
-	// valid; its port may be in use by other connections.
+	// valid. The local port may be in use by other connections.
 	DialTCP(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error)
 
-	// ListenTCP listens on the local address. With port 0 the kernel chooses.
+	// ListenTCP listens on the local address. With port 0 the kernel chooses one.
 	ListenTCP(ctx context.Context, local netip.AddrPort) (net.Listener, error)
 }
 
-// Way is one of the ways to open data connections: by a line that announces where
-// the other side is to connect to, with the server at an address, whose family is
-// that of both connections.
+// Way is a way to open data connections: the line that announces the endpoint, and the
+// server's address, which determines the family of both connections.
 type Way struct {
 	Via    ftpparse.Via
 	Server netip.Addr
 }
 
-// Ways returns every way in which this package opens data connections with the
-// servers at the addresses: server by server, and with each in the order in which
-// the lines are usually tried. A line that cannot name an address of the server's
-// family is left out, see [Supports].
+// Ways returns all ways to open data connections with the servers at the addresses,
+// grouped by server. It omits lines that cannot name an address of the server's family,
+// see [Supports].
 func Ways(servers ...netip.Addr) []Way {
 	var ways []Way
 	for _, server := range servers {
@@ -65,8 +60,8 @@ func (w Way) Family() string {
 // String returns the family and the line, such as "ipv6 EPRT".
 func (w Way) String() string { return w.Family() + " " + w.Via.String() }
 
-// Supports reports whether a line can name an address of the family: PORT and
-// 227 have room for IPv4 only.
+// Supports reports whether a line can name an address of the family of addr: PORT and
+// 227 are limited to IPv4.
 func Supports(via ftpparse.Via, addr netip.Addr) bool {
 	switch via {
 	case ftpparse.PORT, ftpparse.R227:
@@ -77,15 +72,15 @@ func Supports(via ftpparse.Via, addr netip.Addr) bool {
 	return false
 }
 
-// ErrNoDataConnection is the cause of an error where the control connection
-// did its part and the data connection could not be opened: what a firewall
-// does that knows nothing of FTP.
+// ErrNoDataConnection is wrapped by the error of a transfer whose control connection
+// works but whose data connection could not be opened, as through a firewall without
+// a helper.
 var ErrNoDataConnection = errors.New("the data connection could not be opened")
 
 // OpError is the error type of this package.
 type OpError struct {
-	// Op is the FTP command that failed, with the way of its data connection
-	// if it has one, such as "RETR file via PORT".
+	// Op is the FTP command that failed, with the way of its data connection if
+	// it has one, such as "RETR file via PORT".
 	Op string
 
 	// Err is the cause: ErrNoDataConnection, a *textproto.Error with the
@@ -99,10 +94,10 @@ func (e *OpError) Error() string { return "ftp: " + e.Op + ": " + e.Err.Error() 
 // Unwrap returns the cause.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// cannotOpen is the code of a reply that refuses a data connection.
+// cannotOpen is the reply code for "cannot open data connection".
 const cannotOpen = 425
 
-// opError names the operation in an error, and says what a 425 reply means.
+// opError wraps an error with its operation, and a 425 reply with ErrNoDataConnection.
 func opError(op string, err error) error {
 	if err == nil {
 		return nil
@@ -118,14 +113,14 @@ func noDataConnection(cause error) error {
 	return fmt.Errorf("%w: %w", ErrNoDataConnection, cause)
 }
 
-// formatHostPort writes an IPv4 endpoint as h1,h2,h3,h4,p1,p2 (RFC 959 section
+// formatHostPort formats an IPv4 endpoint as h1,h2,h3,h4,p1,p2 (RFC 959 section
 // 4.1.2).
 func formatHostPort(ap netip.AddrPort) string {
 	a := ap.Addr().As4()
 	return fmt.Sprintf("%d,%d,%d,%d,%d,%d", a[0], a[1], a[2], a[3], ap.Port()>>8, ap.Port()&0xff)
 }
 
-// parseHostPort reads h1,h2,h3,h4,p1,p2.
+// parseHostPort parses h1,h2,h3,h4,p1,p2.
 func parseHostPort(s string) (netip.AddrPort, error) {
 	fields := strings.Split(s, ",")
 	if len(fields) != 6 {
@@ -142,8 +137,7 @@ func parseHostPort(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[:4])), uint16(b[4])<<8|uint16(b[5])), nil
 }
 
-// formatExtended writes an endpoint as |family|address|port| (RFC 2428 section
-// 2).
+// formatExtended formats an endpoint as |family|address|port| (RFC 2428 section 2).
 func formatExtended(ap netip.AddrPort) string {
 	family := 1
 	if ap.Addr().Is6() {
@@ -152,8 +146,8 @@ func formatExtended(ap netip.AddrPort) string {
 	return fmt.Sprintf("|%d|%s|%d|", family, ap.Addr(), ap.Port())
 }
 
-// parseExtended reads |family|address|port|. Family and address may be absent
-// together (RFC 2428 section 3), and then the address is invalid.
+// parseExtended parses |family|address|port|. Without both family and address (RFC 2428
+// section 3), the returned address is invalid.
 func parseExtended(s string) (netip.AddrPort, error) {
 	fields := strings.Split(s, "|")
 	if len(fields) != 5 || fields[0] != "" || fields[4] != "" {
@@ -175,7 +169,7 @@ func parseExtended(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, uint16(port)), nil
 }
 
-// between returns the text between the first open and the next end.
+// between returns the text between the first occurrence of open and the next of end.
 func between(s, open, end string) (string, bool) {
 	_, s, ok := strings.Cut(s, open)
 	if !ok {
@@ -185,8 +179,8 @@ func between(s, open, end string) (string, bool) {
 	return s, ok
 }
 
-// write writes a line, in one segment or byte by byte. (Go sets TCP_NODELAY:
-// each write is a segment of its own.)
+// write writes a line in one segment or byte by byte. Go sets TCP_NODELAY, so each
+// write is a segment.
 func write(w io.Writer, line string, byteWise bool) error {
 	line += "\r\n"
 	if !byteWise {
@@ -204,8 +198,8 @@ func write(w io.Writer, line string, byteWise bool) error {
 func localAddr(c net.Conn) netip.AddrPort  { return unmap(c.LocalAddr()) }
 func remoteAddr(c net.Conn) netip.AddrPort { return unmap(c.RemoteAddr()) }
 
-// unmap returns a TCP address; one that a socket for both families shows as
-// ::ffff:a.b.c.d becomes a.b.c.d.
+// unmap returns a TCP address, with the IPv4-mapped addresses of dual-stack sockets
+// (::ffff:a.b.c.d) as IPv4.
 func unmap(a net.Addr) netip.AddrPort {
 	ap := a.(*net.TCPAddr).AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())

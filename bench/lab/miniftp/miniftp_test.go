@@ -56,15 +56,15 @@ func TestTransfer(t *testing.T) {
 	}
 }
 
-// TestFirewall is the lab's own proof: what is blocked without a helper passes
-// with the kernel's, and the counter counts data connections and nothing else.
+// TestFirewall checks that data connections are blocked without a helper and pass with
+// the kernel's, and that the counter counts data connections and nothing else.
 func TestFirewall(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		host func(*lab.Lab) *lab.Host
-		// The hooks that stand between client and server; a data connection
-		// crosses only one of them with a packet that is not ESTABLISHED.
+		// The hooks between client and server. Only in one of them a packet of a
+		// data connection is not ESTABLISHED.
 		hooks []lab.Hook
 	}{
 		{"router", func(l *lab.Lab) *lab.Host { return l.Router }, []lab.Hook{lab.Forward}},
@@ -75,7 +75,7 @@ func TestFirewall(t *testing.T) {
 			t.Parallel()
 			ctx := labtest.Context(t)
 			l := labtest.New(t, lab.Config{})
-			// Both wait for a while that is short, and in vain.
+			// Client and server wait in vain, so briefly.
 			const timeout = 300 * time.Millisecond
 			s := &miniftp.Server{DataTimeout: timeout}
 			labtest.Serve(t, l.Server, s)
@@ -96,7 +96,7 @@ func TestFirewall(t *testing.T) {
 					if labtest.Count(t, fw.Dropped) == before {
 						t.Error("no packet was dropped")
 					}
-					// The control connection is unharmed.
+					// The control connection still works.
 					if _, err := c.Command(ctx, 200, "NOOP"); err != nil {
 						t.Error(err)
 					}
@@ -155,7 +155,7 @@ func TestOpenFirewall(t *testing.T) {
 	if n := labtest.Count(t, fw.Related); n != 0 {
 		t.Errorf("%d related packets without a helper", n)
 	}
-	// None was dropped, but the policy decided about each.
+	// None was dropped, but each reached the policy.
 	if n := labtest.Count(t, fw.Dropped); n == 0 {
 		t.Error("no packet was left to the policy")
 	}
@@ -183,8 +183,8 @@ func TestOpenFirewall(t *testing.T) {
 	})
 }
 
-// TestEndpoints compares the lines on the wire with the two examples this
-// project began from.
+// TestEndpoints compares the lines on the wire with the two original examples of this
+// project.
 func TestEndpoints(t *testing.T) {
 	t.Parallel()
 	ctx := labtest.Context(t)
@@ -215,7 +215,7 @@ func TestEndpoints(t *testing.T) {
 		{"EPRT ipv6", "EPRT |2|fd00:192:168::10|39632|", (*lab.Host).IPv6, ftpparse.EPRT},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			// A server that knows one reply and keeps what it hears.
+			// A server that records one command.
 			ln, err := l.Server.ListenTCP(ctx, netip.AddrPortFrom(tt.addr(l.Server), 2121))
 			if err != nil {
 				t.Fatal(err)
@@ -278,7 +278,7 @@ func TestPassivePorts(t *testing.T) {
 	}
 }
 
-// refuse serves one connection: a greeting, one command, a 500. It returns the
+// refuse serves one connection: it greets, replies 500 to one command, and returns that
 // command.
 func refuse(l net.Listener) string {
 	conn, err := l.Accept()
@@ -307,7 +307,7 @@ func TestReplies(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		addr netip.Addr
-		send []string // the last one's reply is looked at
+		send []string // the reply to the last one is checked
 		want int
 	}{
 		{"unknown", l.Server.IPv4(), []string{"AUTH TLS"}, 502},
@@ -374,7 +374,7 @@ func TestReplies(t *testing.T) {
 	t.Run("refused file", func(t *testing.T) {
 		for _, w := range miniftp.Ways(l.Server.Addrs()...) {
 			if w.Via == ftpparse.R227 {
-				continue // this server names another host there
+				continue // this server announces another host
 			}
 			c := labtest.Connect(ctx, t, l.Client, w.Server)
 			// A client that waits for the data connection does not return.
@@ -391,7 +391,7 @@ func TestReplies(t *testing.T) {
 func TestContext(t *testing.T) {
 	t.Parallel()
 	l := labtest.New(t, lab.Config{})
-	// Takes connections, and never greets.
+	// Accepts connections and never greets.
 	ln, err := l.Server.ListenTCP(labtest.Context(t), netip.AddrPortFrom(l.Server.IPv4(), 2121))
 	if err != nil {
 		t.Fatal(err)

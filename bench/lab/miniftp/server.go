@@ -20,51 +20,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Server is an FTP server. Anybody may log in with any password. Its files are
-// in memory and in one directory. Set the exported fields before Serve; the
-// zero value of each but Network is usable.
+// Server is an FTP server. It accepts any user and password, and keeps its files in
+// memory, in one directory. Set the exported fields before Serve; all but Network may
+// be zero.
 type Server struct {
-	// Network makes the data sockets.
+	// Network opens the data sockets.
 	Network Network
 
-	// PassivePorts is the range of ports offered by 227 and 229, the first and
-	// the last. If both are 0 the kernel chooses.
+	// PassivePorts are the first and the last port announced by 227 and 229. If
+	// both are 0 the kernel chooses the port.
 	PassivePorts [2]uint16
 
 	// PassiveAddr is the address that 227 names instead of the server's own.
 	PassiveAddr netip.Addr
 
-	// DataTimeout is how long the server waits for a data connection to be
-	// opened; DefaultDataTimeout if 0.
+	// DataTimeout is how long the server waits for a data connection to open;
+	// DefaultDataTimeout if 0.
 	DataTimeout time.Duration
 
-	// Greeting is the first reply, in full; "220 miniftp" if empty.
+	// Greeting is the complete first reply; "220 miniftp" if empty.
 	Greeting string
 
 	// PassiveDelay is a pause between listening for a passive data connection
-	// and the reply that says where.
+	// and the reply that announces the port.
 	PassiveDelay time.Duration
 
-	// ByteWise makes the server send its replies in segments of one byte.
+	// ByteWise makes the server send its replies in one-byte segments.
 	ByteWise bool
 
-	// EagerConnect makes the server open an active data connection at once,
-	// before it answers PORT or EPRT, and not when a command needs it.
+	// EagerConnect makes the server open an active data connection before it
+	// replies to PORT or EPRT, instead of for the transfer command.
 	EagerConnect bool
 
-	// Trace, if set, is called with each line of a client, in the session's
-	// goroutine, before it is served.
+	// Trace, if set, is called with each line of a client before the command is
+	// executed, in the session's goroutine.
 	Trace func(line string)
 
 	mu    sync.Mutex
 	files map[string][]byte
 }
 
-// ActivePort is the local port of active data connections (RFC 959 section
-// 3.2).
+// ActivePort is the server's port of active data connections (RFC 959 section 3.2).
 const ActivePort = 20
 
-// Put stores a file, which the caller must not change afterwards.
+// Put stores a file. The caller must not modify data afterwards.
 func (s *Server) Put(name string, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,7 +73,7 @@ func (s *Server) Put(name string, data []byte) {
 	s.files[name] = data
 }
 
-// File returns a file, which the caller must not change, and whether it exists.
+// File returns a file, and whether it exists. The caller must not modify data.
 func (s *Server) File(name string) (data []byte, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,9 +87,9 @@ func (s *Server) names() []string {
 	return slices.Sorted(maps.Keys(s.files))
 }
 
-// Serve accepts control connections until ctx is done or the listener fails.
-// It closes the listener and all connections, and returns when all sessions
-// have ended: nil if ctx was done, and else the listener's error.
+// Serve accepts control connections until ctx is done or the listener fails. It closes
+// the listener and all connections, and returns when all sessions have ended: nil if
+// ctx was done, else the listener's error.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
@@ -100,7 +99,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		_ = l.Close()
 		close(closed)
 	})
-	// The address is not free before Close has returned.
+	// The address is free only after Close returned.
 	defer func() { cancel(); <-closed }()
 	for {
 		conn, err := l.Accept()
@@ -127,10 +126,10 @@ type session struct {
 
 	extendedOnly bool // after EPSV ALL
 
-	// Where the next data connection comes from; at most one is set.
+	// The endpoint of the next data connection; at most one is set.
 	passive *net.TCPListener // to be accepted
 	active  netip.AddrPort   // to be opened
-	opened  net.Conn         // opened already (EagerConnect)
+	opened  net.Conn         // already open (EagerConnect)
 }
 
 // reset forgets the endpoint of the next data connection.
@@ -150,7 +149,7 @@ func (ss *session) reply(format string, args ...any) error {
 	return write(ss.conn, fmt.Sprintf(format, args...), ss.ByteWise)
 }
 
-// run serves commands until QUIT or the first error of the control connection.
+// run executes commands until QUIT or the first error of the control connection.
 func (ss *session) run(ctx context.Context) {
 	greeting := ss.Greeting
 	if greeting == "" {
@@ -172,7 +171,7 @@ func (ss *session) run(ctx context.Context) {
 	}
 }
 
-// serve runs one command; its error is that of the control connection.
+// serve executes one command. Its error is the control connection's.
 func (ss *session) serve(ctx context.Context, verb, arg string) error {
 	switch verb {
 	case "USER":
@@ -184,7 +183,7 @@ func (ss *session) serve(ctx context.Context, verb, arg string) error {
 	case "SYST":
 		return ss.reply("215 UNIX Type: L8")
 	case "FEAT":
-		// RFC 2389. Some clients use EPSV only where it is listed.
+		// RFC 2389. Some clients use EPSV only if it is listed.
 		return ss.reply("211-Features:\r\n EPRT\r\n EPSV\r\n SIZE\r\n211 End")
 	case "PWD":
 		return ss.reply(`257 "/" is the current directory.`)
@@ -230,7 +229,7 @@ func (ss *session) serve(ctx context.Context, verb, arg string) error {
 	return ss.reply("502 %s is not implemented.", verb)
 }
 
-// listen answers PASV and EPSV.
+// listen executes PASV and EPSV.
 func (ss *session) listen(ctx context.Context, verb, arg string) error {
 	local := localAddr(ss.conn).Addr()
 	switch {
@@ -278,7 +277,7 @@ func (ss *session) listenPassive(ctx context.Context, local netip.Addr) (net.Lis
 	return nil, err
 }
 
-// port answers PORT and EPRT.
+// port executes PORT and EPRT.
 func (ss *session) port(ctx context.Context, verb, arg string) error {
 	if ss.extendedOnly {
 		return ss.reply("503 Only EPSV after EPSV ALL.")
@@ -291,7 +290,7 @@ func (ss *session) port(ctx context.Context, verb, arg string) error {
 	if err != nil {
 		return ss.reply("501 %v.", err)
 	}
-	// RFC 2577 section 3: no connection to third parties.
+	// RFC 2577 section 3: no connections to third parties.
 	if endpoint.Addr() != remoteAddr(ss.conn).Addr() || endpoint.Port() < 1024 {
 		return ss.reply("500 Illegal %s command.", verb)
 	}
@@ -305,7 +304,7 @@ func (ss *session) port(ctx context.Context, verb, arg string) error {
 	return ss.reply("200 %s command successful.", verb)
 }
 
-// open opens the data connection in the way that was agreed upon.
+// open opens the data connection in the announced way.
 func (ss *session) open(ctx context.Context) (net.Conn, error) {
 	timeout := ss.DataTimeout
 	if timeout == 0 {
@@ -339,8 +338,7 @@ func (ss *session) send(ctx context.Context, data []byte) error {
 	})
 }
 
-// transfer runs f with a data connection, between the replies that belong to
-// it.
+// transfer calls f with a data connection, between the two replies of the command.
 func (ss *session) transfer(ctx context.Context, f func(net.Conn) error) error {
 	defer ss.reset()
 	conn, err := ss.open(ctx)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// certificate writes a self-signed certificate and its key into a file of the
-// directory, of which servers demand that nobody else may read it.
+// certificate writes a self-signed certificate and its key into a file in the
+// directory. The file is private, as servers demand.
 func certificate(dir string) (path string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -19,34 +19,34 @@ type Client struct {
 	// Name is the program's name.
 	Name string
 
-	// skips is the line that the program never uses over IPv4.
+	// skips is the line that the program does not use over IPv4.
 	skips ftpparse.Via
 
-	// tls says that the program can protect a transfer, ccc that it can return
-	// to clear text.
+	// tls reports whether the program can protect a transfer, ccc whether it can
+	// return to clear text.
 	tls, ccc bool
 
 	// script returns the arguments and the standard input.
 	script func(Transfer) (args []string, stdin string)
 
-	// unsure says that the exit status does not tell whether the transfer
-	// succeeded, but what the program prints does.
+	// unsure reports that success must be read from the program's output, because
+	// its exit status does not show it.
 	unsure bool
 }
 
-// Clients returns the clients known.
+// Clients returns the known clients.
 func Clients() []Client {
 	return []Client{
 		{Name: "curl", script: curl, tls: true, ccc: true},
-		// CCC ends lftp's session where the server closes its side of TLS in one
-		// breath with the reply 200, as all do: it takes that for the end of all.
+		// After CCC all servers close their side of TLS together with the reply 200.
+		// lftp takes that for the end of the session.
 		{Name: "lftp", script: lftp, tls: true, skips: ftpparse.EPRT},
 		{Name: "tnftp", script: tnftp, unsure: true},
 	}
 }
 
-// Supports reports whether the client can be told to open data connections by
-// the line, with a server of this address.
+// Supports reports whether the client can open data connections with the line, with a
+// server at this address.
 func (c Client) Supports(via ftpparse.Via, server netip.Addr) bool {
 	return miniftp.Supports(via, server) && (server.Is6() || via != c.skips)
 }
@@ -57,7 +57,7 @@ func (c Client) SupportsTLS() bool { return c.tls }
 // SupportsCCC reports whether the client can return to clear text (Transfer.CCC).
 func (c Client) SupportsCCC() bool { return c.ccc }
 
-// Protection is what of a transfer goes through TLS (RFC 4217).
+// Protection is the part of a transfer that is protected by TLS (RFC 4217).
 type Protection uint8
 
 const (
@@ -65,12 +65,12 @@ const (
 	Clear Protection = iota
 	// Control protects the control connection (AUTH TLS, PROT C).
 	Control
-	// Private protects data connections as well (AUTH TLS, PROT P). In active
-	// mode curl 7.88 waits for ever with it.
+	// Private also protects data connections (AUTH TLS, PROT P). In active mode
+	// curl 7.88 then hangs.
 	Private
 )
 
-// String describes the protection by the commands that bring it about.
+// String returns the commands that select the protection.
 func (p Protection) String() string {
 	switch p {
 	case Clear:
@@ -83,34 +83,32 @@ func (p Protection) String() string {
 	return fmt.Sprintf("Protection(%d)", uint8(p))
 }
 
-// Transfer is one file to be carried from a server or to it.
+// Transfer is the transfer of a file from or to a server.
 type Transfer struct {
 	Server netip.Addr
 	Via    ftpparse.Via
 
-	// Upload says that the file goes from Local to Remote.
+	// Upload transfers the file from Local to Remote instead of back.
 	Upload bool
 
-	// Remote is the file's path on the server, from the directory of the login.
+	// Remote is the file's path on the server, relative to the login directory.
 	Remote string
 
 	// Local is the file's path in this machine's file system.
 	Local string
 
-	// Protection is what goes through TLS. The server's certificate is not
-	// verified.
+	// Protection is the use of TLS. The server's certificate is not verified.
 	Protection Protection
 
-	// CCC returns the control connection to clear text as soon as the login and
-	// PROT are done (RFC 4217 section 9), if the server agrees; curl goes on in
-	// TLS if it does not. It goes with Control or Private.
+	// CCC returns the control connection to clear text after login and PROT
+	// (RFC 4217 section 9), if the server agrees; otherwise curl continues in TLS.
+	// It requires Control or Private.
 	CCC bool
 }
 
-// Run runs the client in a host of a lab. How long the client waits for a data
-// connection that is blocked is a matter of its own; bound it by ctx. The error
-// is an *OpError, which wraps a *MissingError if the client is not on this
-// machine.
+// Run runs the client on a host of a lab. Clients differ in how long they wait for a
+// blocked data connection; limit it with ctx. The error is an *OpError, which wraps a
+// *MissingError if the client is not on this machine.
 func (c Client) Run(ctx context.Context, h *lab.Host, t Transfer) error {
 	if err := c.run(ctx, h, t); err != nil {
 		return &OpError{Op: fmt.Sprintf("%s via %s with %s", c.Name, t.Via, t.Server), Err: err}
@@ -129,7 +127,7 @@ func (c Client) run(ctx context.Context, h *lab.Host, t Transfer) error {
 	args, stdin := c.script(t)
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	// No file of the user's decides what the client does, and no proxy.
+	// Without the user's configuration files and proxies.
 	cmd.Env = []string{"HOME=/nonexistent", "LC_ALL=C", "PATH=/usr/bin:/bin"}
 	out, err := h.Output(cmd)
 	switch {
@@ -138,7 +136,7 @@ func (c Client) run(ctx context.Context, h *lab.Host, t Transfer) error {
 	case err != nil:
 		return err
 	case c.unsure && !bytes.Contains(out, []byte("\n226")):
-		return fmt.Errorf("no transfer was completed: %s", bytes.TrimSpace(out))
+		return fmt.Errorf("no transfer completed: %s", bytes.TrimSpace(out))
 	}
 	return nil
 }
@@ -175,8 +173,8 @@ func curl(t Transfer) (args []string, stdin string) {
 		args = append(args, "--insecure", "--ssl-reqd")
 	}
 	if t.CCC {
-		// Both sides close TLS, as RFC 5246 section 7.2.1 has it. Otherwise curl
-		// does not, and Pure-FTPd waits for it for ever.
+		// Close TLS on both sides (RFC 5246 section 7.2.1). By default curl does not,
+		// and Pure-FTPd waits for that forever.
 		args = append(args, "--ftp-ssl-ccc", "--ftp-ssl-ccc-mode", "active")
 	}
 	if t.Upload {

@@ -1,8 +1,8 @@
-// Package realftp runs the FTP servers and clients that people use in the
-// hosts of a lab: vsftpd, ProFTPD and Pure-FTPd; curl, lftp and tnftp.
+// Package realftp runs common FTP servers and clients on the hosts of a lab:
+// vsftpd, ProFTPD and Pure-FTPd; curl, lftp and tnftp.
 //
-// bench/lab/install-deps.sh installs the clients, and unpacks the servers into
-// a cache of their own, because their packages conflict.
+// bench/lab/install-deps.sh installs the clients. It unpacks the servers into a
+// cache, because their packages conflict.
 package realftp
 
 import (
@@ -12,16 +12,16 @@ import (
 	"path/filepath"
 )
 
-// MissingError says that a program is not on this machine.
+// MissingError reports a program that is not on this machine.
 type MissingError struct {
 	// Program is the name of the program.
 	Program string
 
-	// Err is why it was not found.
+	// Err is the cause.
 	Err error
 }
 
-// Error names the program and the way to get it.
+// Error names the program and how to install it.
 func (e *MissingError) Error() string {
 	return fmt.Sprintf("%s is missing: run sudo sh bench/lab/install-deps.sh (%v)", e.Program, e.Err)
 }
@@ -29,7 +29,7 @@ func (e *MissingError) Error() string {
 // Unwrap returns the cause.
 func (e *MissingError) Unwrap() error { return e.Err }
 
-// installed finds a program of the clients' packages.
+// installed returns the path of a client program.
 func installed(program string) (string, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
@@ -38,7 +38,7 @@ func installed(program string) (string, error) {
 	return path, nil
 }
 
-// cache is where install-deps.sh unpacks the servers.
+// cache returns the directory into which install-deps.sh unpacks the servers.
 func cache() string {
 	dir := os.Getenv("XDG_CACHE_HOME")
 	if dir == "" {
@@ -47,7 +47,7 @@ func cache() string {
 	return filepath.Join(dir, "ftpctd-test")
 }
 
-// unpacked finds a program of the servers' packages.
+// unpacked returns the path of a file from the servers' packages.
 func unpacked(path string) (string, error) {
 	path = filepath.Join(cache(), path)
 	if _, err := os.Stat(path); err != nil {
@@ -58,7 +58,7 @@ func unpacked(path string) (string, error) {
 
 // OpError is the error type of this package.
 type OpError struct {
-	// Op says what was attempted, such as "start vsftpd".
+	// Op is the operation, such as "start vsftpd".
 	Op string
 
 	// Err is the cause.

@@ -24,7 +24,7 @@ import (
 // content returns bytes that a transfer in text mode would spoil.
 func content() []byte { return bytes.Repeat([]byte("one\ntwo\r\nthree\x00"), 10_000) }
 
-// eachWay runs a subtest for each client, family and line that fit one another.
+// eachWay runs a subtest for each supported combination of client, family and line.
 func eachWay(t *testing.T, l *lab.Lab, f func(t *testing.T, c realftp.Client, w miniftp.Way)) {
 	for _, c := range realftp.Clients() {
 		for _, w := range miniftp.Ways(l.Server.Addrs()...) {
@@ -35,7 +35,7 @@ func eachWay(t *testing.T, l *lab.Lab, f func(t *testing.T, c realftp.Client, w 
 	}
 }
 
-// TestClients proves that each client uses the line it is told to, and no other.
+// TestClients checks that each client uses the requested line and no other.
 func TestClients(t *testing.T) {
 	t.Parallel()
 	ctx := labtest.Context(t)
@@ -107,9 +107,8 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// TestServers runs each client with each server in every way, through a
-// firewall that the kernel's helper opens, or through none where the kernel has
-// no helper.
+// TestServers runs each client with each server in every way, through a firewall with
+// the kernel's helper, or without a firewall where the kernel has no helper.
 func TestServers(t *testing.T) {
 	t.Parallel()
 	for _, s := range realftp.Servers() {
@@ -145,8 +144,8 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// TestTLS carries a file with each server and client that know TLS, and looks on
-// the wire, halfway, at what of it can be read.
+// TestTLS transfers a file with each server and client that support TLS, and checks on
+// the router which parts are readable.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	for _, s := range realftp.Servers() {
@@ -215,16 +214,16 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestSettings looks at what a server with odd settings says.
+// TestSettings checks the replies of servers with unusual settings.
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	ports := [2]uint16{117 << 8, 117<<8 + 255}
 	for _, tt := range []struct {
 		name   string
 		config realftp.ServerConfig
-		want   string // the reply to PASV begins so
+		want   string // prefix of the reply to PASV
 		code   int    // of that reply, or its first digit
-		none   string // the server that cannot
+		none   string // the server without this setting
 	}{
 		{
 			name:   "another address",
@@ -263,7 +262,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// wire is a socket that gets a copy of each frame that a host sends or receives.
+// wire is a socket that receives a copy of each frame that a host sends or receives.
 type wire struct{ fd int }
 
 func newWire(t *testing.T, h *lab.Host) *wire {
@@ -285,8 +284,8 @@ func newWire(t *testing.T, h *lab.Host) *wire {
 	return w
 }
 
-// read returns the frames since the last call, one after the other. A frame is
-// there before its receiver has it.
+// read returns the concatenated frames since the last call. A frame arrives here before
+// its receiver gets it.
 func (w *wire) read(t *testing.T) (frames []byte) {
 	t.Helper()
 	b := make([]byte, 1<<17)
@@ -305,7 +304,7 @@ func (w *wire) read(t *testing.T) (frames []byte) {
 }
 
 func TestMissing(t *testing.T) {
-	// Changes the environment, so it is not parallel.
+	// Not parallel, because it changes the environment.
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("PATH", "")
 	tmp := t.TempDir()

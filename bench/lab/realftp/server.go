@@ -18,17 +18,17 @@ import (
 	"ftpctd/bench/lab"
 )
 
-// Server is a server program. It is set up so that one account may read and
-// write the directory Pub, over both families, in active mode from port 20 and
-// in passive mode.
+// Server is a server program, configured with one account that can read and write
+// the directory Pub, over IPv4 and IPv6, in active mode (from port 20) and in
+// passive mode.
 type Server struct {
-	// Name is the program's name as its authors write it.
+	// Name is the program's name, as its authors write it.
 	Name string
 
 	command func(ServerConfig, string) (*exec.Cmd, error)
 }
 
-// Servers returns the servers known.
+// Servers returns the known servers.
 func Servers() []Server {
 	return []Server{
 		{"vsftpd", vsftpd},
@@ -37,38 +37,36 @@ func Servers() []Server {
 	}
 }
 
-// ServerConfig is what can be chosen about a server.
+// ServerConfig is the configurable part of a server.
 type ServerConfig struct {
-	// PassivePorts is the range of ports offered by 227 and 229, the first and
-	// the last.
+	// PassivePorts are the first and the last port announced by 227 and 229.
 	PassivePorts [2]uint16
 
-	// PassiveAddr is the address that 227 names instead of the server's own, if
-	// it is valid: what a server behind NAT is told to say. Vsftpd then serves
-	// IPv4 only, because over a socket for both families it names 0.0.0.0.
+	// PassiveAddr is the address that 227 names instead of the server's own, if it
+	// is valid: the setting for servers behind NAT. Vsftpd then serves only IPv4,
+	// because with a dual-stack socket it names 0.0.0.0.
 	PassiveAddr netip.Addr
 
-	// EPSVOnly makes the server refuse PASV. Pure-FTPd cannot: to start it so
-	// is an error that wraps errors.ErrUnsupported.
+	// EPSVOnly makes the server refuse PASV. Pure-FTPd cannot: Start returns an
+	// error that wraps errors.ErrUnsupported.
 	EPSVOnly bool
 
-	// TLS makes the server accept AUTH TLS (RFC 4217), with a certificate that
-	// it signed itself and that nobody can verify, and PROT P. Sessions in clear
-	// text and PROT C are accepted all the same, and CCC where the program has
-	// it, which vsftpd has not.
+	// TLS makes the server accept AUTH TLS (RFC 4217) with a self-signed
+	// certificate, and PROT P. It still accepts sessions in clear text and PROT C,
+	// and CCC except in vsftpd, which lacks it.
 	TLS bool
 }
 
-// The account that every server has.
+// The account of every server.
 const (
 	User     = "ftp"
 	Password = "lab@example.com"
 )
 
-// Pub is the directory that clients may read and write.
+// Pub is the directory that clients can read and write.
 const Pub = "pub"
 
-// Daemon is a server that runs in a host of a lab.
+// Daemon is a server running on a host of a lab.
 type Daemon struct {
 	name    string
 	dir     string
@@ -76,9 +74,9 @@ type Daemon struct {
 	output  lab.Transcript // for the error if it does not start
 }
 
-// Start starts the server on port 21 of a host and waits until it greets, or
-// ctx is done. The error is an *OpError, which wraps a *MissingError if the
-// server is not on this machine. Close ends it.
+// Start starts the server on port 21 of a host and waits for its greeting, or until
+// ctx is done. The error is an *OpError, which wraps a *MissingError if the server
+// is not on this machine. Close stops it.
 func (s Server) Start(ctx context.Context, h *lab.Host, c ServerConfig) (*Daemon, error) {
 	d := &Daemon{name: s.Name}
 	if err := d.start(ctx, s, h, c); err != nil {
@@ -91,8 +89,7 @@ func (s Server) Start(ctx context.Context, h *lab.Host, c ServerConfig) (*Daemon
 }
 
 func (d *Daemon) start(ctx context.Context, s Server, h *lab.Host, c ServerConfig) error {
-	// Not the directory of a test: those are closed to the unprivileged user
-	// that the servers become.
+	// Not a test's directory: the servers' unprivileged user cannot enter those.
 	var err error
 	if d.dir, err = os.MkdirTemp("", "ftpctd-realftp-"); err != nil {
 		return err
@@ -100,7 +97,7 @@ func (d *Daemon) start(ctx context.Context, s Server, h *lab.Host, c ServerConfi
 	if err := os.Chmod(d.dir, 0o755); err != nil {
 		return err
 	}
-	// Servers refuse a root directory that the account can write to.
+	// Servers reject a root directory that is writable for the account.
 	if err := os.MkdirAll(d.path(""), 0o755); err != nil {
 		return err
 	}
@@ -125,7 +122,7 @@ func (d *Daemon) ready(ctx context.Context, h *lab.Host) error {
 	for {
 		select {
 		case <-d.process.Done():
-			return fmt.Errorf("it ended at once: %w", d.process.Wait())
+			return fmt.Errorf("exited at once: %w", d.process.Wait())
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
@@ -141,7 +138,7 @@ func (d *Daemon) ready(ctx context.Context, h *lab.Host) error {
 	}
 }
 
-// path returns where a file of Pub is in this machine's file system.
+// path returns the path of a file of Pub on this machine.
 func (d *Daemon) path(name string) string { return filepath.Join(d.dir, "root", Pub, name) }
 
 // Put stores a file in Pub.
@@ -164,10 +161,10 @@ func (d *Daemon) File(name string) ([]byte, error) {
 // Process returns the server's process.
 func (d *Daemon) Process() *lab.Process { return d.process }
 
-// Close ends the server and removes its files.
+// Close stops the server and removes its files.
 func (d *Daemon) Close() error {
 	if d.process != nil {
-		_ = d.process.Stop() // how it ended does not matter any more
+		_ = d.process.Stop() // its exit status does not matter
 		d.endSessions()
 	}
 	if err := os.RemoveAll(d.dir); err != nil {
@@ -176,10 +173,9 @@ func (d *Daemon) Close() error {
 	return nil
 }
 
-// endSessions ends what the server has left: vsftpd's sessions leave its process
-// group, and where a firewall withholds the end of their connection, they wait
-// for it for minutes. They all have d.dir, which nobody else has, in their
-// command line.
+// endSessions kills the server's remaining sessions: vsftpd's leave its process group,
+// and if a firewall drops the end of their connection, they wait for minutes. Only they
+// have d.dir in their command line.
 func (d *Daemon) endSessions() {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
@@ -190,8 +186,8 @@ func (d *Daemon) endSessions() {
 		if err != nil {
 			continue
 		}
-		// Found first and looked at then: the id cannot pass to another process
-		// in between without Kill noticing.
+		// Find the process before reading its command line: if the ID is reused in
+		// between, Kill fails.
 		p, err := os.FindProcess(pid)
 		if err != nil {
 			continue
@@ -204,14 +200,14 @@ func (d *Daemon) endSessions() {
 	}
 }
 
-// configuration is a file of directives.
+// configuration is a configuration file.
 type configuration struct{ text []byte }
 
 func (c *configuration) add(format string, args ...any) {
 	c.text = fmt.Appendf(c.text, format, args...)
 }
 
-// write writes the file, which only its owner may change.
+// write writes the file, writable only by its owner.
 func (c *configuration) write(dir string) (path string, err error) {
 	path = filepath.Join(dir, "conf")
 	return path, os.WriteFile(path, c.text, 0o644)
@@ -226,8 +222,7 @@ func vsftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
 	if err := os.Mkdir(empty, 0o755); err != nil {
 		return nil, err
 	}
-	// The user is one that every system has and whose home exists, unlike
-	// nobody's.
+	// The user daemon exists on every system and, unlike nobody, has a home.
 	var conf configuration
 	conf.add(`background=NO
 anonymous_enable=YES
@@ -247,7 +242,7 @@ seccomp_sandbox=NO
 	if c.PassiveAddr.IsValid() {
 		conf.add("listen=YES\nlisten_ipv6=NO\npasv_address=%s\n", c.PassiveAddr)
 	} else {
-		// One socket for both families: IPv4 clients appear as ::ffff:a.b.c.d.
+		// A dual-stack socket: IPv4 clients appear as ::ffff:a.b.c.d.
 		conf.add("listen=NO\nlisten_ipv6=YES\n")
 	}
 	if c.EPSVOnly {
@@ -258,8 +253,8 @@ seccomp_sandbox=NO
 		if err != nil {
 			return nil, err
 		}
-		// Left alone, it offers ciphers for RSA only, and demands that data
-		// connections resume the TLS session of the control connection.
+		// By default it offers only ciphers for RSA, and requires data connections to
+		// resume the TLS session of the control connection.
 		conf.add(`ssl_enable=YES
 allow_anon_ssl=YES
 rsa_cert_file=%[1]s
@@ -334,7 +329,7 @@ TLSOptions NoSessionReuseRequired
 
 func pureftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
 	if c.EPSVOnly {
-		return nil, fmt.Errorf("no setting makes it refuse PASV alone: %w", errors.ErrUnsupported)
+		return nil, fmt.Errorf("cannot refuse PASV alone: %w", errors.ErrUnsupported)
 	}
 	program, err := unpacked("usr/sbin/pure-ftpd")
 	if err != nil {
@@ -344,8 +339,8 @@ func pureftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A virtual user: anonymous ones need a system account named ftp. Pure-pw
-	// itself would choose a hash that takes a second to check.
+	// A virtual user: anonymous login needs a system account named ftp. The account
+	// is written here, because pure-pw would choose a hash that takes a second to check.
 	passwd, db := filepath.Join(dir, "passwd"), filepath.Join(dir, "db")
 	nobody, err := user.Lookup("nobody")
 	if err != nil {
@@ -378,11 +373,11 @@ func pureftpd(c ServerConfig, dir string) (*exec.Cmd, error) {
 		}
 		args = append(args, "--tls", "1", "--certfile", cert)
 	}
-	// It keeps a list of its sessions in /run/pure-ftpd and leaves it behind,
-	// so it gets a /run of its own. (With -n mount keeps no list there either.)
+	// It leaves a list of its sessions in /run/pure-ftpd, so it gets a private /run.
+	// (With -n mount does not write there, either.)
 	own := []string{"--mount", "sh", "-c", `mount -n -t tmpfs run /run && exec "$@"`, "sh", program}
 	return exec.Command("unshare", append(own, args...)...), nil
 }
 
-// passwordHash is crypt(3) of Password: SHA-256 in the least number of rounds.
+// passwordHash is crypt(3) of Password: SHA-256 with the minimum number of rounds.
 const passwordHash = "$5$rounds=1000$lab$sq6kSYeya2Ybr8hyu.CDa6rdsRSJ8dZe6K0D5MrG1u8"
