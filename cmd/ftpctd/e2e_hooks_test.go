@@ -51,7 +51,7 @@ func TestForwardInputOutput(t *testing.T) {
 					t.Errorf("%d related packets without the daemon", n)
 				}
 			})
-			for _, admit := range []string{"expect", "entry"} {
+			for _, admit := range modes(t) {
 				t.Run(admit, func(t *testing.T) {
 					ctx := testContext(t)
 					s := &miniftp.Server{}

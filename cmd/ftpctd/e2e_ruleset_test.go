@@ -18,7 +18,7 @@ import (
 // the test has seen them blocked.
 func TestRulesRemoved(t *testing.T) {
 	t.Parallel()
-	for _, admit := range []string{"expect", "entry"} {
+	for _, admit := range modes(t) {
 		t.Run(admit, func(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)

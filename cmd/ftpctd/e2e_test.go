@@ -206,6 +206,21 @@ func traces(t *testing.T, h *lab.Host) []string {
 	return found
 }
 
+// modes are the admission modes that the kernel supports: "helper" needs user-space
+// helpers.
+func modes(t *testing.T) []string {
+	t.Helper()
+	kernel, err := ctnetlink.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	if _, err := kernel.Helpers(); err != nil {
+		return []string{"expect", "entry"}
+	}
+	return []string{"expect", "entry", "helper"}
+}
+
 // running are the traces of one daemon that expects nothing.
 var running = []string{"table ftpctd", "queue 21", "lock"}
 

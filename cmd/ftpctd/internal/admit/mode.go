@@ -3,6 +3,7 @@ package admit
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -10,9 +11,8 @@ import (
 	"ftpctd/conntrack/ctnetlink"
 )
 
-// Helpers is what the choice of an admission mode asks the kernel. It is
-// ctnetlink.Conn.
-type Helpers interface {
+// HelperAPI is what the choice of a mode asks of the kernel. It is ctnetlink.Conn.
+type HelperAPI interface {
 	Helpers() ([]ctnetlink.Helper, error)
 	ProbeHelper(name string) error
 	ProbeEntry() error
@@ -20,94 +20,109 @@ type Helpers interface {
 	DeleteHelper(name string) error
 }
 
-// Admission is the way in which data connections are made RELATED.
+// Admission is the mode that was chosen.
 type Admission struct {
-	// Mode is config.AdmitExpect or config.AdmitEntry.
+	// Mode is config.AdmitExpect, config.AdmitEntry or config.AdmitHelper.
 	Mode config.Admit
-	// Helper is the helper that control connections are given; none if empty.
+	// Helper is the conntrack helper that the rules assign to control connections: one
+	// of the kernel's, or in the mode "helper" the daemon's own. Empty in the mode
+	// "entry".
 	Helper string
-	// Own tells that Helper is one that the daemon registers.
-	Own bool
-	// Why says in words why it is this way and not another.
+	// Why is the reason for the mode.
 	Why string
 }
 
-// Choose asks the kernel which of the ways it has that the configuration allows,
-// and takes the best: expectations with a helper of our own, expectations with a
-// helper of the kernel's to carry them, entries. It changes nothing.
-func Choose(kernel Helpers, cfg config.Config) (Admission, error) {
-	if cfg.Admit == config.AdmitEntry {
-		return chooseEntry(kernel, cfg, `admit = "entry"`)
+// Choose returns the mode that cfg asks for, if the kernel supports it. "auto" is
+// "expect", or "entry" on a kernel without the carrier: the daemon's own helper is used
+// only where it is asked for. Choose changes nothing.
+func Choose(kernel HelperAPI, cfg config.Config) (Admission, error) {
+	switch cfg.Admit {
+	case config.AdmitEntry:
+		return chooseEntry(kernel, cfg, asked(cfg))
+	case config.AdmitHelper:
+		return chooseHelper(kernel, cfg)
 	}
-	_, noOwn := kernel.Helpers()
-	if noOwn == nil {
-		return Admission{
-			Mode: config.AdmitExpect, Helper: cfg.Helper.Name, Own: true,
-			Why: "the kernel takes user-space helpers",
-		}, nil
-	}
-	return chooseWithoutOwn(kernel, cfg, "the kernel takes no user-space helpers")
-}
-
-func chooseWithoutOwn(kernel Helpers, cfg config.Config, why string) (Admission, error) {
-	noCarrier := kernel.ProbeHelper(cfg.Helper.Carrier)
-	if noCarrier == nil {
+	carrierErr := kernel.ProbeHelper(cfg.Helper.Carrier)
+	switch {
+	case carrierErr == nil:
 		return Admission{
 			Mode: config.AdmitExpect, Helper: cfg.Helper.Carrier,
-			Why: fmt.Sprintf("%s, but has the helper %q", why, cfg.Helper.Carrier),
+			Why: fmt.Sprintf("the kernel has the helper %q", cfg.Helper.Carrier),
 		}, nil
+	case cfg.Admit == config.AdmitExpect:
+		return Admission{}, fmt.Errorf("%s: helper.carrier = %q cannot be used: %w", asked(cfg), cfg.Helper.Carrier, carrierErr)
 	}
-	if cfg.Admit == config.AdmitExpect {
-		return Admission{}, fmt.Errorf(`admit = "expect": %s, and helper.carrier = %q cannot be used: %w`, why, cfg.Helper.Carrier, noCarrier)
-	}
-	return chooseEntry(kernel, cfg, fmt.Sprintf("%s and has no helper %q", why, cfg.Helper.Carrier))
-}
-
-func chooseEntry(kernel Helpers, cfg config.Config, why string) (Admission, error) {
-	if !cfg.Firewall.Manage {
-		return Admission{}, fmt.Errorf("%s: the admission mode \"entry\" fills sets of the daemon's own table: set firewall.manage = true", why)
-	}
-	if err := kernel.ProbeEntry(); err != nil {
-		return Admission{}, fmt.Errorf("%s, and entries cannot be made: %w", why, err)
-	}
-	return Admission{Mode: config.AdmitEntry, Why: why}, nil
-}
-
-// Prepare chooses, and registers the daemon's helper if that is the way. Where
-// the kernel has a helper of that name by itself, auto goes on without.
-func Prepare(kernel Helpers, cfg config.Config) (Admission, error) {
-	a, err := Choose(kernel, cfg)
-	if err != nil || !a.Own {
-		return a, err
-	}
-	err = register(kernel, cfg)
-	if err == nil {
-		return a, nil
-	}
-	a, fallback := chooseWithoutOwn(kernel, cfg, fmt.Sprintf("the helper %q could not be registered (%v)", cfg.Helper.Name, err))
-	if fallback != nil {
-		return Admission{}, errors.Join(err, fallback)
+	a, entryErr := chooseEntry(kernel, cfg, fmt.Sprintf("the kernel has no helper %q", cfg.Helper.Carrier))
+	if entryErr != nil {
+		return Admission{}, fmt.Errorf("%w; %w", carrierErr, entryErr)
 	}
 	return a, nil
 }
 
-func register(kernel Helpers, cfg config.Config) error {
+// asked is the configuration's line.
+func asked(cfg config.Config) string { return fmt.Sprintf("admit = %q", cfg.Admit) }
+
+func chooseHelper(kernel HelperAPI, cfg config.Config) (Admission, error) {
+	if _, ownErr := kernel.Helpers(); ownErr != nil {
+		return Admission{}, fmt.Errorf("%s: the kernel does not support user-space helpers: %w", asked(cfg), ownErr)
+	}
+	return Admission{Mode: config.AdmitHelper, Helper: cfg.Helper.Name, Why: asked(cfg)}, nil
+}
+
+func chooseEntry(kernel HelperAPI, cfg config.Config, why string) (Admission, error) {
+	if !cfg.Firewall.Manage {
+		return Admission{}, fmt.Errorf(`%s: the mode "entry" requires firewall.manage = true`, why)
+	}
+	if err := kernel.ProbeEntry(); err != nil {
+		return Admission{}, fmt.Errorf("%s, and conntrack entries cannot be created: %w", why, err)
+	}
+	return Admission{Mode: config.AdmitEntry, Why: why}, nil
+}
+
+// Prepare is Choose for a daemon that starts: it registers the daemon's helper if the
+// mode is "helper". Otherwise it deletes one that a killed daemon left, unless a rule
+// still assigns it.
+func Prepare(kernel HelperAPI, cfg config.Config) (Admission, error) {
+	a, err := Choose(kernel, cfg)
+	switch {
+	case err != nil:
+		return Admission{}, err
+	case a.Mode == config.AdmitHelper:
+		err = register(kernel, cfg)
+	default:
+		err = deleteStale(kernel, cfg.Helper.Name)
+	}
+	if err != nil {
+		return Admission{}, err
+	}
+	return a, nil
+}
+
+func register(kernel HelperAPI, cfg config.Config) error {
 	return kernel.RegisterHelper(ctnetlink.HelperConfig{
 		Name: cfg.Helper.Name, MaxExpected: cfg.Helper.MaxExpected, Timeout: cfg.Helper.Timeout,
 	})
 }
 
-// registerTries is how often Install registers a helper that is gone. Each of the
-// two families may go by itself.
+func deleteStale(kernel HelperAPI, name string) error {
+	helpers, err := kernel.Helpers()
+	if err != nil || !slices.ContainsFunc(helpers, func(h ctnetlink.Helper) bool { return h.Name == name }) {
+		return nil // a kernel without user-space helpers has none that is stale
+	}
+	return kernel.DeleteHelper(name)
+}
+
+// registerTries is how often Install registers a helper that is gone: each of its two
+// families may go separately.
 const registerTries = 2
 
-// Install calls install, which makes the rules that assign the helper and fails
-// with ENOENT if there is none. A helper is global, and no rule keeps it before
-// install: a daemon that ends in another network namespace may have deleted it
-// since Prepare. Then it is registered again, and so is install tried.
-func (a Admission) Install(kernel Helpers, cfg config.Config, install func() error) error {
+// Install calls install, which makes the rules that assign the helper and fails with
+// ENOENT if there is no such helper. Helpers are global, and no rule keeps ours before
+// install returns: a daemon that ends in another network namespace may have deleted it
+// since Prepare. Then Install registers it again and calls install again.
+func (a Admission) Install(kernel HelperAPI, cfg config.Config, install func() error) error {
 	err := install()
-	for tries := 0; a.Own && errors.Is(err, unix.ENOENT) && tries < registerTries; tries++ {
+	for tries := 0; a.Mode == config.AdmitHelper && errors.Is(err, unix.ENOENT) && tries < registerTries; tries++ {
 		if err := register(kernel, cfg); err != nil {
 			return err
 		}
@@ -116,10 +131,10 @@ func (a Admission) Install(kernel Helpers, cfg config.Config, install func() err
 	return err
 }
 
-// Close takes back what Prepare has registered. The rules that assign the helper
-// must be gone.
-func (a Admission) Close(kernel Helpers) error {
-	if !a.Own {
+// Close deletes the helper that Prepare registered. The rules that assign it must be
+// gone.
+func (a Admission) Close(kernel HelperAPI) error {
+	if a.Mode != config.AdmitHelper {
 		return nil
 	}
 	return kernel.DeleteHelper(a.Helper)

@@ -13,22 +13,24 @@ import (
 	"ftpctd/conntrack/ctnetlink"
 )
 
-// fakeHelpers answers the questions of Choose.
+// fakeHelpers is a kernel that has everything but what there is an error for.
 type fakeHelpers struct {
-	noOwn, noCarrier, noEntry, noRegister error
-	registered                            ctnetlink.HelperConfig
-	registrations                         int
-	deleted                               string
+	ownErr, carrierErr, entryErr, registerErr error
+
+	helpers       []ctnetlink.Helper // what is registered already
+	registered    ctnetlink.HelperConfig
+	registrations int
+	deleted       string
 }
 
-func (f *fakeHelpers) Helpers() ([]ctnetlink.Helper, error) { return nil, f.noOwn }
-func (f *fakeHelpers) ProbeHelper(string) error             { return f.noCarrier }
-func (f *fakeHelpers) ProbeEntry() error                    { return f.noEntry }
+func (f *fakeHelpers) Helpers() ([]ctnetlink.Helper, error) { return f.helpers, f.ownErr }
+func (f *fakeHelpers) ProbeHelper(string) error             { return f.carrierErr }
+func (f *fakeHelpers) ProbeEntry() error                    { return f.entryErr }
 
 func (f *fakeHelpers) RegisterHelper(c ctnetlink.HelperConfig) error {
 	f.registered = c
 	f.registrations++
-	return f.noRegister
+	return f.registerErr
 }
 
 func (f *fakeHelpers) DeleteHelper(name string) error {
@@ -38,33 +40,49 @@ func (f *fakeHelpers) DeleteHelper(name string) error {
 
 func TestPrepare(t *testing.T) {
 	none := unix.EOPNOTSUPP
+	own := []ctnetlink.Helper{{HelperConfig: ctnetlink.HelperConfig{Name: "ftpctd"}}}
+	others := []ctnetlink.Helper{{HelperConfig: ctnetlink.HelperConfig{Name: "ftp"}}}
 	tests := []struct {
-		name    string
-		kernel  fakeHelpers
-		cfg     func(*config.Config)
-		want    Admission
-		wantErr string
+		name        string
+		kernel      fakeHelpers
+		admit       config.Admit
+		unmanaged   bool // firewall.manage = false
+		want        Admission
+		wantErr     string
+		wantErrs    []error
+		wantDeleted string // by Prepare
 	}{
-		{name: "own helper", want: Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true}},
-		{name: "own helper is expect", cfg: func(c *config.Config) { c.Admit = config.AdmitExpect }, want: Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true}},
-		{name: "carrier", kernel: fakeHelpers{noOwn: none}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
-		{name: "the name is taken", kernel: fakeHelpers{noRegister: unix.EBUSY}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
-		{name: "no helper at all", kernel: fakeHelpers{noOwn: none, noCarrier: none}, want: Admission{Mode: config.AdmitEntry}},
-		{name: "no helper, but asked for", kernel: fakeHelpers{noOwn: none, noCarrier: none}, cfg: func(c *config.Config) { c.Admit = config.AdmitExpect }, wantErr: `helper.carrier = "sane"`},
-		{name: "entry asked for", cfg: func(c *config.Config) { c.Admit = config.AdmitEntry }, want: Admission{Mode: config.AdmitEntry}},
-		{name: "entry without a table", cfg: func(c *config.Config) { c.Admit = config.AdmitEntry; c.Firewall.Manage = false }, wantErr: "firewall.manage = true"},
-		{name: "nothing works", kernel: fakeHelpers{noOwn: none, noCarrier: none, noEntry: none}, wantErr: "entries cannot be made"},
+		{name: "auto", admit: config.AdmitAuto, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
+		{name: "auto, no user-space helpers", admit: config.AdmitAuto, kernel: fakeHelpers{ownErr: none}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
+		{name: "auto, no carrier", admit: config.AdmitAuto, kernel: fakeHelpers{carrierErr: none}, want: Admission{Mode: config.AdmitEntry}},
+		{name: "auto, nothing works", admit: config.AdmitAuto, kernel: fakeHelpers{carrierErr: none, entryErr: unix.EPERM}, wantErr: "conntrack entries cannot be created", wantErrs: []error{none, unix.EPERM}},
+		{name: "auto, a killed daemon's helper", admit: config.AdmitAuto, kernel: fakeHelpers{helpers: own}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}, wantDeleted: "ftpctd"},
+		{name: "auto, another program's helper", admit: config.AdmitAuto, kernel: fakeHelpers{helpers: others}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
+		{name: "expect", admit: config.AdmitExpect, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
+		{name: "expect, no carrier", admit: config.AdmitExpect, kernel: fakeHelpers{carrierErr: none}, wantErr: `helper.carrier = "sane"`, wantErrs: []error{none}},
+		{name: "entry", admit: config.AdmitEntry, want: Admission{Mode: config.AdmitEntry}},
+		{name: "entry, a killed daemon's helper", admit: config.AdmitEntry, kernel: fakeHelpers{helpers: own}, want: Admission{Mode: config.AdmitEntry}, wantDeleted: "ftpctd"},
+		{name: "entry, no table", admit: config.AdmitEntry, unmanaged: true, wantErr: "firewall.manage = true"},
+		{name: "helper", admit: config.AdmitHelper, want: Admission{Mode: config.AdmitHelper, Helper: "ftpctd"}},
+		{name: "helper, not supported", admit: config.AdmitHelper, kernel: fakeHelpers{ownErr: none}, wantErr: "user-space helpers", wantErrs: []error{none}},
+		{name: "helper, the name is taken", admit: config.AdmitHelper, kernel: fakeHelpers{registerErr: unix.EBUSY}, wantErr: unix.EBUSY.Error(), wantErrs: []error{unix.EBUSY}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := config.Default()
-			if tt.cfg != nil {
-				tt.cfg(&cfg)
-			}
+			cfg.Admit, cfg.Firewall.Manage = tt.admit, !tt.unmanaged
 			got, err := Prepare(&tt.kernel, cfg)
+			if tt.kernel.deleted != tt.wantDeleted {
+				t.Errorf("deleted the helper %q, want %q", tt.kernel.deleted, tt.wantDeleted)
+			}
 			if tt.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
 					t.Errorf("error %v, want one with %q", err, tt.wantErr)
+				}
+				for _, want := range tt.wantErrs {
+					if !errors.Is(err, want) {
+						t.Errorf("error %v, want %v in it", err, want)
+					}
 				}
 				return
 			}
@@ -77,49 +95,43 @@ func TestPrepare(t *testing.T) {
 			if got.Why == "" {
 				t.Error("it does not say why")
 			}
-			if got.Own && tt.kernel.registered.MaxExpected != cfg.Helper.MaxExpected {
+			own := got.Mode == config.AdmitHelper
+			if registered := tt.kernel.registered.MaxExpected == cfg.Helper.MaxExpected; registered != own {
 				t.Errorf("registered %+v", tt.kernel.registered)
 			}
-			if err := got.Close(&tt.kernel); err != nil || (tt.kernel.deleted == cfg.Helper.Name) != got.Own {
-				t.Errorf("deleted %q, %v", tt.kernel.deleted, err)
+			tt.kernel.deleted = ""
+			if err := got.Close(&tt.kernel); err != nil || (tt.kernel.deleted == cfg.Helper.Name) != own {
+				t.Errorf("Close deleted %q, %v", tt.kernel.deleted, err)
 			}
 		})
-	}
-}
-
-func TestPrepareSaysWhatFailed(t *testing.T) {
-	kernel := &fakeHelpers{noRegister: unix.EINVAL, noCarrier: unix.EOPNOTSUPP, noEntry: unix.EPERM}
-	_, err := Prepare(kernel, config.Default())
-	if !errors.Is(err, unix.EINVAL) || !errors.Is(err, unix.EPERM) {
-		t.Errorf("error %v, want every cause", err)
 	}
 }
 
 // TestInstall has daemons in other network namespaces delete the helper before
 // rules keep it: one family, or one after the other.
 func TestInstall(t *testing.T) {
-	own, cfg := Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true}, config.Default()
+	own, cfg := Admission{Mode: config.AdmitHelper, Helper: "ftpctd"}, config.Default()
 	carrier := Admission{Mode: config.AdmitExpect, Helper: "sane"}
 	gone := unix.ENOENT
 	tests := []struct {
-		name       string
-		admission  Admission
-		answers    []error // of one installation after the other
-		noRegister error
-		want       error
-		registered int
+		name        string
+		admission   Admission
+		answers     []error // of one installation after the other
+		registerErr error
+		want        error
+		registered  int
 	}{
 		{name: "at once", admission: own, answers: []error{nil}},
 		{name: "the helper went away", admission: own, answers: []error{gone, nil}, registered: 1},
 		{name: "it went away a family at a time", admission: own, answers: []error{gone, gone, nil}, registered: 2},
 		{name: "it stays away", admission: own, answers: []error{gone, gone, gone}, want: gone, registered: 2},
-		{name: "it is gone", admission: own, answers: []error{gone}, noRegister: unix.EBUSY, want: unix.EBUSY, registered: 1},
+		{name: "it is gone", admission: own, answers: []error{gone}, registerErr: unix.EBUSY, want: unix.EBUSY, registered: 1},
 		{name: "something else", admission: own, answers: []error{unix.EPERM}, want: unix.EPERM},
 		{name: "the kernel's helper", admission: carrier, answers: []error{gone}, want: gone},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			kernel := &fakeHelpers{noRegister: tt.noRegister}
+			kernel := &fakeHelpers{registerErr: tt.registerErr}
 			answers := tt.answers
 			err := tt.admission.Install(kernel, cfg, func() error {
 				if len(answers) == 0 {

@@ -47,7 +47,7 @@ then with it. It requires root and cleans up after itself.`,
 		DisableFlagsInUseLine: true,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per row")
-	cmd.Flags().StringVar(&admit, "admit", string(config.AdmitAuto), "the admission `MODE` of the daemon: auto, expect or entry")
+	cmd.Flags().StringVar(&admit, "admit", string(config.AdmitAuto), "the admission `MODE` of the daemon: auto, expect, entry or helper")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg := fmt.Appendf(nil, "admit = %q\n", admit)
 		if _, err := config.Parse("--admit", cfg); err != nil {

@@ -83,9 +83,9 @@ type Queue struct {
 
 // Helper is the conntrack helper of the control connections.
 type Helper struct {
-	// Name is the helper that the daemon registers where the kernel supports that.
+	// Name is the helper that the daemon registers in the mode AdmitHelper.
 	Name string
-	// Carrier is the built-in helper used otherwise: [CarrierSANE].
+	// Carrier is the built-in helper of the mode AdmitExpect: [CarrierSANE].
 	Carrier string
 	// MaxExpected is how many expectations a control connection may have.
 	MaxExpected uint32
@@ -130,12 +130,16 @@ type Admit string
 
 // The admission modes.
 const (
-	// AdmitAuto picks the best mode that the kernel supports.
+	// AdmitAuto is AdmitExpect, or AdmitEntry on a kernel without the carrier.
 	AdmitAuto Admit = "auto"
-	// AdmitExpect inserts expectations; the control connection needs a helper.
+	// AdmitExpect inserts expectations on control connections with a built-in helper,
+	// the carrier.
 	AdmitExpect Admit = "expect"
 	// AdmitEntry creates the conntrack entry of the data connection.
 	AdmitEntry Admit = "entry"
+	// AdmitHelper inserts expectations on control connections with a helper that the
+	// daemon registers.
+	AdmitHelper Admit = "helper"
 )
 
 // CarrierSANE is the only built-in helper that may be the carrier: it parses a single

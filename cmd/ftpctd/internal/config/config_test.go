@@ -214,8 +214,8 @@ func TestParseProblems(t *testing.T) {
 		{"ports a number", "ports = 21", []string{"f:1:1: ports: is an integer; allowed: " + portList}},
 		{"ports of strings", `ports = ["ftp"]`, []string{"f:1:1: ports: an element is a string; allowed: " + portList}},
 		{"ports a table", "[ports]\nx = 1", []string{"f:1:2: ports: is a table; allowed: " + portList}},
-		{"admit unknown", `admit = "both"`, []string{`f:1:1: admit: "both" is unknown; allowed: auto, expect, entry`}},
-		{"admit a boolean", `admit = true`, []string{`f:1:1: admit: is a boolean; allowed: auto, expect, entry`}},
+		{"admit unknown", `admit = "both"`, []string{`f:1:1: admit: "both" is unknown; allowed: auto, expect, entry, helper`}},
+		{"admit a boolean", `admit = true`, []string{`f:1:1: admit: is a boolean; allowed: auto, expect, entry, helper`}},
 		{"min_port 0", "min_port = 0", []string{"f:1:1: min_port: 0 is out of range; allowed: 1 to 65535"}},
 		{"min_port too high", "min_port = 65536", []string{"f:1:1: min_port: 65536 is out of range; allowed: 1 to 65535"}},
 		{"min_port a float", "min_port = 1024.0", []string{"f:1:1: min_port: is a floating-point number; allowed: 1 to 65535"}},
@@ -339,7 +339,7 @@ func TestLoad(t *testing.T) {
 	if err := os.WriteFile(path, []byte("admit = 1"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := path + ":1:1: admit: is an integer; allowed: auto, expect, entry"
+	want := path + ":1:1: admit: is an integer; allowed: auto, expect, entry, helper"
 	if _, err := config.Load(path); err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}

@@ -97,7 +97,7 @@ func words[T ~string](values ...T) kind[T] {
 
 // Kinds that have few values.
 var (
-	admitModes      = words(AdmitAuto, AdmitExpect, AdmitEntry)
+	admitModes      = words(AdmitAuto, AdmitExpect, AdmitEntry, AdmitHelper)
 	addressPolicies = oneOf(
 		word[conntrack.AddressPolicy]{"peer", conntrack.AddressPeer},
 		word[conntrack.AddressPolicy]{"strict", conntrack.AddressStrict},

@@ -25,7 +25,7 @@ func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission admit.A
 	if n, leftOut := tracking.Older.Len(); n > 0 {
 		log.Info("control connections predate the daemon; picking them up in the middle", "connections", n, "left out", leftOut)
 	}
-	if admission.Mode == config.AdmitExpect {
+	if admission.Mode != config.AdmitEntry {
 		tracking.KernelShare = kernelShare()
 	}
 	return tracking, nil

@@ -92,7 +92,7 @@ func (d *daemon) newEngine(q *nfq.Queue) *engine.Engine {
 	if d.rules != nil {
 		c.Entry = &engine.Entry{Table: d.rules.table, Timeout: d.cfg.Helper.Timeout}
 	}
-	if d.admission.Mode == config.AdmitExpect {
+	if d.admission.Mode != config.AdmitEntry {
 		c.Kernel = engine.Expect{Conn: d.kernel}
 	}
 	return engine.New(c)

@@ -11,36 +11,49 @@ import (
 	"ftpctd/conntrack/ctnetlink"
 )
 
-func checkOwnHelper(h Host) Result {
-	const fix = "modprobe nfnetlink_cthelper (CONFIG_NF_CT_NETLINK_HELPER)"
+// cthelper is the module for user-space helpers.
+const cthelper = "nfnetlink_cthelper"
+
+func checkOwnHelper(h Host, cfg config.Config) Result {
 	err := h.OwnHelper()
 	switch {
 	case err == nil:
 		return Result{Status: OK, Detail: "user-space helpers can be registered"}
+	case cfg.Admit != config.AdmitHelper:
+		return Result{Status: OK, Detail: "user-space helpers are not supported (not needed)"}
 	case errors.Is(err, ctnetlink.ErrNoCTHelper):
-		return Result{Warn, "user-space helpers are not supported; falling back (see admission)", fix}
+		return Result{Warn, "user-space helpers are not supported", "modprobe " + cthelper + " (CONFIG_NF_CT_NETLINK_HELPER)"}
 	default:
-		return Result{Warn, err.Error(), fix}
+		return Result{Warn, err.Error(), "modprobe " + cthelper}
 	}
 }
 
 func checkCarrier(h Host, cfg config.Config) Result {
 	name := cfg.Helper.Carrier
-	if err := h.Carrier(name); err != nil {
-		if h.OwnHelper() == nil {
-			return Result{Status: OK, Detail: fmt.Sprintf("helper %q not available (not needed)", name)}
-		}
-		return Result{Warn, err.Error(), "modprobe nf_conntrack_" + name}
+	err := h.Carrier(name)
+	switch {
+	case err == nil:
+		return Result{Status: OK, Detail: fmt.Sprintf("the built-in helper %q can be assigned to connections", name)}
+	case cfg.Admit == config.AdmitEntry || cfg.Admit == config.AdmitHelper:
+		return Result{Status: OK, Detail: fmt.Sprintf("helper %q not available (not needed)", name)}
+	default:
+		return Result{Warn, err.Error(), "modprobe " + carrierModule(cfg)}
 	}
-	return Result{Status: OK, Detail: fmt.Sprintf("the built-in helper %q can be assigned to connections", name)}
 }
+
+// carrierModule is the module of the carrier.
+func carrierModule(cfg config.Config) string { return "nf_conntrack_" + cfg.Helper.Carrier }
 
 func checkAdmission(h Host, cfg config.Config) Result {
 	a, err := h.Choose(cfg)
 	if err != nil {
+		module := carrierModule(cfg)
+		if cfg.Admit == config.AdmitHelper {
+			module = cthelper
+		}
 		return Result{
 			Fail, fmt.Sprintf("no admission mode works: %v", err),
-			"modprobe -a nf_conntrack_netlink nfnetlink_cthelper, or set admit = \"auto\"",
+			"modprobe -a nf_conntrack_netlink " + module + ", or set admit = \"auto\"",
 		}
 	}
 	return Result{Status: OK, Detail: fmt.Sprintf("%s: %s", describe(a), a.Why)}
@@ -48,10 +61,10 @@ func checkAdmission(h Host, cfg config.Config) Result {
 
 // describe names an admission mode.
 func describe(a admit.Admission) string {
-	switch {
-	case a.Own:
+	switch a.Mode {
+	case config.AdmitHelper:
 		return fmt.Sprintf("expectations with the daemon's own helper, %q", a.Helper)
-	case a.Mode == config.AdmitExpect:
+	case config.AdmitExpect:
 		return fmt.Sprintf("expectations with the built-in helper %q", a.Helper)
 	default:
 		return "conntrack entries for data connections"

@@ -45,7 +45,7 @@ func Checks(h Host, cfg config.Config) []Check {
 		check{"packet-queue", func(context.Context) Result { return checkPacketQueue(h) }},
 		check{"queue-rule", func(context.Context) Result { return checkQueueRule(h, cfg) }},
 		check{"ctnetlink", func(context.Context) Result { return checkCtnetlink(h) }},
-		check{"own-helper", func(context.Context) Result { return checkOwnHelper(h) }},
+		check{"own-helper", func(context.Context) Result { return checkOwnHelper(h, cfg) }},
 		check{"carrier-helper", func(context.Context) Result { return checkCarrier(h, cfg) }},
 		check{"admission", func(context.Context) Result { return checkAdmission(h, cfg) }},
 		check{"round-trip", func(ctx context.Context) Result { return checkRoundTrip(ctx, h, cfg) }},

@@ -59,7 +59,7 @@ func healthy() fakeHost {
 		},
 		rules: func(bool) (string, error) { return "nft queue", nil },
 		choose: func() (admit.Admission, error) {
-			return admit.Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true, Why: "it is the best"}, nil
+			return admit.Admission{Mode: config.AdmitHelper, Helper: "ftpctd", Why: "it is the best"}, nil
 		},
 		roundTrip: func(admit.Admission) ([]string, error) { return []string{"IPv4", "IPv6"}, nil },
 		owner:     func(uint16) (nfq.Owner, bool) { return nfq.Owner{}, false },
@@ -183,6 +183,7 @@ func TestHealthyHost(t *testing.T) {
 // TestCheck takes something from a healthy host and runs the one check that must
 // notice.
 func TestCheck(t *testing.T) {
+	const ownHelper = `admit = "helper"`
 	noHelpers := &ctnetlink.Error{Op: ctnetlink.OpHelpers, Err: unix.EINVAL}
 	tests := []struct {
 		name   string
@@ -218,9 +219,9 @@ func TestCheck(t *testing.T) {
 
 		{name: "modules not loaded", check: "kernel-modules", host: func(h fakeHost) fakeHost {
 			return h.with("proc/modules", "nf_conntrack 1 0 - Live 0x0\nnf_tables 1 0 - Live 0x0\n")
-		}, want: Warn, detail: "nfnetlink_queue", fix: "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_fib_inet nft_queue nfnetlink_cthelper"},
+		}, want: Warn, detail: "nfnetlink_queue", fix: "modprobe -a nf_conntrack_netlink nfnetlink_queue nft_ct nft_fib_inet nft_queue nf_conntrack_sane"},
 		{name: "not loaded, and not useful beside those that are", check: "kernel-modules", host: func(h fakeHost) fakeHost {
-			return h.with("proc/modules", without(h, "nft_compat", "xt_NFQUEUE", "nf_conntrack_sane"))
+			return h.with("proc/modules", without(h, "nft_compat", "xt_NFQUEUE", "nfnetlink_cthelper"))
 		}, want: OK, detail: "useful modules are loaded"},
 		{name: "not loaded, and nothing better", check: "kernel-modules", host: func(h fakeHost) fakeHost {
 			h = h.with("proc/modules", without(h, "nft_compat", "nft_queue", "xt_NFQUEUE"))
@@ -246,11 +247,11 @@ func TestCheck(t *testing.T) {
 		}, cfg: "[firewall]\nanti_spoof = \"off\"", want: OK, detail: "anti-spoof false"},
 		{name: "no ctnetlink", check: "ctnetlink", host: func(h fakeHost) fakeHost { h.conntrack = errNothing; return h }, want: Fail, detail: "no such thing", fix: "modprobe nf_conntrack_netlink"},
 
-		{name: "no user-space helpers", check: "own-helper", host: func(h fakeHost) fakeHost { h.ownHelper = noHelpers; return h }, want: Warn, detail: "not supported", fix: "modprobe nfnetlink_cthelper"},
-		{name: "another error", check: "own-helper", host: func(h fakeHost) fakeHost { h.ownHelper = errNothing; return h }, want: Warn, detail: "no such thing", fix: "modprobe nfnetlink_cthelper"},
-		{name: "no carrier, not needed", check: "carrier-helper", host: func(h fakeHost) fakeHost { h.sane = errNothing; return h }, want: OK, detail: `helper "sane" not available`},
+		{name: "no user-space helpers", check: "own-helper", host: func(h fakeHost) fakeHost { h.ownHelper = noHelpers; return h }, cfg: ownHelper, want: Warn, detail: "not supported", fix: "modprobe nfnetlink_cthelper"},
+		{name: "another error", check: "own-helper", host: func(h fakeHost) fakeHost { h.ownHelper = errNothing; return h }, cfg: ownHelper, want: Warn, detail: "no such thing", fix: "modprobe nfnetlink_cthelper"},
+		{name: "no user-space helpers, not needed", check: "own-helper", host: func(h fakeHost) fakeHost { h.ownHelper = noHelpers; return h }, want: OK, detail: "not needed"},
+		{name: "no carrier, not needed", check: "carrier-helper", host: func(h fakeHost) fakeHost { h.sane = errNothing; return h }, cfg: ownHelper, want: OK, detail: `helper "sane" not available`},
 		{name: "no carrier, needed", check: "carrier-helper", host: func(h fakeHost) fakeHost {
-			h.ownHelper = noHelpers
 			h.sane = errNothing
 			return h
 		}, want: Warn, detail: "no such thing", fix: "modprobe nf_conntrack_sane"},
@@ -258,7 +259,8 @@ func TestCheck(t *testing.T) {
 		{name: "own helper", check: "admission", host: func(h fakeHost) fakeHost { return h }, want: OK, detail: `own helper, "ftpctd": it is the best`},
 		{name: "carrier", check: "admission", host: chooses(admit.Admission{Mode: config.AdmitExpect, Helper: "sane", Why: "there is no other"}), want: OK, detail: `built-in helper "sane": there is no other`},
 		{name: "entry", check: "admission", host: chooses(admit.Admission{Mode: config.AdmitEntry, Why: "there is no other"}), want: OK, detail: "entries for data connections: there is no other"},
-		{name: "no mode", check: "admission", host: choosesNothing, want: Fail, detail: "no admission mode works: no such thing", fix: "modprobe"},
+		{name: "no mode", check: "admission", host: choosesNothing, want: Fail, detail: "no admission mode works: no such thing", fix: "modprobe -a nf_conntrack_netlink nf_conntrack_sane"},
+		{name: "no mode, own helper", check: "admission", host: choosesNothing, cfg: ownHelper, want: Fail, detail: "no such thing", fix: "modprobe -a nf_conntrack_netlink nfnetlink_cthelper"},
 
 		{name: "no round trip", check: "round-trip", host: func(h fakeHost) fakeHost {
 			h.roundTrip = func(admit.Admission) ([]string, error) { return nil, errNothing }

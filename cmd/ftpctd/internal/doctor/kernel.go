@@ -41,8 +41,8 @@ var options = []option{
 	{name: "NFT_QUEUE", module: "nft_queue"},
 	{name: "NFT_COMPAT", module: "nft_compat", instead: "NFT_QUEUE"},
 	{name: "NETFILTER_XT_TARGET_NFQUEUE", module: "xt_NFQUEUE", instead: "NFT_QUEUE"},
-	{name: "NF_CT_NETLINK_HELPER", module: "nfnetlink_cthelper"},
-	{name: "NF_CONNTRACK_SANE", module: "nf_conntrack_sane", instead: "NF_CT_NETLINK_HELPER"},
+	{name: "NF_CONNTRACK_SANE", module: "nf_conntrack_sane"},
+	{name: "NF_CT_NETLINK_HELPER"}, // the mode "helper" loads nfnetlink_cthelper
 	{name: "NETFILTER_NETLINK_GLUE_CT"},
 }
 

@@ -123,7 +123,7 @@ func TestRoundTrip(t *testing.T) {
 		admission admit.Admission
 		probed    error // of what the kernel may lack
 	}{
-		{"own helper", admit.Admission{Mode: config.AdmitExpect, Helper: "ftpctd", Own: true}, h.OwnHelper()},
+		{"own helper", admit.Admission{Mode: config.AdmitHelper, Helper: "ftpctd"}, h.OwnHelper()},
 		{"carrier", admit.Admission{Mode: config.AdmitExpect, Helper: carrier}, h.Carrier(carrier)},
 		{"entry", admit.Admission{Mode: config.AdmitEntry}, entry},
 	}

@@ -50,7 +50,7 @@ func roundTrip(ctx context.Context, a admit.Admission) (families []string, err e
 	defer cancel()
 	err = withConntrack(func(c *ctnetlink.Conn) (err error) {
 		helper := a.Helper
-		if a.Own {
+		if a.Mode == config.AdmitHelper {
 			helper = privateHelper
 			cfg := ctnetlink.HelperConfig{Name: helper, MaxExpected: 1, Timeout: patience}
 			if err := c.RegisterHelper(cfg); err != nil {
