@@ -5,5 +5,5 @@
 // [Tracker] reads packets through [ftpparse.Session], asks the [Policy] and
 // answers with a [Decision]. It has no sockets and no clock: the caller gives it
 // packets with their time, from a queue of the kernel or from a capture file,
-// and carries its decisions to the kernel through an [Admitter].
+// and carries its decisions to the kernel.
 package conntrack

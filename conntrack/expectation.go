@@ -37,23 +37,3 @@ type Expectation struct {
 	// Via is the line that announced it.
 	Via ftpparse.Via
 }
-
-// An Admitter is the way of expectations to the kernel. It renders them as
-// messages, so that the packet path can send them together with the verdict on
-// the packet that announced them: the kernel handles the messages of one
-// datagram in order, and the expectation stands before the packet moves on.
-type Admitter interface {
-	// AppendExpect appends the message that inserts x to b. The kernel answers only
-	// if it refuses, with the sequence number seq.
-	AppendExpect(b []byte, seq uint32, x *Expectation) []byte
-	// AppendDelete appends the message that removes x if it is unused to b.
-	AppendDelete(b []byte, seq uint32, x *Expectation) []byte
-	// Expect inserts x and waits for the kernel's answer.
-	Expect(x *Expectation) error
-	// Delete removes x; it fails with ENOENT if x was used, also if another control
-	// connection has the same tuple expected now.
-	Delete(x *Expectation) error
-	// Explain puts the kernel's refusal of x into words: what it means and what
-	// to do about it.
-	Explain(x *Expectation, err error) error
-}

@@ -105,7 +105,7 @@ func TestClash(t *testing.T) {
 		if took := ct.reply(t); took < holdFor {
 			t.Errorf("the second reply came after %v, want at least %v", took, holdFor)
 		}
-		ct.daemon.expectLog(t, "the kernel rejected an expectation", "reason=clash", "client="+ct.second.addr.String())
+		ct.daemon.expectLog(t, "kernel rejected expectation", "reason=clash", "client="+ct.second.addr.String())
 		ct.second.command(t, 200, "NOOP")
 		// What the first was promised is still there, once.
 		ct.use(ctx, t, 1)

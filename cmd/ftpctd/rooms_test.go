@@ -121,12 +121,23 @@ var rooms = []room{
 	{
 		// The nftables table: no configuration.
 		path: internal + "/firewall",
-		mod:  []string{"ftpctd/conntrack", "ftpctd/conntrack/ctnetlink", "github.com/google/nftables/", "golang.org/x/sys/unix"},
+		mod: []string{
+			"ftpctd/conntrack", "ftpctd/conntrack/ctnetlink", "ftpctd/nfq/nfnetlink", "github.com/google/nftables/",
+			"golang.org/x/sys/unix",
+		},
 	},
 	{
 		// Words of the file to values of the packages that use them.
 		path: internal + "/config",
 		mod:  []string{internal + "/firewall", "ftpctd/conntrack", "ftpctd/nfq", "github.com/pelletier/go-toml/v2/"},
+	},
+	{
+		// How announced data connections become RELATED: no packets.
+		path: internal + "/admit",
+		mod: []string{
+			internal + "/config", internal + "/firewall", "ftpctd/conntrack", "ftpctd/conntrack/ctnetlink",
+			"golang.org/x/sys/unix",
+		},
 	},
 	{
 		path: internal + "/offline",
@@ -136,21 +147,21 @@ var rooms = []room{
 		// The packet path.
 		path: internal + "/engine",
 		mod: []string{
-			internal + "/config", internal + "/event", internal + "/firewall", internal + "/report", "ftpctd/conntrack",
+			internal + "/admit", internal + "/config", internal + "/event", internal + "/report", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/ftpparse", "ftpctd/nfq", "ftpctd/nfq/packet", "golang.org/x/sys/unix",
 		},
 	},
 	{
 		path: internal + "/doctor",
 		mod: []string{
-			internal + "/config", internal + "/engine", internal + "/firewall", "ftpctd/conntrack",
+			internal + "/admit", internal + "/config", internal + "/engine", internal + "/firewall", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "github.com/google/nftables/", "golang.org/x/sys/unix",
 		},
 	},
 	{
 		path: internal + "/daemon",
 		mod: []string{
-			internal + "/config", internal + "/engine", internal + "/firewall", internal + "/notify", "ftpctd/conntrack",
+			internal + "/admit", internal + "/config", internal + "/engine", internal + "/firewall", internal + "/notify", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "golang.org/x/sync/errgroup", "golang.org/x/sys/unix",
 		},
 	},
@@ -295,7 +306,7 @@ func TestRoomRefuses(t *testing.T) {
 		{"ftpctd/nfq", "ftpctd/conntrack", true},
 		{"ftpctd/nfq", "ftpctd/ftpparse", true},
 		{"ftpctd/bench/lab", "github.com/vishvananda/netns", false},
-		{"ftpctd/bench/lab", "ftpctd/cmd/ftpctd/internal/config", true},
+		{"ftpctd/bench/lab", internal + "/config", true},
 		{"ftpctd/cmd/ftpctd", internal + "/cli", false},
 		{"ftpctd/cmd/ftpctd", internal + "/daemon", true},
 		{internal + "/cli", "ftpctd/bench/lab/miniftp", false},
@@ -304,6 +315,9 @@ func TestRoomRefuses(t *testing.T) {
 		{internal + "/engine", internal + "/daemon", true},
 		{internal + "/engine", "ftpctd/bench/lab", true},
 		{internal + "/firewall", internal + "/config", true},
+		{internal + "/admit", "ftpctd/conntrack/ctnetlink", false},
+		{internal + "/admit", "ftpctd/nfq", true},
+		{internal + "/engine", internal + "/firewall", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.pkg+" "+tt.imported, func(t *testing.T) {

@@ -108,7 +108,7 @@ func (s *supervisor) restoreRuleset() {
 	case gone:
 		s.log.Warn(`nftables table "inet ftpctd" was removed (nft flush ruleset?); restored it`)
 		for _, w := range s.workers {
-			w.engine.Refill()
+			w.engine.ReinstallTLS()
 		}
 	}
 	s.rulesMissing = err != nil

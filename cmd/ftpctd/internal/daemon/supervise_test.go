@@ -60,7 +60,7 @@ func TestWatchdogOfStuckHandler(t *testing.T) {
 
 	handler := stuckHandler{make(chan struct{}), make(chan struct{})}
 	cfg := config.Default()
-	w := &worker{engine: engine.New(engine.Config{Tracker: cfg.Tracker(), Log: slog.New(slog.DiscardHandler)})}
+	w := &worker{engine: engine.New(engine.Config{Tracker: cfg.Tracker(), Now: time.Now, Log: slog.New(slog.DiscardHandler)})}
 	var table *firewall.Table
 	err = l.Router.Do(func() (err error) {
 		if w.queue, err = nfq.Open(nfq.Config{Num: cfg.Queue.Num}); err != nil {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/engine"
 	"ftpctd/nfq"
@@ -85,15 +87,15 @@ func (w *workers) conntrack() bool { return w.list[0].queue.Conntrack() }
 // newEngine makes the engine of a queue.
 func (d *daemon) newEngine(q *nfq.Queue) *engine.Engine {
 	c := engine.Config{
-		Tracker: d.tracking, Lookup: d.kernel.Connection,
+		Tracker: d.tracking, Now: time.Now, Lookup: d.kernel.Connection,
 		TLSPorts: d.cfg.TLSPorts(), SkipMark: d.cfg.Queue.SkipMark,
 		Accept: q.Accept, Send: q.Send, Log: d.log,
 	}
-	if d.rules != nil {
-		c.Entry = &engine.Entry{Table: d.rules.table, Timeout: d.cfg.Helper.Timeout}
-	}
 	if d.admission.Mode != config.AdmitEntry {
-		c.Kernel = engine.Expect{Conn: d.kernel}
+		c.Expect = admit.NewExpect(d.kernel)
+	}
+	if d.rules != nil {
+		c.Entry = admit.NewEntry(d.rules.table, d.cfg.Helper.Timeout)
 	}
 	return engine.New(c)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
@@ -36,8 +37,8 @@ type fakeKernel struct {
 	tries  int
 }
 
-func (k *fakeKernel) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
-	return fmt.Appendf(b, "expect#%d %s;", seq, x.Tuple.Dst)
+func (k *fakeKernel) AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) ([]byte, error) {
+	return fmt.Appendf(b, "expect#%d %s;", seq, x.Tuple.Dst), nil
 }
 
 func (k *fakeKernel) AppendDelete(b []byte, _ uint32, x *conntrack.Expectation) []byte {
@@ -63,8 +64,6 @@ func (k *fakeKernel) Delete(x *conntrack.Expectation) error {
 	k.calls = append(k.calls, "delete "+x.Tuple.Dst.String())
 	return unix.ENOENT
 }
-
-func (k *fakeKernel) Explain(_ *conntrack.Expectation, err error) error { return err }
 
 // bench is an engine with a fake kernel and what comes out of it.
 type bench struct {
@@ -97,7 +96,8 @@ func newBench() *bench {
 		Tracker: conntrack.Config{
 			Ports: []uint16{21}, Policy: policy, Connections: 16, MaxExpected: 8, Timeout: 30 * time.Second,
 		},
-		Kernel: b.kernel,
+		Expect: b.kernel,
+		Now:    time.Now,
 		Accept: func(id uint32) error {
 			b.accepted = append(b.accepted, id)
 			return nil
@@ -161,7 +161,7 @@ func TestConnectionOfPacket(t *testing.T) {
 			if got := string(b.announce(client.String()).Before); got != want {
 				t.Errorf("verdict %q, want %q", got, want)
 			}
-			if zone := b.sent[firstSeq].x.Zone; zone != tt.zone {
+			if zone := b.inFlight[firstSeq].x.Zone; zone != tt.zone {
 				t.Errorf("zone %d, want %d", zone, tt.zone)
 			}
 			if asked != tt.asked {
@@ -335,8 +335,8 @@ func TestEntryWithoutNAT(t *testing.T) {
 			table := &fakeTable{}
 			cfg := b.cfg
 			cfg.Tracker.Policy.PassiveAddress = conntrack.AddressReply
-			cfg.Entry = &Entry{Table: table}
-			cfg.Kernel = nil
+			cfg.Entry = admit.NewEntry(table, time.Minute)
+			cfg.Expect = nil
 			cfg.TLSPorts = conntrack.PortRange{Min: 30000, Max: 30999}
 			cfg.Lookup = func(ends conntrack.Tuple) (conntrack.Connection, error) { return tt.kernel(ends), nil }
 			b.Engine = New(cfg)
@@ -363,8 +363,8 @@ func TestEntry(t *testing.T) {
 	open := func() *bench {
 		b := newBench()
 		cfg := b.cfg
-		cfg.Entry = &Entry{Table: &fakeTable{}}
-		cfg.Kernel = nil
+		cfg.Entry = admit.NewEntry(&fakeTable{}, time.Minute)
+		cfg.Expect = nil
 		cfg.TLSPorts = conntrack.PortRange{Min: 30000, Max: 30999}
 		b.Engine = New(cfg)
 		return b
@@ -523,7 +523,7 @@ func TestTooManyWait(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench()
-			b.waiting.served = true // nobody is, in this test
+			b.waiting.running = true // nobody is, in this test
 			for range tt.n {
 				b.waiting.list = append(b.waiting.list, &waiter{x: conntrack.Expectation{Master: conntrack.Tuple{Src: tt.client}}})
 			}
@@ -729,8 +729,8 @@ func TestRefused(t *testing.T) {
 	t.Run("the table is gone", func(t *testing.T) {
 		b := newBench()
 		defer b.Close()
-		b.cfg.Entry = &Entry{Table: &fakeTable{err: &firewall.Error{Op: "add to", Err: unix.ENOENT}}}
-		b.cfg.Kernel = nil
+		b.cfg.Entry = admit.NewEntry(&fakeTable{err: &firewall.Error{Op: "add to", Err: unix.ENOENT}}, time.Minute)
+		b.cfg.Expect = nil
 		b.Engine = New(b.cfg)
 		b.announce("192.0.2.10:40000")
 		b.Flush()
@@ -804,7 +804,7 @@ func TestExpireWithoutQueue(t *testing.T) {
 		b.announce("192.0.2.10:40000")
 		b.announce("192.0.2.11:40000")
 		time.Sleep(31 * time.Second)
-		b.expire()
+		b.Expire()
 		const one = "delete 198.51.100.20:5000"
 		if diff := cmp.Diff([]string{one, one}, b.kernel.calls); diff != "" {
 			t.Errorf("calls (-want +got):\n%s", diff)
@@ -827,7 +827,7 @@ func TestExpireBesidePackets(t *testing.T) {
 			case <-done:
 				return
 			default:
-				b.expire()
+				b.Expire()
 			}
 		}
 	})
@@ -867,7 +867,7 @@ func TestTableOnceForABatch(t *testing.T) {
 	b := newBench()
 	defer b.Close()
 	table := &transactions{}
-	b.cfg.Entry, b.cfg.Kernel = &Entry{Table: table, Timeout: time.Minute}, nil
+	b.cfg.Entry, b.cfg.Expect = admit.NewEntry(table, time.Minute), nil
 	b.Engine = New(b.cfg)
 	end := func(client string) {
 		b.Packet(&packet.Packet{Src: server, Dst: netip.MustParseAddrPort(client), Flags: packet.RST, Seq: 29})
@@ -891,7 +891,7 @@ func TestTableOnceForABatch(t *testing.T) {
 // transactions notes the changes of each transaction.
 type transactions struct{ seen []string }
 
-// Apply implements Table.
+// Apply implements admit.Table.
 func (f *transactions) Apply(changes []firewall.Change) error {
 	var words []string
 	for _, c := range changes {
@@ -926,7 +926,7 @@ func TestFallback(t *testing.T) {
 			defer b.Close()
 			table := &fakeTable{}
 			if !tt.noRule {
-				b.cfg.Entry = &Entry{Table: table, Timeout: time.Minute}
+				b.cfg.Entry = admit.NewEntry(table, time.Minute)
 			}
 			b.Engine = New(b.cfg)
 			b.announce("192.0.2.10:40000")
@@ -943,7 +943,7 @@ func TestFallback(t *testing.T) {
 		b := newBench()
 		defer b.Close()
 		table := &fakeTable{}
-		b.cfg.Entry = &Entry{Table: table, Timeout: time.Minute}
+		b.cfg.Entry = admit.NewEntry(table, time.Minute)
 		b.cfg.Tracker.KernelShare = 1
 		b.Engine = New(b.cfg)
 		if v := b.announce("192.0.2.10:40000"); len(v.Before) == 0 {
@@ -959,8 +959,8 @@ func TestFallback(t *testing.T) {
 	})
 }
 
-// TestRefill holds that a table that was made again has the sessions in TLS.
-func TestRefill(t *testing.T) {
+// TestReinstallTLS holds that a table that was made again has the sessions in TLS.
+func TestReinstallTLS(t *testing.T) {
 	const pair = "192.0.2.10 > 198.51.100.20"
 	for _, tt := range []struct {
 		name  string
@@ -974,7 +974,7 @@ func TestRefill(t *testing.T) {
 			b := newBench()
 			defer b.Close()
 			lost, again := &fakeTable{}, &fakeTable{}
-			b.tlsPorts, b.entry = tt.ports, &Entry{Table: lost}
+			b.tlsPorts, b.entry = tt.ports, admit.NewEntry(lost, time.Minute)
 			for i, client := range []string{"192.0.2.10:40000", "192.0.2.10:40001", "192.0.2.11:40000"} {
 				c := netip.MustParseAddrPort(client)
 				b.open(c)
@@ -988,8 +988,8 @@ func TestRefill(t *testing.T) {
 			if diff := cmp.Diff(append(tt.want, tt.want...), lost.added); diff != "" {
 				t.Fatalf("the first table (-want +got):\n%s", diff)
 			}
-			b.entry.Table = again
-			b.Refill()
+			b.entry = admit.NewEntry(again, time.Minute)
+			b.ReinstallTLS()
 			if diff := cmp.Diff(tt.want, again.added); diff != "" {
 				t.Errorf("the table made again (-want +got):\n%s", diff)
 			}
@@ -1019,22 +1019,22 @@ func TestOpaqueStands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
 		table := &timedTable{}
-		b.entry, b.tlsPorts = &Entry{Table: table}, conntrack.PortRange{Min: 30000, Max: 30999}
+		b.entry, b.tlsPorts = admit.NewEntry(table, time.Minute), conntrack.PortRange{Min: 30000, Max: 30999}
 		client := netip.MustParseAddrPort("192.0.2.10:40000")
 		b.open(client)
 		b.Packet(&packet.Packet{Src: client, Dst: server, Seq: 1, Flags: packet.ACK, Payload: []byte("AUTH TLS\r\n")})
 		b.Packet(&packet.Packet{Src: server, Dst: client, Seq: 1, Ack: 11, Flags: packet.ACK, Payload: []byte("234 go\r\n")})
 		b.Flush()
-		ctx, cancel := context.WithTimeout(t.Context(), 3*opaqueFor)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*tlsTimeout)
 		defer cancel()
 		if err := b.Run(ctx); err != nil {
 			t.Error(err)
 		}
-		if left := time.Until(table.until); left < opaqueFor/2 {
-			t.Errorf("%v left after %v, want most of %v", left, 3*opaqueFor, opaqueFor)
+		if left := time.Until(table.until); left < tlsTimeout/2 {
+			t.Errorf("%v left after %v, want most of %v", left, 3*tlsTimeout, tlsTimeout)
 		}
 		time.Sleep(7 * 24 * time.Hour) // which is longer than conntrack remembers
-		b.expire()
+		b.Expire()
 		if !table.until.IsZero() {
 			t.Errorf("stands until %v after the session was forgotten", table.until)
 		}

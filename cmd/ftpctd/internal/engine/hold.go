@@ -3,27 +3,39 @@ package engine
 import (
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"ftpctd/cmd/ftpctd/internal/firewall"
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/conntrack"
 )
 
-// waiting are the expectations whose place in the kernel's table another control
-// connection has, and may not have used yet. One goroutine tries them, of each place
-// the one that came first, and holds no lock while the kernel works.
+const (
+	// holdFor is how long a packet is held for an expectation that conflicts with another
+	// control connection's; retryEvery is how often that is tried again.
+	holdFor    = 200 * time.Millisecond
+	retryEvery = 5 * time.Millisecond
+	// maxWaiting bounds the expectations that wait at a time, and maxWaitingOfClient those
+	// of one client. The packet of one more is not held, and the kernel's answer is final.
+	maxWaiting         = 64
+	maxWaitingOfClient = 16
+)
+
+// waiting are the expectations that conflict with another control connection's in the
+// kernel's table. One goroutine tries them, for each tuple the first one, and holds no lock
+// while the kernel works.
 type waiting struct {
 	list []*waiter
-	// withdrawn are expectations that stood where another one waits. They are deleted
-	// by the goroutine that also inserts, so that neither takes one for the other.
+	// withdrawn are expectations of tuples for which others wait. They are deleted by the
+	// goroutine that also inserts, so that neither takes one for the other.
 	withdrawn []conntrack.Expectation
-	served    bool // the goroutine runs
+	running   bool // the goroutine
 }
 
-// waiter is an expectation that waits, and with it the packets that announced it, which
-// is none if they have moved on.
+// waiter is an expectation that waits, with the packets that announced it; none if they
+// are gone.
 type waiter struct {
 	x        conntrack.Expectation
 	deadline time.Time
@@ -36,46 +48,48 @@ type heldPacket struct {
 	left int
 }
 
-// hold keeps a packet back until the kernel has taken those of its expectations that
-// are for its table, one of which another control connection may hold the place of. It
+// hold delays a packet until the kernel has those of its expectations that are for its
+// table, one of which may conflict with an expectation of another control connection. It
 // reports false if there is none, or if too many wait already.
-func (e *Engine) hold(id uint32, announced []conntrack.Expectation) bool {
+func (e *Engine) hold(now time.Time, id uint32, announced []conntrack.Expectation) bool {
+	if e.accept == nil {
+		return false
+	}
 	var expect []conntrack.Expectation
 	for i := range announced {
 		if !e.viaEntry(&announced[i]) {
 			expect = append(expect, announced[i])
 		}
 	}
-	if len(expect) == 0 || !e.hasRoom(expect) {
+	if len(expect) == 0 || !e.hasHoldSlots(expect) {
 		return false
 	}
 	packet := &heldPacket{id: id, left: len(expect)}
 	for i := range expect {
-		e.wait(&expect[i], packet)
+		e.wait(now, &expect[i], packet)
 	}
 	return true
 }
 
-// wait lets x wait for its place for as long as a packet may be held. It reports false
-// if too many wait already.
-func (e *Engine) wait(x *conntrack.Expectation, packet *heldPacket) bool {
+// wait lets x wait for as long as a packet may be held. It reports false if too many wait
+// already.
+func (e *Engine) wait(now time.Time, x *conntrack.Expectation, packet *heldPacket) bool {
 	w := e.waiter(x)
 	if w == nil {
-		if packet == nil && !e.hasRoom([]conntrack.Expectation{*x}) {
+		if packet == nil && !e.hasHoldSlots([]conntrack.Expectation{*x}) {
 			return false
 		}
-		w = &waiter{x: *x, deadline: time.Now().Add(holdFor)}
+		w = &waiter{x: *x, deadline: now.Add(holdFor)}
 		e.waiting.list = append(e.waiting.list, w)
 	}
 	if packet != nil {
 		w.packets = append(w.packets, packet)
 	}
-	e.serve()
+	e.startRetrying()
 	return true
 }
 
-// waiter returns what waits for x already: its control connection has announced it more
-// than once.
+// waiter returns the waiter for x, if its control connection has announced it before.
 func (e *Engine) waiter(x *conntrack.Expectation) *waiter {
 	for _, w := range e.waiting.list {
 		if w.x.Tuple == x.Tuple && w.x.Master == x.Master && w.x.Zone == x.Zone {
@@ -85,8 +99,8 @@ func (e *Engine) waiter(x *conntrack.Expectation) *waiter {
 	return nil
 }
 
-// hasRoom reports whether expect, all of one client, may wait.
-func (e *Engine) hasRoom(expect []conntrack.Expectation) bool {
+// hasHoldSlots reports whether expect, all of one client, may wait.
+func (e *Engine) hasHoldSlots(expect []conntrack.Expectation) bool {
 	n := 0
 	for i := range expect {
 		if e.waiter(&expect[i]) == nil {
@@ -102,16 +116,16 @@ func (e *Engine) hasRoom(expect []conntrack.Expectation) bool {
 	return n == 0 || len(e.waiting.list)+n <= maxWaiting && ofClient <= maxWaitingOfClient
 }
 
-// serve starts the goroutine that tries what waits, if it does not run.
-func (e *Engine) serve() {
-	if !e.waiting.served {
-		e.waiting.served = true
-		e.tasks.Go(e.serveWaiting)
+// startRetrying starts retryExpect, if it does not run.
+func (e *Engine) startRetrying() {
+	if !e.waiting.running {
+		e.waiting.running = true
+		e.tasks.Go(e.retryExpect)
 	}
 }
 
-// serveWaiting goes on until nothing waits any more.
-func (e *Engine) serveWaiting() {
+// retryExpect retries the insertions that conflict until none waits.
+func (e *Engine) retryExpect() {
 	for {
 		withdrawn, turn := e.turn()
 		for i := range withdrawn {
@@ -120,9 +134,9 @@ func (e *Engine) serveWaiting() {
 			}
 		}
 		for _, w := range turn {
-			e.try(w)
+			e.tryExpect(w)
 		}
-		if e.allServed() {
+		if e.stopRetrying() {
 			return
 		}
 		select {
@@ -132,8 +146,8 @@ func (e *Engine) serveWaiting() {
 	}
 }
 
-// turn returns what is to be deleted, and the waiters whose turn it is: of each place
-// the first, and those whose time is over.
+// turn returns the expectations to delete, and the waiters whose turn it is: of each tuple
+// the first, and those past their deadline.
 func (e *Engine) turn() (withdrawn []conntrack.Expectation, turn []*waiter) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -149,19 +163,19 @@ func (e *Engine) turn() (withdrawn []conntrack.Expectation, turn []*waiter) {
 }
 
 // stands reports whether the control connection of x has announced it again since, and
-// the kernel has taken that.
+// the kernel has that expectation.
 func (e *Engine) stands(x *conntrack.Expectation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.tracker.Stands(x)
 }
 
-// allServed reports whether nothing waits, which ends the goroutine.
-func (e *Engine) allServed() bool {
+// stopRetrying reports whether none waits, which ends the goroutine.
+func (e *Engine) stopRetrying() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.waiting.served = len(e.waiting.withdrawn) > 0 || len(e.waiting.list) > 0
-	return !e.waiting.served
+	e.waiting.running = len(e.waiting.withdrawn) > 0 || len(e.waiting.list) > 0
+	return !e.waiting.running
 }
 
 // isLast reports whether w may be tried once more only.
@@ -170,19 +184,20 @@ func (e *Engine) isLast(w *waiter) bool {
 	case <-e.stop:
 		return true
 	default:
-		return time.Now().After(w.deadline)
+		return e.now().After(w.deadline)
 	}
 }
 
-// try tries to insert what waits, and releases its packet if that is settled.
-func (e *Engine) try(w *waiter) {
+// tryExpect tries to insert the expectation of w, and releases its packets if that is
+// settled.
+func (e *Engine) tryExpect(w *waiter) {
 	last := e.isLast(w)
-	err := e.kernel.Expect(&w.x)
-	if err != nil && reasonOf(err) == conntrack.Clash && !last {
+	err := e.expect.Expect(&w.x)
+	if err != nil && admit.Reason(err) == conntrack.Clash && !last {
 		return
 	}
-	if err != nil && e.fallback(&w.x, err) {
-		err = e.admitEntry(&w.x)
+	if err != nil && e.fallsBack(&w.x, err) {
+		err = e.entry.Expect(&w.x)
 	}
 	if !e.settle(w, err) {
 		e.withdraw(&w.x)
@@ -191,52 +206,39 @@ func (e *Engine) try(w *waiter) {
 		if packet.left--; packet.left > 0 {
 			continue
 		}
-		// A queue that closed has let it go already.
+		// A queue that was closed has released it.
 		if err := e.accept(packet.id); err != nil && !errors.Is(err, os.ErrClosed) {
 			e.log.Error("cannot release a held packet", "err", err)
 		}
 	}
 }
 
-// settle takes w out of the list. It reports false if nothing of w may stay in the
-// kernel's table: it was withdrawn meanwhile, or the tracker knows of none.
+// settle takes w off the list. It reports false if nothing of w may stay in the kernel's
+// table: it was withdrawn in the meantime, or the tracker does not know what is there.
 func (e *Engine) settle(w *waiter, err error) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for i := range e.waiting.list {
-		if e.waiting.list[i] == w {
-			e.waiting.list = append(e.waiting.list[:i], e.waiting.list[i+1:]...)
-			break
-		}
+	if i := slices.Index(e.waiting.list, w); i >= 0 {
+		e.waiting.list = slices.Delete(e.waiting.list, i, i+1)
 	}
 	if err != nil {
-		e.reject(&w.x, err)
-		return reasonOf(err) != conntrack.Clash // what is in the way may be its own, of an earlier announcement
+		e.reject(e.now(), &w.x, err)
+		// A clash may be with an earlier announcement of the same control connection.
+		return admit.Reason(err) != conntrack.Clash
 	}
 	return e.tracker.Admitted(&w.x)
 }
 
-// admitEntry makes x an expectation of the table.
-func (e *Engine) admitEntry(x *conntrack.Expectation) error {
-	c, err := e.entry.change(x)
-	if err != nil {
-		return err
-	}
-	return e.entry.Table.Apply([]firewall.Change{c})
-}
-
-// withdrawLater leaves it to the goroutine that also inserts to withdraw x.
+// withdrawLater leaves the withdrawal of x to the goroutine that also inserts.
 func (e *Engine) withdrawLater(x *conntrack.Expectation) {
 	e.waiting.withdrawn = append(e.waiting.withdrawn, *x)
-	e.serve()
+	e.startRetrying()
 }
 
-// withdraw deletes x from the kernel's table, if it stands there unused.
+// withdraw takes x back, if it is unused.
 func (e *Engine) withdraw(x *conntrack.Expectation) {
-	if e.viaEntry(x) {
-		return // its element expires
-	}
-	if err := e.kernel.Delete(x); err != nil && !errors.Is(err, unix.ENOENT) && e.mayWarn(warnWithdraw, "", x.Master.Src.Addr()) {
-		e.log.Warn("cannot withdraw an expectation", "err", err)
+	err := e.admitter(x).Delete(x)
+	if err != nil && !errors.Is(err, unix.ENOENT) && e.mayWarn(e.now(), warnWithdraw, "", x.Master.Src.Addr()) {
+		e.log.Warn("cannot remove expectation", "err", err)
 	}
 }

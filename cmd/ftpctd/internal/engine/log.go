@@ -42,8 +42,8 @@ const (
 	warnMessage        = "kernel-message" // that is not known any more
 )
 
-// observe logs an event of the tracker.
-func (e *Engine) observe(ev conntrack.Event) {
+// logEvent logs an event of the tracker.
+func (e *Engine) logEvent(ev conntrack.Event) {
 	level, ok := levels[ev.Kind]
 	if !ok {
 		level = slog.LevelDebug
@@ -83,22 +83,22 @@ func (e *Engine) mayLog(now time.Time, level slog.Level, k event.Kind, client ne
 
 // mayWarn is mayLog for a warning; what is one of the constants above. The client
 // may be invalid where it is not known.
-func (e *Engine) mayWarn(what string, reason conntrack.Reason, client netip.Addr) bool {
-	return e.mayLog(time.Now(), slog.LevelWarn, event.Kind{Event: what, Reason: string(reason)}, client)
+func (e *Engine) mayWarn(now time.Time, what string, reason conntrack.Reason, client netip.Addr) bool {
+	return e.mayLog(now, slog.LevelWarn, event.Kind{Event: what, Reason: string(reason)}, client)
 }
 
-// logKernelRejected warns that the kernel did not take an expectation.
-func (e *Engine) logKernelRejected(x *conntrack.Expectation, reason conntrack.Reason, err error) {
-	if e.mayWarn(warnKernelRejected, reason, x.Master.Src.Addr()) {
-		e.log.Warn("the kernel rejected an expectation",
+// logKernelRejected warns that the kernel rejected an expectation.
+func (e *Engine) logKernelRejected(now time.Time, x *conntrack.Expectation, reason conntrack.Reason, err error) {
+	if e.mayWarn(now, warnKernelRejected, reason, x.Master.Src.Addr()) {
+		e.log.Warn("kernel rejected expectation",
 			"reason", reason, "client", x.Master.Src, "server", x.Master.Dst,
-			"via", x.Via, "err", e.explain(x, err))
+			"via", x.Via, "err", err)
 	}
 }
 
-// logUnrelated warns that the kernel did not take the entry of a data connection.
-func (e *Engine) logUnrelated(data, master conntrack.Tuple, err error) {
-	if e.mayWarn(warnUnrelated, "", master.Src.Addr()) {
+// logUnrelated warns that the kernel rejected the entry of a data connection.
+func (e *Engine) logUnrelated(now time.Time, data, master conntrack.Tuple, err error) {
+	if e.mayWarn(now, warnUnrelated, "", master.Src.Addr()) {
 		e.log.Warn("cannot relate a data connection to its control connection",
 			"src", data.Src, "dst", data.Dst, "client", master.Src, "server", master.Dst,
 			"err", ctnetlink.Explain(ctnetlink.OpCreate, data, err))

@@ -34,31 +34,31 @@ func TestLogFlood(t *testing.T) {
 	}{
 		{
 			name: "event", level: slog.LevelInfo,
-			line: func(b *bench, now time.Time) { rejected.Time = now; b.observe(rejected) },
+			line: func(b *bench, now time.Time) { rejected.Time = now; b.logEvent(rejected) },
 			text: `msg="data connection refused"`, lines: 5,
 			want: []string{`level=INFO msg="similar log lines suppressed" suppressed=995 event=reject reason=` + string(ftpparse.BadPort) + " mostly_from=192.0.2.10"},
 		},
 		{
 			name: "event at debug", level: slog.LevelDebug,
-			line: func(b *bench, now time.Time) { rejected.Time = now; b.observe(rejected) },
+			line: func(b *bench, now time.Time) { rejected.Time = now; b.logEvent(rejected) },
 			text: `msg="data connection refused"`, lines: n,
 		},
 		{
 			name: "event at warn", level: slog.LevelWarn,
-			line: func(b *bench, now time.Time) { rejected.Time = now; b.observe(rejected) },
+			line: func(b *bench, now time.Time) { rejected.Time = now; b.logEvent(rejected) },
 			text: `msg="data connection refused"`, lines: 0,
 		},
 		{
 			name: "kernel rejects an expectation", level: slog.LevelInfo,
 			line: func(b *bench, _ time.Time) {
-				b.logKernelRejected(&conntrack.Expectation{Master: master, Via: ftpparse.PORT}, conntrack.TableFull, errors.New("full"))
+				b.logKernelRejected(b.now(), &conntrack.Expectation{Master: master, Via: ftpparse.PORT}, conntrack.TableFull, errors.New("full"))
 			},
-			text: `msg="the kernel rejected an expectation" reason=table-full client=192.0.2.10:40000`, lines: 5,
+			text: `msg="kernel rejected expectation" reason=table-full client=192.0.2.10:40000`, lines: 5,
 			want: []string{`level=WARN msg="similar log lines suppressed" suppressed=995 event=kernel-reject reason=table-full mostly_from=192.0.2.10`},
 		},
 		{
 			name: "kernel rejects an entry", level: slog.LevelInfo,
-			line: func(b *bench, _ time.Time) { b.logUnrelated(rejected.Tuple, master, errors.New("full")) },
+			line: func(b *bench, _ time.Time) { b.logUnrelated(b.now(), rejected.Tuple, master, errors.New("full")) },
 			text: `msg="cannot relate a data connection`, lines: 5,
 			want: []string{`level=WARN msg="similar log lines suppressed" suppressed=995 event=unrelated mostly_from=192.0.2.10`},
 		},
@@ -129,9 +129,9 @@ func TestSuppressedLineAllocates(t *testing.T) {
 		Master: conntrack.Tuple{Src: netip.MustParseAddrPort("192.0.2.10:40000"), Dst: server},
 	}
 	for range 10 {
-		b.observe(ev)
+		b.logEvent(ev)
 	}
-	if n := testing.AllocsPerRun(100, func() { b.observe(ev) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { b.logEvent(ev) }); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}
 }
