@@ -108,7 +108,7 @@ func (w *witness) observe(e conntrack.Event) {
 }
 
 // FuzzDatagrams gives arbitrary datagrams among a few hosts, two control ports among
-// theirs, to the whole of what the daemon does. Whatever comes, every expectation is
+// theirs, to the daemon's packet path. Whatever comes, every expectation is
 // between the two hosts of a connection that had a handshake in the client's direction,
 // or that was there before the first datagram, and to a port that is allowed.
 func FuzzDatagrams(f *testing.F) {
@@ -124,7 +124,9 @@ func FuzzDatagrams(f *testing.F) {
 		f.Add([]byte("\x00" + opened + step(0, 2, say, word)))
 		f.Add([]byte("\x00" + opened + step(0, 2, say, "PASV\r\n") + step(2, 0, say, word)))
 	}
-	f.Add([]byte("\x00" + opened + step(0, 2, say, "PASV\r\n") + step(2, 0, say, "227 ok (192,0,2,2,122,8)\r\n") + step(0, 4, syn, nothing)))
+	for _, mode := range []string{"\x00", "\x04"} { // expect, entry
+		f.Add([]byte(mode + opened + step(0, 2, say, "PASV\r\n") + step(2, 0, say, "227 ok (192,0,2,2,122,8)\r\n") + step(0, 4, syn, nothing)))
+	}
 	f.Add([]byte("\x00" + step(0, 2, say, "NOOP") + step(2, 0, say, "200 ok\r\n") + step(0, 2, say, port)))
 	f.Add([]byte("\x00" + step(0, 2, syn, nothing) + step(2, 0, syn, nothing) + step(0, 2, synAck, nothing) + step(2, 0, login, nothing) + step(0, 2, say, port)))
 	// A server that sends a SYN of its own, and a SYN/ACK that answers nothing.
@@ -241,7 +243,7 @@ func streams(t *testing.T, data []byte) {
 			}
 		}
 	}
-	d.tracker.Close(now)
+	d.Close()
 	if n := d.Stats().Outstanding; n != 0 {
 		t.Fatalf("%d expectations are left", n)
 	}

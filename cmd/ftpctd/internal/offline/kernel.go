@@ -3,6 +3,7 @@ package offline
 import (
 	"cmp"
 	"net/netip"
+	"os"
 	"time"
 
 	"ftpctd/conntrack"
@@ -79,13 +80,13 @@ func (c *connection) as() conntrack.Connection {
 	}
 }
 
-// lookup is conntrack.Config's.
-func (k *kernel) lookup(_ *packet.Packet, ends conntrack.Tuple) (conntrack.Connection, bool) {
+// lookup is engine.Config's. It fails with os.ErrNotExist.
+func (k *kernel) lookup(ends conntrack.Tuple) (conntrack.Connection, error) {
 	c := k.connections[keyOf(ends.Src, ends.Dst)]
 	if c == nil || !c.alive {
-		return conntrack.Connection{}, false
+		return conntrack.Connection{}, os.ErrNotExist
 	}
-	return c.as(), true
+	return c.as(), nil
 }
 
 // find returns what is known of the ends of p, with an entry that has run out dead, and

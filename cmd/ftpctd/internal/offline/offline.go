@@ -1,50 +1,83 @@
-// Package offline makes the daemon's decisions without a kernel: on the packets of a
+// Package offline runs the daemon's packet path without a kernel: on the packets of a
 // capture, or of a test. A small model of conntrack and of the daemon's nftables rules
-// keeps from the tracker what they would keep from it, and answers its questions.
+// keeps from the engine what they would keep from it, and answers its questions.
 package offline
 
 import (
+	"log/slog"
 	"slices"
 	"time"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
+	"ftpctd/cmd/ftpctd/internal/engine"
+	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/nfq/packet"
 )
 
-// tick is how often the daemon looks for what has run out.
+// tick is how often the daemon expires expectations.
 const tick = time.Second
 
-// Daemon is what stands between packets and decisions. It is not safe for concurrent
+// Daemon is an engine and the model of the kernel around it. It is not safe for concurrent
 // use.
 type Daemon struct {
-	tracker *conntrack.Tracker
-	kernel  kernel
-	older   *conntrack.Older
-	ports   []uint16
-	now     time.Time
-	next    time.Time // when what has run out is looked for
+	engine *engine.Engine
+	kernel kernel
+	older  *conntrack.Older
+	ports  []uint16
+	now    time.Time // of the capture
+	next   time.Time // of the next tick
+	clock  time.Time // the engine's
 }
 
-// New makes a Daemon. It sets Lookup and Older of cfg: connections whose beginning the
-// packets lack are picked up, once each.
+// New makes a Daemon, in the mode "expect" or, with cfg.Shared, "entry". It sets Reopen and
+// Older of cfg: connections whose beginning the packets lack are picked up, once each.
 func New(cfg conntrack.Config) *Daemon {
 	d := &Daemon{
 		kernel: kernel{connections: make(map[key]*connection)},
 		older:  conntrack.NewOlder(nil, cfg.Ports, 0), ports: cfg.Ports,
 	}
-	cfg.Older, cfg.Lookup, cfg.Reopen = d.older, d.kernel.lookup, true
-	d.tracker = conntrack.New(cfg)
+	cfg.Older, cfg.Reopen = d.older, true
+	path := engine.Config{
+		Tracker: cfg, Lookup: d.kernel.lookup, Now: func() time.Time { return d.clock },
+		Send: func([]byte) error { return nil }, Log: slog.New(slog.DiscardHandler),
+	}
+	if cfg.Shared {
+		path.Entry = admit.NewEntry(willing{}, cfg.Timeout)
+	} else {
+		path.Expect = willing{}
+	}
+	d.engine = engine.New(path)
 	return d
 }
 
+// willing takes every expectation, and every change of the daemon's table, at once.
+type willing struct{}
+
+// AppendExpect implements engine.Admitter.
+func (willing) AppendExpect(b []byte, _ uint32, _ *conntrack.Expectation) ([]byte, error) {
+	return b, nil
+}
+
+// AppendDelete implements engine.Admitter.
+func (willing) AppendDelete(b []byte, _ uint32, _ *conntrack.Expectation) []byte { return b }
+
+// Expect implements engine.Admitter.
+func (willing) Expect(*conntrack.Expectation) error { return nil }
+
+// Delete implements engine.Admitter.
+func (willing) Delete(*conntrack.Expectation) error { return nil }
+
+// Apply implements admit.Table.
+func (willing) Apply([]firewall.Change) error { return nil }
+
 // Packet takes the next packet of all that pass the firewall, at a time that does not
-// matter if it goes back. It returns nil for what the daemon's rules keep from the
-// tracker. The decision is valid until the next call.
+// matter if it goes back. It reports whether the daemon's rules would queue the packet.
 //
 // What has run out is withdrawn ahead of the packet, but only where a second is full,
 // counted from the first packet: until the daemon's ticker has fired, the kernel has the
 // expectation.
-func (d *Daemon) Packet(now time.Time, p *packet.Packet) *conntrack.Decision {
+func (d *Daemon) Packet(now time.Time, p *packet.Packet) bool {
 	if d.next.IsZero() {
 		d.now, d.next = now, now.Add(tick)
 	}
@@ -52,22 +85,25 @@ func (d *Daemon) Packet(now time.Time, p *packet.Packet) *conntrack.Decision {
 		d.now = now
 	}
 	if late := d.now.Sub(d.next); late >= 0 {
-		at := d.next.Add(late.Truncate(tick))
-		d.tracker.Expire(at)
-		d.next = at.Add(tick)
+		d.clock = d.next.Add(late.Truncate(tick))
+		d.engine.Expire()
+		d.next = d.clock.Add(tick)
 	}
+	d.clock = d.now
 	c, dir := d.track(p)
 	if c == nil || !d.queued(c, dir, p) {
-		return nil
+		return false
 	}
 	if !c.begun && !c.listed {
 		c.listed = true
 		d.older.Add(c.as())
 	}
-	return d.tracker.Packet(d.now, p)
+	d.engine.Packet(p)
+	d.engine.Flush()
+	return true
 }
 
-// track has the kernel follow p. It returns nil for what conntrack calls invalid, and
+// track follows p as the kernel does. It returns nil for what conntrack calls invalid, and
 // for connections that are neither control nor expected data connections.
 func (d *Daemon) track(p *packet.Packet) (*connection, direction) {
 	control := d.isControl(p)
@@ -86,7 +122,7 @@ func (d *Daemon) track(p *packet.Packet) (*connection, direction) {
 		}
 		return c, dir
 	case isFirst(p):
-		_, expected := d.tracker.Use(p.Src, p.Dst)
+		expected := d.engine.Use(p.Src, p.Dst)
 		if !control && !expected {
 			if c != nil {
 				c.alive = false
@@ -114,9 +150,9 @@ func (d *Daemon) clientSent(p *packet.Packet) bool {
 	return slices.Contains(d.ports, p.Dst.Port())
 }
 
-// queued reports whether the daemon's rules hand p to it: those of package firewall, but
-// for the check of the way back, as a capture has no routes. A SANE request is queued,
-// and dropped behind the queue.
+// queued reports whether the daemon's rules queue p: those of package firewall, without the
+// check of the way back, as a capture has no routes. A SANE request is queued, and dropped
+// behind the queue.
 func (d *Daemon) queued(c *connection, dir direction, p *packet.Packet) bool {
 	server := p.Dst
 	if dir == reply {
@@ -143,4 +179,7 @@ func isFirst(p *packet.Packet) bool {
 }
 
 // Stats returns the tracker's counters.
-func (d *Daemon) Stats() conntrack.Stats { return d.tracker.Stats() }
+func (d *Daemon) Stats() conntrack.Stats { return d.engine.Stats() }
+
+// Close withdraws all expectations, as a daemon does that ends.
+func (d *Daemon) Close() { d.engine.Close() }

@@ -378,7 +378,7 @@ func TestOthersLeaveNothing(t *testing.T) {
 			{Src: dst, Dst: src, Flags: syn | ack},
 			{Src: src, Dst: dst, Flags: ack, Payload: []byte("GET / HTTP/1.1\r\n")},
 		} {
-			if d.Packet(time.Unix(1000, 0), &p) != nil {
+			if d.Packet(time.Unix(1000, 0), &p) {
 				t.Fatalf("%+v is queued", p)
 			}
 		}
