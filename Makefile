@@ -81,14 +81,17 @@ fuzz: ## run each fuzz target for FUZZTIME (300000x, about 20 s)
 lint: ## run golangci-lint with .golangci.yml
 	$(GOLANGCI_LINT) run ./...
 
+# The stages one by one, and all of them together.
+BENCHMARKS = ./bench ./cmd/ftpctd/internal/engine
+
 bench: ## the Go benchmarks: each stage of a packet's way through user space
-	$(GO) test -run '^$$' -bench . ./bench/...
+	$(GO) test -run '^$$' -bench . $(BENCHMARKS)
 
 bench-baseline: ## re-record the baseline of bench-compare
-	$(GO) test -run '^$$' -bench . -count 6 ./bench > bench/baseline.txt
+	$(GO) test -run '^$$' -bench . -count 6 $(BENCHMARKS) > bench/baseline.txt
 
 bench-compare: ## the Go benchmarks against bench/baseline.txt, with benchstat
-	$(GO) test -run '^$$' -bench . -count 6 ./bench > bench/new.txt
+	$(GO) test -run '^$$' -bench . -count 6 $(BENCHMARKS) > bench/new.txt
 	$(BENCHSTAT) bench/baseline.txt bench/new.txt
 	rm bench/new.txt
 

@@ -3,6 +3,8 @@
 //
 //	go test -bench . ./bench
 //
+// BenchmarkPath, in the package of the daemon's engine, measures the stages together.
+//
 // BenchmarkYardstick parses the same lines by other means in the same run, so that
 // ratios can be compared across machines.
 package bench

@@ -1,77 +1,23 @@
 package bench
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"ftpctd/bench/corpora"
+	"ftpctd/bench/dialogue"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
 	"ftpctd/ftpparse"
 	"ftpctd/nfq/packet"
 )
 
-var (
-	client = netip.MustParseAddrPort("10.0.0.1:50000")
-	server = netip.MustParseAddrPort("192.168.0.201:21")
-)
-
-const login = "S220 ready\r\n|CUSER a\r\n|S331 p\r\n|CPASS b\r\n|S230 ok\r\n"
-
-// dialogues are exchanges that can be repeated without end on one connection.
-var dialogues = []struct{ kind, steps string }{
-	{"boring", "CNOOP\r\n|S200 ok\r\n"},
-	{"announcing-227", "CPASV\r\n|S227 Entering Passive Mode (192,168,0,201,122,8).\r\n"},
-	{"announcing-PORT", "CPORT 10,0,0,1,154,208\r\n|S200 ok\r\n"},
-	{"split", "CPA|CSV\r\n|S227 Entering Passive Mode |S(192,168,0,201,122,8).\r\n"},
-}
-
-// step is a segment of a dialogue.
-type step struct {
-	server  bool
-	payload []byte
-}
-
-func steps(s string) []step {
-	var out []step
-	for part := range strings.SplitSeq(s, "|") {
-		out = append(out, step{part[0] == 'S', []byte(part[1:])})
-	}
-	return out
-}
-
-func size(steps []step) (n int64) {
-	for _, s := range steps {
-		n += int64(len(s.payload))
-	}
-	return n
-}
-
-// speaker numbers the segments of a dialogue.
-type speaker struct {
-	client, server netip.AddrPort
-	seq            [2]uint32
-}
-
-func (s *speaker) packet(st step) packet.Packet {
-	p := packet.Packet{Src: s.client, Dst: s.server, Seq: s.seq[0], Ack: s.seq[1], Flags: packet.ACK, Payload: st.payload}
-	if st.server {
-		p = packet.Packet{Src: s.server, Dst: s.client, Seq: s.seq[1], Ack: s.seq[0], Flags: packet.ACK, Payload: st.payload}
-		s.seq[1] += uint32(len(st.payload))
-	} else {
-		s.seq[0] += uint32(len(st.payload))
-	}
-	return p
-}
-
-func segment(p *packet.Packet, st step) ftpparse.Segment {
+func segment(p *packet.Packet, st dialogue.Step) ftpparse.Segment {
 	g := ftpparse.Segment{Seq: p.Seq, Ack: p.Ack, HasAck: true, Payload: p.Payload}
-	if st.server {
+	if st.Server {
 		g.Dir = ftpparse.DirReply
 	}
 	return g
@@ -79,27 +25,26 @@ func segment(p *packet.Packet, st step) ftpparse.Segment {
 
 // BenchmarkSegment is a session that reads the segments of an exchange.
 func BenchmarkSegment(b *testing.B) {
-	for _, d := range dialogues {
-		b.Run(d.kind, func(b *testing.B) {
+	for _, d := range dialogue.Repeatable {
+		b.Run(d.Kind, func(b *testing.B) {
 			var session ftpparse.Session
 			session.Start(0, 0)
-			who := speaker{client: client, server: server}
+			who := dialogue.Speaker{Client: dialogue.Client, Server: dialogue.Server}
 			events := make([]ftpparse.Event, 0, 8)
-			play := func(list []step) {
-				for _, st := range list {
-					p := who.packet(st)
+			play := func(steps []dialogue.Step) {
+				for _, st := range steps {
+					p := who.Packet(st)
 					events = session.Segment(events[:0], segment(&p, st))
 				}
 			}
-			play(steps(login))
-			list := steps(d.steps)
+			play(dialogue.Login)
 			b.ReportAllocs()
-			b.SetBytes(size(list))
+			b.SetBytes(dialogue.Size(d.Steps))
 			for b.Loop() {
-				play(list)
+				play(d.Steps)
 			}
 			sinkEvents = events
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(list)), "ns/segment")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(d.Steps)), "ns/segment")
 		})
 	}
 }
@@ -115,20 +60,18 @@ func trackerConfig(connections int) conntrack.Config {
 
 // loggedIn makes a tracker with as many connections as it may have, which have
 // logged in.
-func loggedIn(cfg conntrack.Config) (*conntrack.Tracker, []speaker) {
+func loggedIn(cfg conntrack.Config) (*conntrack.Tracker, []dialogue.Speaker) {
 	t := conntrack.New(cfg)
 	now := time.Unix(1000, 0)
-	who := make([]speaker, cfg.Connections)
-	greet := steps(login)
+	who := make([]dialogue.Speaker, cfg.Connections)
 	for i := range who {
 		n := i + 1
 		addr := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
-		who[i] = speaker{client: netip.AddrPortFrom(addr, 50000), server: server}
-		t.Packet(now, &packet.Packet{Src: who[i].server, Dst: who[i].client, Flags: packet.SYN | packet.ACK, Seq: who[i].seq[1], Ack: who[i].seq[0] + 1})
-		who[i].seq[0]++
-		who[i].seq[1]++
-		for _, st := range greet {
-			p := who[i].packet(st)
+		who[i] = dialogue.Speaker{Client: netip.AddrPortFrom(addr, 50000), Server: dialogue.Server}
+		p := who[i].SYNACK()
+		t.Packet(now, &p)
+		for _, st := range dialogue.Login {
+			p := who[i].Packet(st)
 			t.Packet(now, &p)
 		}
 	}
@@ -142,14 +85,14 @@ func BenchmarkTracker(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			t, who := loggedIn(trackerConfig(n))
 			now := time.Unix(1001, 0)
-			noop, ok := steps("CNOOP\r\n")[0], steps("S200 ok\r\n")[0]
+			exchange := dialogue.Parse("CNOOP\r\n|S200 ok\r\n")
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
-				p := who[i].packet(noop)
-				t.Packet(now, &p)
-				p = who[i].packet(ok)
-				t.Packet(now, &p)
+				for _, st := range exchange {
+					p := who[i].Packet(st)
+					t.Packet(now, &p)
+				}
 				if i++; i == n {
 					i = 0
 				}
@@ -159,41 +102,15 @@ func BenchmarkTracker(b *testing.B) {
 	}
 }
 
-// rawPacket builds the IP packet of a segment.
-func rawPacket(p packet.Packet) []byte {
-	tcp := make([]byte, 32)
-	binary.BigEndian.PutUint16(tcp[0:], p.Src.Port())
-	binary.BigEndian.PutUint16(tcp[2:], p.Dst.Port())
-	binary.BigEndian.PutUint32(tcp[4:], p.Seq)
-	binary.BigEndian.PutUint32(tcp[8:], p.Ack)
-	tcp[12], tcp[13] = 8<<4, byte(p.Flags)
-	copy(tcp[20:], []byte{1, 1, 8, 10}) // NOP, NOP, time stamps
-	tcp = append(tcp, p.Payload...)
-	if p.Src.Addr().Is4() {
-		ip := make([]byte, 20)
-		ip[0], ip[8], ip[9] = 0x45, 64, 6
-		binary.BigEndian.PutUint16(ip[2:], uint16(20+len(tcp)))
-		copy(ip[12:], p.Src.Addr().AsSlice())
-		copy(ip[16:], p.Dst.Addr().AsSlice())
-		return append(ip, tcp...)
-	}
-	ip := make([]byte, 40)
-	ip[0], ip[6], ip[7] = 0x60, 6, 64
-	binary.BigEndian.PutUint16(ip[4:], uint16(len(tcp)))
-	copy(ip[8:], p.Src.Addr().AsSlice())
-	copy(ip[24:], p.Dst.Addr().AsSlice())
-	return append(ip, tcp...)
-}
-
 // BenchmarkDecode is an IP packet to its TCP segment.
 func BenchmarkDecode(b *testing.B) {
-	v6 := speaker{client: netip.MustParseAddrPort("[2001:db8::1]:50000"), server: netip.MustParseAddrPort("[2001:db8::2]:21")}
+	v6 := dialogue.Speaker{Client: netip.MustParseAddrPort("[2001:db8::1]:50000"), Server: netip.MustParseAddrPort("[2001:db8::2]:21")}
 	for _, d := range []struct {
 		kind string
-		who  speaker
-	}{{"ipv4", speaker{client: client, server: server}}, {"ipv6", v6}} {
+		who  dialogue.Speaker
+	}{{"ipv4", dialogue.Speaker{Client: dialogue.Client, Server: dialogue.Server}}, {"ipv6", v6}} {
 		b.Run(d.kind, func(b *testing.B) {
-			raw := rawPacket(d.who.packet(steps("CPASV\r\n")[0]))
+			raw := dialogue.IP(d.who.Packet(dialogue.Parse("CPASV\r\n")[0]))
 			var decoder packet.Decoder
 			var p packet.Packet
 			b.ReportAllocs()
