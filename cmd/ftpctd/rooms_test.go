@@ -140,16 +140,17 @@ var rooms = []room{
 		},
 	},
 	{
-		path: internal + "/offline",
-		mod:  []string{"ftpctd/conntrack", "ftpctd/nfq/packet"},
-	},
-	{
 		// The packet path.
 		path: internal + "/engine",
 		mod: []string{
 			internal + "/admit", internal + "/config", internal + "/event", internal + "/report", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/ftpparse", "ftpctd/nfq", "ftpctd/nfq/packet", "golang.org/x/sys/unix",
 		},
+	},
+	{
+		// The engine without a kernel.
+		path: internal + "/offline",
+		mod:  []string{internal + "/admit", internal + "/engine", internal + "/firewall", "ftpctd/conntrack", "ftpctd/nfq/packet"},
 	},
 	{
 		path: internal + "/doctor",
