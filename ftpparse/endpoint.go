@@ -130,7 +130,7 @@ func (c *cursor) extended() (netip.AddrPort, Reason) {
 }
 
 // delimiter reads the <d> of RFC 2428: any of ASCII 33 to 126. A digit would make the
-// fields ambiguous and is rejected, as in the kernel (get_port of
+// fields ambiguous and is rejected, as in the kernel (try_eprt of
 // net/netfilter/nf_conntrack_ftp.c).
 func (c *cursor) delimiter() (byte, bool) {
 	if c.done() || c.b[c.i] < 33 || c.b[c.i] > 126 || isDigit(c.b[c.i]) {
