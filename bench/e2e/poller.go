@@ -2,11 +2,12 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/ftpparse"
 )
 
 // role is the purpose of a socket.
@@ -143,8 +144,7 @@ func localAddrPort(fd int) (netip.AddrPort, error) {
 
 // hostPort formats an IPv4 endpoint as in PORT and 227 (RFC 959 section 4.1.2).
 func hostPort(a netip.AddrPort) string {
-	ip, port := a.Addr().As4(), a.Port()
-	return fmt.Sprintf("%d,%d,%d,%d,%d,%d", ip[0], ip[1], ip[2], ip[3], port>>8, port&0xff)
+	return string(ftpparse.PORT.AppendEndpoint(nil, a))
 }
 
 // send writes a line to a control connection. Its send buffer always has room for one.

@@ -15,6 +15,7 @@ import (
 
 	"ftpctd/bench/lab"
 	"ftpctd/bench/lab/labtest"
+	"ftpctd/ftpparse"
 )
 
 // eachMode runs a test in the two modes that "auto" may choose, with the line that
@@ -356,7 +357,7 @@ func announce(ap netip.AddrPort) string {
 	if ap.Addr().Is4() {
 		return "PORT " + hostPort(ap)
 	}
-	return fmt.Sprintf("EPRT |2|%s|%d|", ap.Addr(), ap.Port())
+	return "EPRT " + string(ftpparse.EPRT.AppendEndpoint(nil, ap))
 }
 
 // post is the beginning of a request that a browser sends to any port that a page names.

@@ -386,6 +386,5 @@ func listen(ctx context.Context, t *testing.T, h *lab.Host, local netip.AddrPort
 
 // hostPort writes an IPv4 endpoint as PORT and 227 do (RFC 959 section 4.1.2).
 func hostPort(ap netip.AddrPort) string {
-	a := strings.ReplaceAll(ap.Addr().String(), ".", ",")
-	return a + "," + strconv.Itoa(int(ap.Port()>>8)) + "," + strconv.Itoa(int(ap.Port()&0xff))
+	return string(ftpparse.PORT.AppendEndpoint(nil, ap))
 }

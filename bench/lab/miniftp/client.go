@@ -287,15 +287,9 @@ func (c *Client) onGiveUp(f func()) (stop func()) {
 
 // announce sends PORT or EPRT.
 func (c *Client) announce(via ftpparse.Via, endpoint netip.AddrPort) error {
-	var line string
-	switch {
-	case via == ftpparse.PORT && endpoint.Addr().Is4():
-		line = "PORT " + formatHostPort(endpoint)
-	case via == ftpparse.EPRT:
-		line = "EPRT " + formatExtended(endpoint)
-	default:
+	if via != ftpparse.EPRT && (via != ftpparse.PORT || !endpoint.Addr().Is4()) {
 		return fmt.Errorf("%s cannot name %s: %w", via, endpoint, errors.ErrUnsupported)
 	}
-	_, _, err := c.command(2, line)
+	_, _, err := c.command(2, via.String()+" "+string(via.AppendEndpoint(nil, endpoint)))
 	return err
 }

@@ -113,13 +113,6 @@ func noDataConnection(cause error) error {
 	return fmt.Errorf("%w: %w", ErrNoDataConnection, cause)
 }
 
-// formatHostPort formats an IPv4 endpoint as h1,h2,h3,h4,p1,p2 (RFC 959 section
-// 4.1.2).
-func formatHostPort(ap netip.AddrPort) string {
-	a := ap.Addr().As4()
-	return fmt.Sprintf("%d,%d,%d,%d,%d,%d", a[0], a[1], a[2], a[3], ap.Port()>>8, ap.Port()&0xff)
-}
-
 // parseHostPort parses h1,h2,h3,h4,p1,p2.
 func parseHostPort(s string) (netip.AddrPort, error) {
 	fields := strings.Split(s, ",")
@@ -137,17 +130,8 @@ func parseHostPort(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[:4])), uint16(b[4])<<8|uint16(b[5])), nil
 }
 
-// formatExtended formats an endpoint as |family|address|port| (RFC 2428 section 2).
-func formatExtended(ap netip.AddrPort) string {
-	family := 1
-	if ap.Addr().Is6() {
-		family = 2
-	}
-	return fmt.Sprintf("|%d|%s|%d|", family, ap.Addr(), ap.Port())
-}
-
-// parseExtended parses |family|address|port|. Without both family and address (RFC 2428
-// section 3), the returned address is invalid.
+// parseExtended parses |family|address|port|. Family and address may be absent
+// together (RFC 2428 section 3), and then the address is invalid.
 func parseExtended(s string) (netip.AddrPort, error) {
 	fields := strings.Split(s, "|")
 	if len(fields) != 5 || fields[0] != "" || fields[4] != "" {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/ftpparse"
 )
 
 // Server is an FTP server. It accepts any user and password, and keeps its files in
@@ -255,7 +257,7 @@ func (ss *session) listen(ctx context.Context, verb, arg string) error {
 	if ss.PassiveAddr.IsValid() {
 		endpoint = netip.AddrPortFrom(ss.PassiveAddr, endpoint.Port())
 	}
-	return ss.reply("227 Entering Passive Mode (%s).", formatHostPort(endpoint))
+	return ss.reply("227 Entering Passive Mode (%s).", ftpparse.R227.AppendEndpoint(nil, endpoint))
 }
 
 // listenPassive listens on a free port of the passive range.
