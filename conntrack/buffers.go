@@ -1,6 +1,6 @@
 package conntrack
 
-// countBuffers takes note of what the session of c holds.
+// countBuffers accounts for the bytes that the session of c buffers.
 func (t *Tracker) countBuffers(c *conn) {
 	n := c.session.Buffered()
 	if n == 0 && c.links == nil {
@@ -19,7 +19,7 @@ func (t *Tracker) countBuffers(c *conn) {
 	l.buffered = n
 }
 
-// dropBuffers gives back what the session of c holds.
+// dropBuffers releases the buffers of the session of c.
 func (t *Tracker) dropBuffers(c *conn) {
 	c.session.Release()
 	t.countBuffers(c)

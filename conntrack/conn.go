@@ -10,8 +10,19 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// connKey identifies a control connection. It has no padding and no pointers: it is hashed
-// and compared as memory.
+const (
+	// closedTimeout is how long a closed connection stays in the table: as long as in the
+	// kernel's, in TIME_WAIT. Its stray packets then do not count as those of a connection
+	// whose handshake was not seen.
+	closedTimeout = 2 * time.Minute
+	// idleTimeout is how long a connection stays in the table without packets: as long as
+	// an ESTABLISHED one in the kernel's (tcp_timeouts of
+	// net/netfilter/nf_conntrack_proto_tcp.c). If a host lost power, no FIN or RST comes.
+	idleTimeout = 5 * 24 * time.Hour
+)
+
+// connKey identifies a control connection. It has no pointers, for the garbage collector,
+// and is compared as memory.
 type connKey struct {
 	client, server         [16]byte
 	clientPort, serverPort uint16
@@ -26,8 +37,8 @@ func keyOf(client, server netip.AddrPort) connKey {
 	}
 }
 
-// turned is the key of a connection whose client is this one's server.
-func (k *connKey) turned() connKey {
+// reverse returns the key of the connection in the other direction.
+func (k *connKey) reverse() connKey {
 	return connKey{
 		client: k.server, clientPort: k.serverPort, server: k.client, serverPort: k.clientPort,
 		family: k.family, zone: k.zone,
@@ -56,30 +67,30 @@ func addrOf(b [16]byte, family uint16) netip.Addr {
 	return a
 }
 
-// conn is one control connection. There may be very many, most of which are idle: it is
-// small, and what few of them need is behind pointers.
+// conn is one control connection. There may be very many, most of them idle: it is small,
+// and state that few of them have is behind pointers.
 type conn struct {
 	key        connKey
-	chain      *conn // the next one with the same hash
+	chain      *conn // next with the same hash
 	next, prev *conn // in the ring of the rank
 	session    ftpparse.Session
-	isn        [2]uint32     // initial sequence numbers, to know a repeated SYN/ACK
-	seen       time.Duration // when the last packet came, by Tracker.clock
+	isn        [2]uint32     // initial sequence numbers, to recognize a repeated SYN/ACK
+	seen       time.Duration // time of the last packet, by Tracker.clock
 	newest     *expectation  // of this connection, linked by age
 	source     *source       // of the client, once the connection counts against its share
-	nat        *Connection   // what conntrack makes of the connection, nil if it translates nothing
+	nat        *Connection   // the connection in conntrack, nil without NAT and zone
 	links      *links        // nil until it was in one of their lists
 	count      int32         // of expectations
 	state      connState
 	rank       rank
 }
 
-// links are the places of a connection in the lists that few connections are in. A conn
-// keeps them, also as the entry of another connection.
+// links are the places of a connection in the lists that few connections are in. The conn
+// keeps them when it is reused for another connection.
 type links struct {
 	conn       *conn
-	buffered   int    // bytes that the session holds
-	next, prev *links // in the ring Tracker.holders, if there are any
+	buffered   int    // bytes that the session buffers
+	next, prev *links // in the ring Tracker.holders, unless buffered is 0
 	// The opaque connections between the same hosts, from the newest on.
 	older, newer *conn
 }
@@ -92,49 +103,49 @@ func (c *conn) listed() *links {
 	return c.links
 }
 
+// connState is a set of facts about a connection.
 type connState uint16
 
 const (
 	handshake connState = 1 << iota // isn is set
-	synData                         // the client's SYN had payload, which went unread
+	synData                         // the client's SYN had payload, which was not parsed
 	clientFIN
 	serverFIN
 	closed
 	opaque
-	clientSpoke // payload was seen
-	serverSpoke
-	lookedUp // nat is known
-	skipped  // its payload may not come any more
+	clientPayload // seen
+	serverPayload
+	lookedUp // nat is set
+	skipped  // not parsed until it closes; its payload may not be queued any more
 )
 
-// rank is the order in which connections make room for others, as conntrack
-// drops what is not ASSURED first: packets with forged addresses may fill the
-// table, but empty it of no session.
+// rank is the order of eviction. Like conntrack, which drops entries that are not ASSURED
+// first, it lets packets with forged addresses fill the table, but evict no session.
 type rank uint8
 
 const (
-	ended     rank = iota
-	unread         // never read again; in the table so that it is logged once
-	silent         // nobody has spoken since the handshake
-	unassured      // one side has yet to speak
-	assured
+	rankClosed    rank = iota
+	rankSkipped        // in the table so that it is logged once
+	rankSilent         // no payload since the handshake
+	rankUnreplied      // payload from one side only
+	rankAssured
 	ranks
 )
 
-// linger is how long a connection of rank r stays on which nothing is seen.
-func (r rank) linger() time.Duration {
-	if r == ended {
-		return closedLinger
+// timeout returns how long a connection of rank r stays in the table without packets.
+func (r rank) timeout() time.Duration {
+	if r == rankClosed {
+		return closedTimeout
 	}
-	return idleLinger
+	return idleTimeout
 }
 
-// connTable holds the control connections by key, and those of each rank by the time of
-// their last packet. It is a hash table of a fixed size with chains: a map would hold
-// every key a second time, and what it allocates as it grows.
+// connTable holds the control connections by key, and in the order of their last packet
+// for each rank. It is a hash table with chains and of a fixed size: a map would store
+// every key twice, and leave garbage as it grows.
 type connTable struct {
 	seed   [3]uint64
-	chains []*conn // as many as a power of two
+	chains []*conn // their number is a power of two
 	n      int
 	lru    [ranks]conn // rings: next is the most recently used, prev the least
 	free   *conn       // linked by next
@@ -148,8 +159,8 @@ func (t *connTable) init(limit int) {
 	}
 }
 
-// chain returns the first connection with the hash of key. The hash folds products as
-// wyhash does; the seed keeps hosts from choosing connections that share a chain.
+// chain returns the first connection with the hash of key. The hash folds products, like
+// wyhash; as the seed is secret, nobody can choose keys that share a chain.
 func (t *connTable) chain(key *connKey) **conn {
 	rest := uint64(key.clientPort) | uint64(key.serverPort)<<16 | uint64(key.family)<<32 | uint64(key.zone)<<48
 	high1, low1 := bits.Mul64(binary.LittleEndian.Uint64(key.client[:8])^t.seed[0], binary.LittleEndian.Uint64(key.client[8:])^t.seed[1])
@@ -203,7 +214,7 @@ func (t *connTable) touch(c *conn, r rank, now time.Duration) {
 	}
 }
 
-// oldest is the connection to evict first, nil if there is none.
+// oldest returns the connection to evict next, nil if there is none.
 func (t *connTable) oldest() *conn {
 	for r := range t.lru {
 		if c := t.lru[r].prev; c != &t.lru[r] {
@@ -223,7 +234,7 @@ func (c *conn) unlink() {
 	c.prev.next, c.next.prev = c.next, c.prev
 }
 
-// insert adds a connection; another one makes room if there is none.
+// insert adds a connection. If the table is full, it evicts another one.
 func (t *Tracker) insert(key connKey, r rank) *conn {
 	if t.conns.n >= t.cfg.Connections && t.conns.n > 0 {
 		t.evict(t.conns.oldest())
@@ -234,19 +245,13 @@ func (t *Tracker) insert(key connKey, r rank) *conn {
 // touch makes c the most recently used connection of a rank.
 func (t *Tracker) touch(c *conn, r rank) { t.conns.touch(c, r, t.clock) }
 
-// giveUp leaves c, the connection of the packet, unread until its end.
-func (t *Tracker) giveUp(c *conn, why Reason) {
-	t.abandon(c, why)
-	t.decision.Skip = true
-}
-
-// abandon leaves any connection unread until its end.
-func (t *Tracker) abandon(c *conn, why Reason) {
+// skip skips any connection until it closes.
+func (t *Tracker) skip(c *conn, why Reason) {
 	t.withdrawAll(c, why)
 	t.clearOpaque(c)
 	t.dropBuffers(c)
 	t.release(c)
-	t.touch(c, unread)
+	t.touch(c, rankSkipped)
 	c.state = c.state&^(closed|synData) | skipped
 	if why == NotSeenFromStart {
 		t.stats.Unseen++
@@ -254,18 +259,23 @@ func (t *Tracker) abandon(c *conn, why Reason) {
 	t.observe(Event{Kind: EventNotFTP, Master: c.key.master(), Reason: why})
 }
 
-// close ends c. It stays in the table for a while: see closedLinger.
+// skipCurrent skips the connection of the packet.
+func (t *Tracker) skipCurrent(c *conn, why Reason) {
+	t.skip(c, why)
+	t.decision.Skip = true
+}
+
+// close closes c, which stays in the table for closedTimeout.
 func (t *Tracker) close(c *conn, why Reason) {
 	t.withdrawAll(c, why)
 	t.clearOpaque(c)
 	t.dropBuffers(c)
 	t.release(c)
 	c.state |= closed
-	t.touch(c, ended)
+	t.touch(c, rankClosed)
 	t.observe(Event{Kind: EventClose, Master: c.key.master(), Reason: why})
 }
 
-// evict has c make room.
 func (t *Tracker) evict(c *conn) {
 	if c.state&closed == 0 {
 		t.stats.Evicted++
@@ -273,7 +283,7 @@ func (t *Tracker) evict(c *conn) {
 	t.forget(c, Evicted)
 }
 
-// forget takes c out of the table.
+// forget removes c from the table.
 func (t *Tracker) forget(c *conn, why Reason) {
 	if c.state&closed == 0 {
 		t.close(c, why)

@@ -2,95 +2,93 @@ package conntrack
 
 import "ftpctd/ftpparse"
 
-// Connection is a control connection as the kernel's conntrack has it. Where NAT
-// translates it, neither direction is the other one turned round.
+// Connection is a control connection in the kernel's conntrack. With NAT, neither direction
+// is the reverse of the other.
 type Connection struct {
-	// Original is the direction of the connection's first packet, as it came in:
-	// Src is the client, Dst the server as the client knows it.
+	// Original is the direction of the first packet, before NAT: Src is the client, Dst the
+	// server as the client addresses it.
 	Original Tuple
-	// Reply is the other direction: Src is the server, Dst the client as the
-	// server knows it.
+	// Reply is the other direction: Src is the server, Dst the client as the server
+	// addresses it.
 	Reply Tuple
 	// Zone is the conntrack zone; 0 is the default.
 	Zone uint16
-	// ID tells the entry of the connection from another one that had or will have
-	// the same tuples (CTA_ID).
+	// ID distinguishes the entry from earlier and later ones with the same tuples
+	// (CTA_ID).
 	ID uint32
-	// State is where conntrack is in the connection's life.
+	// State is the TCP state of the entry.
 	State TCPState
-	// Assured reports that both sides have spoken since the handshake (IPS_ASSURED).
+	// Assured reports that both sides have sent payload since the handshake (IPS_ASSURED).
 	Assured bool
-	// PickedUp reports that conntrack did not see the handshake: it made the connection
-	// of packets in the middle, which may have been forged (nf_conntrack_tcp_loose), or
-	// another host told it of the connection.
+	// PickedUp reports that conntrack did not see the handshake: the entry comes from
+	// packets in the middle, which may have been forged (nf_conntrack_tcp_loose), or from
+	// another host.
 	PickedUp bool
-	// Unread reports that the daemon has given the connection up (UnreadLabel).
+	// Unread reports that the daemon skips the connection (UnreadLabel).
 	Unread bool
-	// Expected reports that another connection announced this one (IPS_EXPECTED):
-	// it is a data connection, whatever its ports.
+	// Expected reports that the connection matched an expectation (IPS_EXPECTED): it is a
+	// data connection, whatever its ports.
 	Expected bool
 }
 
-// UnreadLabel is the label of connections that are not read, of the 128 that conntrack has
-// for each. It is what keeps the rules from queueing them, and outlives the daemon.
+// UnreadLabel is the bit of skipped connections among the 128 conntrack labels. The rules
+// queue no payload of a connection that has it, also for the daemon's next run.
 const UnreadLabel = 125
 
-// TCPState is a state of conntrack's TCP tracking: enum tcp_conntrack of
+// TCPState is a TCP state of conntrack: enum tcp_conntrack of
 // include/uapi/linux/netfilter/nf_conntrack_tcp.h.
 type TCPState uint8
 
-// The states that tell how a connection began.
+// The states from which it shows how a connection was opened.
 const (
 	StateNone        TCPState = iota
-	StateSynSent              // the client's SYN was seen
-	StateSynRecv              // and the server's SYN/ACK, which answers it
-	StateEstablished          // and the client's ACK; or conntrack picked the connection up in the middle
+	StateSynSent              // SYN seen
+	StateSynRecv              // SYN/ACK seen, too
+	StateEstablished          // and ACK; or the connection was picked up in the middle
 )
 
-// untranslated is the connection between ends, if no NAT is in its way.
-func untranslated(zone uint16, ends Tuple) Connection {
-	return Connection{Original: ends, Reply: ends.turned(), Zone: zone}
+// withoutNAT returns the connection between ends if there is no NAT.
+func withoutNAT(zone uint16, ends Tuple) Connection {
+	return Connection{Original: ends, Reply: ends.reverse(), Zone: zone}
 }
 
-// isControl reports whether c is a control connection between ends in their
-// direction: the client opened it, and no other connection announced it.
+// isControl reports whether c is a control connection between ends, opened by their Src.
 func (c *Connection) isControl(ends Tuple) bool { return c.Ends() == ends && !c.Expected }
 
-// Ends are the client and the server themselves. They are what packets show
-// between the translation of the destination and that of the source: where the
-// queue's rules stand.
+// Ends returns the real addresses of client and server. Packets have them between DNAT
+// and SNAT, where the rules queue them.
 func (c *Connection) Ends() Tuple { return Tuple{Src: c.Original.Src, Dst: c.Reply.Src} }
 
-// translation returns what NAT makes of c, nil if it changes nothing of a connection
-// whose packets are in zone.
-func (c *Connection) translation(zone uint16) *Connection {
-	if !c.translated() && c.Zone == zone {
+// natOf returns the tuples and the zone of c, nil if there is no NAT and the zone is that of
+// the packets.
+func (c *Connection) natOf(zone uint16) *Connection {
+	if !c.hasNAT() && c.Zone == zone {
 		return nil
 	}
-	nat := Connection{Original: c.Original, Reply: c.Reply, Zone: c.Zone} // only this escapes to the heap
+	nat := Connection{Original: c.Original, Reply: c.Reply, Zone: c.Zone} // all that escapes to the heap
 	return &nat
 }
 
-// translated reports whether NAT changes an address or a port.
-func (c *Connection) translated() bool { return c.Reply != c.Original.turned() }
+// hasNAT reports whether NAT changes an address or a port.
+func (c *Connection) hasNAT() bool { return c.Reply != c.Original.reverse() }
 
-// readdressed reports whether NAT changes an address.
-func (c *Connection) readdressed() bool {
-	turned := c.Original.turned()
-	return c.Reply.Src.Addr() != turned.Src.Addr() || c.Reply.Dst.Addr() != turned.Dst.Addr()
+// hasAddrNAT reports whether NAT changes an address.
+func (c *Connection) hasAddrNAT() bool {
+	reverse := c.Original.reverse()
+	return c.Reply.Src.Addr() != reverse.Src.Addr() || c.Reply.Dst.Addr() != reverse.Dst.Addr()
 }
 
-// turned is the tuple of the other direction.
-func (t Tuple) turned() Tuple { return Tuple{Src: t.Dst, Dst: t.Src} }
+// reverse returns the tuple of the other direction without NAT.
+func (t Tuple) reverse() Tuple { return Tuple{Src: t.Dst, Dst: t.Src} }
 
-// expectation is the one for a data connection that a line on c has announced.
+// expectation returns the expectation for a data connection that a line on c announced.
 func (c *Connection) expectation(tuple Tuple, via ftpparse.Via) Expectation {
-	announcer := c.Original.Dst // as the other side knows it
+	announcer := c.Original.Dst // as its peer addresses it
 	if via.Active() {
 		announcer = c.Reply.Dst
 	}
 	return Expectation{
 		Zone: c.Zone, Master: c.Original, Tuple: tuple, Via: via,
-		Readdressed: c.readdressed(), NAT: c.translated() && tuple.Dst.Addr() == announcer.Addr(),
+		Readdressed: c.hasAddrNAT(), NAT: c.hasNAT() && tuple.Dst.Addr() == announcer.Addr(),
 	}
 }

@@ -22,19 +22,19 @@ func TestNAT(t *testing.T) {
 	ap := netip.MustParseAddrPort
 	ends := Tuple{Src: testClient, Dst: testServer}
 	clientBehind := Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: ap("203.0.113.9:1024")}}
-	serverBehind := Connection{Original: Tuple{Src: testClient, Dst: ap("203.0.113.1:2121")}, Reply: ends.turned()}
+	serverBehind := Connection{Original: Tuple{Src: testClient, Dst: ap("203.0.113.1:2121")}, Reply: ends.reverse()}
 	bothBehind := Connection{Original: serverBehind.Original, Reply: clientBehind.Reply, Zone: 7}
-	otherPort := Connection{Original: Tuple{Src: testClient, Dst: ap("198.51.100.20:2121")}, Reply: ends.turned()}
+	otherPort := Connection{Original: Tuple{Src: testClient, Dst: ap("198.51.100.20:2121")}, Reply: ends.reverse()}
 
 	passive := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, Readdressed: c.readdressed(), NAT: nat, Via: ftpparse.R227,
+			Zone: c.Zone, Master: c.Original, Readdressed: c.hasAddrNAT(), NAT: nat, Via: ftpparse.R227,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testClient.Addr(), 0), Dst: ap(dst)},
 		}
 	}
 	active := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, Readdressed: c.readdressed(), NAT: nat, Via: ftpparse.PORT,
+			Zone: c.Zone, Master: c.Original, Readdressed: c.hasAddrNAT(), NAT: nat, Via: ftpparse.PORT,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testServer.Addr(), 0), Dst: ap(dst)},
 		}
 	}
@@ -164,10 +164,10 @@ func TestOpaqueBehindNAT(t *testing.T) {
 		kernel Connection
 		event  string
 	}{
-		{"no NAT", untranslated(0, ends), "opaque auth"},
+		{"no NAT", withoutNAT(0, ends), "opaque auth"},
 		{"client behind NAT", Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: outside}}, "opaque translated"},
-		{"another port of the server itself", Connection{Original: Tuple{Src: testClient, Dst: netip.AddrPortFrom(testServer.Addr(), 2121)}, Reply: ends.turned()}, "opaque auth"},
-		{"server behind NAT", Connection{Original: Tuple{Src: testClient, Dst: outside}, Reply: ends.turned()}, "opaque translated"},
+		{"another port of the server itself", Connection{Original: Tuple{Src: testClient, Dst: netip.AddrPortFrom(testServer.Addr(), 2121)}, Reply: ends.reverse()}, "opaque auth"},
+		{"server behind NAT", Connection{Original: Tuple{Src: testClient, Dst: outside}, Reply: ends.reverse()}, "opaque translated"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -230,7 +230,7 @@ func TestLookupOnce(t *testing.T) {
 	}
 	announce("first line", 1, true)
 	x := announce("second line", 1, true)
-	kernel = untranslated(0, ends)
+	kernel = withoutNAT(0, ends)
 	tr.Refused(tr.now, &x, NoMaster)
 	announce("after a refusal", 2, false)
 	kernel = behind

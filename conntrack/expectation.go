@@ -6,34 +6,33 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// Tuple names one direction of a TCP connection, like struct nf_conntrack_tuple.
+// Tuple identifies one direction of a TCP connection, like struct nf_conntrack_tuple.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 }
 
-// Expectation is a data connection that a control connection has announced.
-// The kernel keeps it as struct nf_conntrack_expect until its first packet
-// arrives, and marks that packet RELATED.
+// Expectation is a data connection that a control connection has announced. It is the
+// kernel's struct nf_conntrack_expect, which makes the first packet of the data connection
+// RELATED and serves one connection.
 type Expectation struct {
 	// Zone is the conntrack zone of both connections.
 	Zone uint16
-	// Master is the control connection in its original direction: Src is the
-	// client, Dst the server.
+	// Master is the original direction of the control connection: Src is the client, Dst
+	// the server.
 	Master Tuple
-	// Tuple is the expected data connection in its original direction, as its
-	// first packet comes in, before NAT. Any source port matches (Src.Port() is
-	// 0): servers do not keep to port 20.
+	// Tuple is the original direction of the data connection: the addresses of its first
+	// packet before NAT. Any source port matches (Src.Port() is 0), as not all servers use
+	// port 20.
 	Tuple Tuple
-	// Readdressed tells that NAT changes an address of the control connection.
+	// Readdressed reports that NAT changes an address of the control connection.
 	Readdressed bool
-	// NAT tells that NAT changes the control connection, and the data connection is to
-	// be translated like it: to the very host that announced it, with the source that
-	// the control connection has there. Its destination port stays. Otherwise NAT is left
-	// to the rules.
+	// NAT reports that the data connection needs the NAT of the control connection: the
+	// same destination and source address, with the destination port unchanged. Otherwise
+	// its NAT is up to the ruleset.
 	NAT bool
-	// Overflow reports that the client has had its share of the kernel's table of
-	// expectations: this one must not go there.
+	// Overflow reports that the client has used up Config.KernelShare: the expectation
+	// must not be inserted into the kernel's table.
 	Overflow bool
-	// Via is the line that announced it.
+	// Via is the command or reply that announced it.
 	Via ftpparse.Via
 }

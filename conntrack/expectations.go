@@ -2,46 +2,52 @@ package conntrack
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
-// dataKey is an expected tuple. Two control connections may expect the same one.
-type dataKey struct {
+// tupleKey is an expected tuple. Several control connections may expect the same one.
+type tupleKey struct {
 	src, dst           [16]byte
 	port, family, zone uint16
 }
 
-func dataKeyOf(zone uint16, t Tuple) dataKey {
-	return dataKey{
+func keyOfTuple(zone uint16, t Tuple) tupleKey {
+	return tupleKey{
 		src: t.Src.Addr().As16(), dst: t.Dst.Addr().As16(), port: t.Dst.Port(), family: familyOf(t.Dst.Addr()),
 		zone: zone,
 	}
 }
 
-// expectation is an Expectation in the tables. Whether it was used is known to
-// the kernel alone; it leaves the tables when it is withdrawn.
+// expectation is an Expectation in the tables, from its announcement to its withdrawal.
+// Only the kernel knows whether it was used, except for those that Use returned.
 type expectation struct {
 	Expectation
 	owner        *conn
 	deadline     time.Duration // by Tracker.clock
-	contested    bool          // not known to be in the kernel yet
+	pending      bool          // the kernel has not accepted it yet, and may reject it
 	older, newer *expectation  // of the same control connection
-	twin         *expectation  // expects the same tuple, of another control connection
-	next, prev   *expectation  // in the order of their deadlines
+	sameTuple    *expectation  // the next older one for the same tuple
+	next, prev   *expectation  // in the order of deadlines
 }
 
-// expectationTable finds expectations by tuple and by age. Since all have the
-// same timeout, age is the order in which they came.
+// expectationTable finds expectations by tuple and by age. As all have the same timeout,
+// their age is the order of insertion.
 type expectationTable struct {
-	byTuple map[dataKey]*expectation
-	ring    expectation // next is the oldest, prev the newest
+	byTuple map[tupleKey]*expectation // the newest
+	ring    expectation               // next is the oldest, prev the newest
 	free    *expectation
 	n       int
 }
 
 func (e *expectationTable) init() {
-	e.byTuple = make(map[dataKey]*expectation)
+	e.byTuple = make(map[tupleKey]*expectation)
 	e.ring.next, e.ring.prev = &e.ring, &e.ring
+}
+
+// newest returns the newest expectation for the tuple of x, nil if there is none.
+func (e *expectationTable) newest(x *Expectation) *expectation {
+	return e.byTuple[keyOfTuple(x.Zone, x.Tuple)]
 }
 
 func (e *expectationTable) oldest() *expectation {
@@ -58,10 +64,10 @@ func (e *expectationTable) insert(c *conn, x Expectation, deadline time.Duration
 	} else {
 		n = new(expectation)
 	}
-	key := dataKeyOf(x.Zone, x.Tuple)
+	key := keyOfTuple(x.Zone, x.Tuple)
 	*n = expectation{
 		Expectation: x, owner: c, deadline: deadline,
-		older: c.newest, twin: e.byTuple[key],
+		older: c.newest, sameTuple: e.byTuple[key],
 		next: &e.ring, prev: e.ring.prev,
 	}
 	e.byTuple[key] = n
@@ -78,14 +84,14 @@ func (e *expectationTable) insert(c *conn, x Expectation, deadline time.Duration
 }
 
 func (e *expectationTable) remove(x *expectation) {
-	key := dataKeyOf(x.Zone, x.Tuple)
+	key := keyOfTuple(x.Zone, x.Tuple)
 	if head := e.byTuple[key]; head != x {
-		for head.twin != x {
-			head = head.twin
+		for head.sameTuple != x {
+			head = head.sameTuple
 		}
-		head.twin = x.twin
-	} else if x.twin != nil {
-		e.byTuple[key] = x.twin
+		head.sameTuple = x.sameTuple
+	} else if x.sameTuple != nil {
+		e.byTuple[key] = x.sameTuple
 	} else {
 		delete(e.byTuple, key)
 	}
@@ -105,34 +111,32 @@ func (e *expectationTable) remove(x *expectation) {
 	e.free = x
 }
 
-// find returns the expectation of x's control connection for x's tuple.
+// find returns the expectation with the tuple and the master of x, nil if there is none.
 func (e *expectationTable) find(x *Expectation) *expectation {
-	for same := e.byTuple[dataKeyOf(x.Zone, x.Tuple)]; same != nil; same = same.twin {
-		if same.Master == x.Master {
-			return same
+	for y := e.newest(x); y != nil; y = y.sameTuple {
+		if y.Master == x.Master {
+			return y
 		}
 	}
 	return nil
 }
 
-// maxSame bounds the control connections that may expect the same tuple at a time.
-// Every one that is withdrawn is looked for among them.
-const maxSame = 8
+// maxSameTuple bounds the control connections that may expect the same tuple at a time:
+// every withdrawal searches them.
+const maxSameTuple = 8
 
-// crowded reports whether as many other control connections as may be expect the tuple
-// of x.
+// crowded reports whether maxSameTuple other control connections expect the tuple of x.
 func (e *expectationTable) crowded(x *Expectation) bool {
 	n := 0
-	for same := e.byTuple[dataKeyOf(x.Zone, x.Tuple)]; same != nil; same = same.twin {
-		if same.Master != x.Master {
+	for y := e.newest(x); y != nil; y = y.sameTuple {
+		if y.Master != x.Master {
 			n++
 		}
 	}
-	return n >= maxSame
+	return n >= maxSameTuple
 }
 
-// expect adds an expectation of c. One that c has already for the same tuple is
-// renewed.
+// expect adds an expectation of c. It replaces the one that c has for the same tuple.
 func (t *Tracker) expect(c *conn, x Expectation) {
 	if same := t.expected.find(&x); same != nil {
 		t.withdraw(same, Superseded)
@@ -149,19 +153,18 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	}
 	x.Overflow = t.cfg.KernelShare > 0 && int(c.source.expectations) >= t.cfg.KernelShare
 	n := t.expected.insert(c, x, t.clock+t.cfg.Timeout)
-	n.contested = n.twin != nil && !t.cfg.Shared && !x.Overflow
+	n.pending = n.sameTuple != nil && !t.cfg.Shared && !x.Overflow
 	t.stats.Expected++
 	t.decision.Expect = append(t.decision.Expect, x)
-	t.decision.Contested = t.decision.Contested || n.contested
+	t.decision.Contested = t.decision.Contested || n.pending
 	t.observe(Event{Kind: EventExpect, Master: c.key.master(), Via: x.Via, Tuple: x.Tuple})
 }
 
-// withdraw takes an expectation back.
 func (t *Tracker) withdraw(x *expectation, why Reason) {
-	if i := t.undecided(x); i >= 0 {
-		t.decision.Expect = append(t.decision.Expect[:i], t.decision.Expect[i+1:]...)
+	if i := slices.Index(t.decision.Expect, x.Expectation); i >= 0 {
+		t.decision.Expect = slices.Delete(t.decision.Expect, i, i+1)
 		t.decision.Contested = t.decision.Contested && len(t.decision.Expect) > 0
-	} else if !x.contested && (t.closing || !t.kept(x)) {
+	} else if !x.pending && (t.closing || !t.ownedByOther(x)) {
 		t.decision.Withdraw = append(t.decision.Withdraw, x.Expectation)
 	}
 	t.stats.Withdrawn++
@@ -175,81 +178,68 @@ func (t *Tracker) withdrawAll(c *conn, why Reason) {
 	}
 }
 
-// undecided is the place of x in the decision that is being made, or -1.
-func (t *Tracker) undecided(x *expectation) int {
-	for i := range t.decision.Expect {
-		if t.decision.Expect[i] == x.Expectation {
-			return i
-		}
-	}
-	return -1
-}
-
-// kept reports whether what stands for the tuple of x is not x's to delete. The
-// kernel has taken the same tuple from another control connection since x: then x
-// was used. Or they share it.
-func (t *Tracker) kept(x *expectation) bool {
-	newest := t.expected.byTuple[dataKeyOf(x.Zone, x.Tuple)]
+// ownedByOther reports whether the kernel's expectation for the tuple of x belongs to
+// another control connection now, or to several: deleting it by tuple would remove
+// theirs. That the kernel accepted a newer one means that x was used.
+func (t *Tracker) ownedByOther(x *expectation) bool {
+	newest := t.expected.newest(&x.Expectation)
 	if t.cfg.Shared {
-		return newest != x || x.twin != nil
+		return newest != x || x.sameTuple != nil
 	}
-	for y := newest; y != x; y = y.twin {
-		if !y.contested {
+	for y := newest; y != x; y = y.sameTuple {
+		if !y.pending {
 			return true
 		}
 	}
 	return false
 }
 
-// Contended reports whether another control connection waits to have the tuple of
-// x expected.
+// Contended reports whether the expectation of another control connection for the tuple of
+// x waits for the kernel.
 func (t *Tracker) Contended(x *Expectation) bool {
-	for y := t.expected.byTuple[dataKeyOf(x.Zone, x.Tuple)]; y != nil; y = y.twin {
-		if y.contested {
+	for y := t.expected.newest(x); y != nil; y = y.sameTuple {
+		if y.pending {
 			return true
 		}
 	}
 	return false
 }
 
-// Use takes the expectation that a data connection's first packet meets, if
-// there is one. An expectation serves one connection; of two for the same tuple
-// the one that came first is used up first, as in the kernel. The packet is in the
-// default zone: before conntrack, nothing has put it into another.
+// Use removes and returns the expectation that the first packet of a data connection
+// matches, if there is one. Of several for the same tuple it is the oldest, as in the
+// kernel. The packet is in the default zone: no rule has put it into another one yet.
 func (t *Tracker) Use(src, dst netip.AddrPort) (Expectation, bool) {
-	x := t.expected.byTuple[dataKeyOf(0, Tuple{Src: src, Dst: dst})]
+	x := t.expected.newest(&Expectation{Tuple: Tuple{Src: src, Dst: dst}})
 	if x == nil {
 		return Expectation{}, false
 	}
-	for x.twin != nil {
-		x = x.twin
+	for x.sameTuple != nil {
+		x = x.sameTuple
 	}
 	used := x.Expectation
 	t.expected.remove(x)
 	return used, true
 }
 
-// Admitted tells the Tracker that the kernel has taken a contested expectation.
-// It reports false if the expectation was withdrawn meanwhile: then it must not
-// stay in the kernel.
+// Admitted notes that the kernel has accepted an expectation of a contested decision. It
+// reports false if it was withdrawn since: the caller must delete it from the kernel.
 func (t *Tracker) Admitted(x *Expectation) bool {
 	n := t.expected.find(x)
 	if n == nil {
 		return false
 	}
-	n.contested = false
+	n.pending = false
 	return true
 }
 
-// Stands reports whether the control connection of x expects its tuple, and the kernel has
-// taken that, as far as is known.
+// Stands reports whether x was not withdrawn and, as far as is known, is in the kernel.
 func (t *Tracker) Stands(x *Expectation) bool {
 	n := t.expected.find(x)
-	return n != nil && !n.contested
+	return n != nil && !n.pending
 }
 
-// Refused tells the Tracker that the kernel has refused an expectation. Perhaps
-// conntrack has lost the connection and found it again, behind other NAT.
+// Refused notes that the kernel has rejected an expectation. Conntrack may have lost its
+// master and picked it up again, with other NAT: it is looked up before the next one.
 func (t *Tracker) Refused(now time.Time, x *Expectation, why Reason) {
 	t.now = now
 	if n := t.expected.find(x); n != nil {

@@ -31,7 +31,7 @@ func (w *wire) track(src netip.AddrPort, flags packet.Flags) {
 
 // lookup is a Config.Lookup that knows the wire's connection.
 func (w *wire) lookup(_ *packet.Packet, ends Tuple) (Connection, bool) {
-	found := untranslated(w.zone, Tuple{Src: w.client, Dst: w.server})
+	found := withoutNAT(w.zone, Tuple{Src: w.client, Dst: w.server})
 	found.State = w.state
 	return found, found.Ends() == ends && w.state != StateNone
 }
@@ -54,7 +54,7 @@ const (
 func TestHandshake(t *testing.T) {
 	ap := netip.MustParseAddrPort
 	ends := Tuple{Src: testClient, Dst: testServer}
-	begun := untranslated(0, ends)
+	begun := withoutNAT(0, ends)
 	begun.State = StateSynRecv
 	alter := func(f func(c *Connection)) Connection {
 		c := begun
@@ -158,7 +158,7 @@ func TestNeverPickedUp(t *testing.T) {
 		}, []string{"open", "not-ftp not-a-verb", "open", "open", "open", "close evicted", "open"}},
 		{"nothing was seen on it for days", func(w *wire) {
 			w.login()
-			w.now = w.now.Add(idleLinger + time.Second)
+			w.now = w.now.Add(idleTimeout + time.Second)
 			w.t.Expire(w.now)
 		}, []string{"open", "close expired", notSeen}},
 		{"ended for us alone", func(w *wire) {
@@ -170,14 +170,14 @@ func TestNeverPickedUp(t *testing.T) {
 			w.login()
 			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 			w.state = StateEstablished
-			w.now = w.now.Add(closedLinger + time.Second)
+			w.now = w.now.Add(closedTimeout + time.Second)
 			w.t.Expire(w.now)
 		}, []string{"open", "close closed", notSeen}},
 		{"not FTP, ended for us alone, a while ago", func(w *wire) {
 			post(w)
 			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 			w.state = StateEstablished
-			w.now = w.now.Add(closedLinger + time.Second)
+			w.now = w.now.Add(closedTimeout + time.Second)
 			w.t.Expire(w.now)
 		}, []string{"open", "not-ftp not-a-verb", "close closed", notSeen}},
 		{"simultaneous open", func(w *wire) {
@@ -258,7 +258,7 @@ func TestHandshakeInTheMiddle(t *testing.T) {
 			cfg := testConfig()
 			cfg.Observe, cfg.Reopen = l.observe, tt.reopen
 			w := newWire(nil)
-			kernel := untranslated(0, Tuple{Src: w.client, Dst: w.server})
+			kernel := withoutNAT(0, Tuple{Src: w.client, Dst: w.server})
 			kernel.State = StateSynRecv
 			cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) { return kernel, true }
 			w.t = New(cfg)
@@ -322,11 +322,11 @@ func TestDataToControlPort(t *testing.T) {
 			return w
 		}, want: []string{"open", "reject PORT 192.0.2.10 > 198.51.100.20:2121 control-port", "open", "expect PORT 198.51.100.20 > 192.0.2.10:5000"}},
 		{name: "more announced than are told apart", play: func(tr *Tracker) *wire {
-			for i := range maxRefused {
-				if tr.refused.until == nil {
-					tr.refused.until = map[dataKey]time.Duration{}
+			for i := range maxControlPorts {
+				if tr.controlPorts.until == nil {
+					tr.controlPorts.until = map[tupleKey]time.Duration{}
 				}
-				tr.refused.until[dataKey{port: uint16(i), zone: 1}] = time.Hour
+				tr.controlPorts.until[tupleKey{port: uint16(i), zone: 1}] = time.Hour
 			}
 			announce(tr, "PORT 198,51,100,20,8,73\r\n")
 			return data(tr, 40000)
@@ -350,7 +350,7 @@ func TestDataToControlPort(t *testing.T) {
 // same connection.
 func TestOlder(t *testing.T) {
 	ends := Tuple{Src: testClient, Dst: testServer}
-	older := untranslated(0, ends)
+	older := withoutNAT(0, ends)
 	older.ID, older.State, older.Assured = 7, StateEstablished, true
 	inZone := older
 	inZone.Zone = 3
@@ -633,20 +633,20 @@ func TestSameTuple(t *testing.T) {
 	cfg.Observe = l.observe
 	tr := New(cfg)
 	var last *wire
-	for i := range maxSame + 1 {
+	for i := range maxSameTuple + 1 {
 		w := newWire(tr)
 		w.client = netip.AddrPortFrom(testClient.Addr(), uint16(40000+i))
 		w.login()
 		l.take()
 		w.c("PORT 192,0,2,10,154,208\r\n")
 		want := []string{served}
-		if i == maxSame {
+		if i == maxSameTuple {
 			want = []string{"reject PORT 198.51.100.20 > 192.0.2.10:39632 clash"}
 		}
 		if diff := cmp.Diff(want, l.take()); diff != "" {
 			t.Errorf("session %d: events (-want +got):\n%s", i, diff)
 		}
-		if i == maxSame-1 {
+		if i == maxSameTuple-1 {
 			last = w
 		}
 	}
@@ -815,17 +815,17 @@ func TestRefusedOfNetwork(t *testing.T) {
 		server := netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})
 		return keyOf(netip.MustParseAddrPort("[fd07:1::2]:40000"), netip.AddrPortFrom(server, 21))
 	}
-	for i := range 2 * maxRefused {
-		tr.refuse(&conn{key: ends(i)}, ftpparse.EPRT, 21)
+	for i := range 2 * maxControlPorts {
+		tr.noteControlPort(&conn{key: ends(i)}, ftpparse.EPRT, 21)
 	}
-	if n := len(tr.refused.until); n > maxRefused+1 {
+	if n := len(tr.controlPorts.until); n > maxControlPorts+1 {
 		t.Errorf("%d endpoints of one network are kept", n)
 	}
-	for _, i := range []int{0, 2*maxRefused - 1} {
+	for _, i := range []int{0, 2*maxControlPorts - 1} {
 		control := ends(i)
-		data := control.turned()
+		data := control.reverse()
 		data.serverPort = 21
-		if !tr.refused.has(&data, 0) {
+		if !tr.controlPorts.has(&data, 0) {
 			t.Errorf("what server %d may open is forgotten", i)
 		}
 	}

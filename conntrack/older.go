@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// Older are the control connections that conntrack had when the daemon started. They
-// may be picked up in the middle, each of them once. A nil *Older has none. It is safe
-// for concurrent use: the trackers of several queues share one.
+// Older are the control connections that are older than the daemon. Each may be picked up
+// in the middle, once. A nil *Older is empty. It is safe for concurrent use: the trackers
+// of several queues share one.
 type Older struct {
 	mu  sync.Mutex
 	ids map[connKey]uint32 // Connection.ID
@@ -15,10 +15,9 @@ type Older struct {
 	out int
 }
 
-// NewOlder makes an Older of those of list that are control connections to ports,
-// ASSURED and established, at most limit of them. Of what conntrack itself has picked up
-// nobody has seen who opened it: who forges two packets could have it ASSURED, and wait
-// for the daemon's next start.
+// NewOlder returns the control connections to ports in list that are ASSURED and
+// established, at most limit of them. It leaves out those that conntrack picked up in the
+// middle: two forged packets could make one ASSURED, ready for the daemon's next start.
 func NewOlder(list []Connection, ports []uint16, limit int) *Older {
 	o := &Older{ids: make(map[connKey]uint32)}
 	for i := range list {
@@ -36,7 +35,7 @@ func NewOlder(list []Connection, ports []uint16, limit int) *Older {
 	return o
 }
 
-// Add lists another connection, which the caller knows to be one of them.
+// Add adds a connection without a check.
 func (o *Older) Add(c Connection) {
 	ends := c.Ends()
 	key := keyOf(ends.Src, ends.Dst)
@@ -46,11 +45,10 @@ func (o *Older) Add(c Connection) {
 	o.ids[key] = c.ID
 }
 
-// Len returns how many connections NewOlder found, and how many it left out for its
-// limit.
+// Len returns the number of connections that NewOlder found, and of those beyond its limit.
 func (o *Older) Len() (n, leftOut int) { return o.n, o.out }
 
-// has reports whether take would find key.
+// has reports whether take would return key.
 func (o *Older) has(key *connKey) bool {
 	if o == nil {
 		return false
@@ -61,7 +59,7 @@ func (o *Older) has(key *connKey) bool {
 	return ok
 }
 
-// take returns the ID of a connection that was not taken before.
+// take removes a connection and returns its Connection.ID.
 func (o *Older) take(key *connKey) (id uint32, ok bool) {
 	if o == nil {
 		return 0, false

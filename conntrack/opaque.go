@@ -11,14 +11,13 @@ func (c *conn) hosts() Hosts {
 	return Hosts{Client: m.Src.Addr(), Server: m.Dst.Addr()}
 }
 
-// setOpaque notes that c, whose addresses NAT leaves alone, went into TLS.
+// setOpaque notes that c, whose addresses NAT does not change, switched to TLS.
 func (t *Tracker) setOpaque(c *conn) {
 	if c.state&opaque != 0 {
 		return
 	}
 	c.state |= opaque
-	h := c.hosts()
-	l := c.listed()
+	h, l := c.hosts(), c.listed()
 	if l.older = t.opaque[h]; l.older != nil {
 		l.older.links.newer = c
 	}
@@ -26,7 +25,7 @@ func (t *Tracker) setOpaque(c *conn) {
 	t.decision.Opaque = append(t.decision.Opaque, h)
 }
 
-// clearOpaque notes that c ended or can be read again.
+// clearOpaque notes that c closed or returned to clear text.
 func (t *Tracker) clearOpaque(c *conn) {
 	if c.state&opaque == 0 {
 		return
@@ -48,17 +47,16 @@ func (t *Tracker) clearOpaque(c *conn) {
 	l.older, l.newer = nil, nil
 }
 
-// OpaqueHosts are the hosts between which there is a control connection that went
-// into TLS, and whose addresses NAT leaves alone.
+// OpaqueHosts returns the hosts that have an opaque control connection: one that switched
+// to TLS, and whose addresses NAT does not change.
 func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
 
 // IsOpaque reports whether h is one of OpaqueHosts.
 func (t *Tracker) IsOpaque(h Hosts) bool { return t.opaque[h] != nil }
 
-// OpaqueMaster returns a control connection of OpaqueHosts between client and
-// server, the newest if there are several: the master of data connections whose
-// announcement could not be read. A data connection is a sign of its life, which with
-// Config.SkipOpaque is the only one.
+// OpaqueMaster returns the newest opaque control connection between client and server: the
+// master of data connections whose announcement could not be parsed. Their use keeps it in
+// the table, as its own packets may no longer be queued (Config.SkipOpaque).
 func (t *Tracker) OpaqueMaster(client, server netip.Addr) (Tuple, bool) {
 	c := t.opaque[Hosts{Client: client, Server: server}]
 	if c == nil {

@@ -7,68 +7,64 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// Reason is ftpparse's: one vocabulary from the line to the metric.
+// Reason is the type of all reasons, from the parser to the metrics.
 type Reason = ftpparse.Reason
 
 // Reasons of the policy.
 const (
-	LoginRequired  Reason = "login-required"   // the session has not logged in
-	ActiveDisabled Reason = "active-disabled"  // active mode is switched off
+	LoginRequired  Reason = "login-required"   // announced before the login
+	ActiveDisabled Reason = "active-disabled"  // active mode is disabled
 	ForeignAddress Reason = "foreign-address"  // the line names another host than its sender (FTP bounce)
-	BelowMinPort   Reason = "below-min-port"   // a port under min_port
-	PortNotAllowed Reason = "port-not-allowed" // a port outside the configured range
-	ControlPort    Reason = "control-port"     // a control port: what comes there is no data connection
-	// ActiveBehindNAT refuses what cannot work: the line names the client by an
-	// address that the server does not know it by, and the lines of a control
-	// connection are not rewritten here. A client that names the address it has
-	// outside is served.
+	BelowMinPort   Reason = "below-min-port"   // port below min_port
+	PortNotAllowed Reason = "port-not-allowed" // port outside the configured range
+	ControlPort    Reason = "control-port"     // a data connection to a control port
+	// ActiveBehindNAT: the line names the client's address before NAT, which the server
+	// cannot reach. Payload is not rewritten; a client may name its address after NAT.
 	ActiveBehindNAT Reason = "active-behind-nat"
 )
 
 // Reasons of the tracker and of the kernel.
 const (
-	NotAnFTPSession Reason = "not-ftp" // the connection turned out to be no FTP session
-	// NotSeenFromStart leaves a connection unread that nobody vouches for: its
-	// handshake was not seen, and conntrack did not have it when the daemon started.
+	NotAnFTPSession Reason = "not-ftp" // the connection is not FTP
+	// NotSeenFromStart: the handshake was not seen, and the connection is not one of Older.
 	NotSeenFromStart Reason = "not-seen-from-start"
-	ClientLimit      Reason = "client-limit" // the client has its share of the connections or of the expectations
-	Closed           Reason = "closed"       // the control connection ended
-	Expired          Reason = "expired"      // unused for the timeout; of a connection, nothing was seen on it for days
-	Superseded       Reason = "superseded"   // newer expectations of the same control connection took its place
-	Evicted          Reason = "evicted"      // the table was full
+	ClientLimit      Reason = "client-limit" // the client's share of connections or expectations is used up
+	Closed           Reason = "closed"       // the control connection closed
+	Expired          Reason = "expired"      // expectation unused for its timeout, or connection idle for days
+	Superseded       Reason = "superseded"   // replaced by a newer expectation of the same control connection
+	Evicted          Reason = "evicted"      // a table was full
 	Clash            Reason = "clash"        // another control connection expects the same endpoint
 	NoHelper         Reason = "no-helper"    // the control connection has no helper in the kernel
 	NoMaster         Reason = "no-master"    // the control connection is not in the kernel's table
 	TableFull        Reason = "table-full"   // the kernel's expectation table is full
-	Kernel           Reason = "kernel"       // any other refusal of the kernel
-	Translated       Reason = "translated"   // the control connection goes through NAT, and the data connection could not
+	Kernel           Reason = "kernel"       // the kernel rejected it for any other reason
+	Translated       Reason = "translated"   // the addresses are NATed, which data connections of TLS sessions cannot be
 )
 
-// AddressPolicy is what becomes of a passive reply that names another address
-// than the server's.
+// AddressPolicy decides on passive replies that name another address than the server's.
 type AddressPolicy uint8
 
 const (
-	// AddressPeer expects the server's own address with the announced port, as
-	// clients connect there: a server behind NAT prints its private address.
+	// AddressPeer expects the announced port at the server's own address, as clients
+	// connect there: a server behind NAT sends its private address.
 	AddressPeer AddressPolicy = iota
-	// AddressStrict refuses the reply.
+	// AddressStrict rejects the reply.
 	AddressStrict
-	// AddressReply expects the address that the reply names. It lets a server
-	// open the client's way to any host: for FXP between servers one trusts.
+	// AddressReply expects the address in the reply, for FXP between trusted servers: any
+	// server may then admit its client to any host.
 	AddressReply
 )
 
-// PortRange is a range of ports, both ends included. The zero value allows none.
+// PortRange is an inclusive range of ports. The zero value is empty.
 type PortRange struct {
 	Min, Max uint16
 }
 
-// Contains reports whether p lies in r. Port 0 never does.
+// Contains reports whether p is in r. Port 0 never is.
 func (r PortRange) Contains(p uint16) bool { return p != 0 && r.Min <= p && p <= r.Max }
 
-// String returns the range as the configuration writes it: "30000-30999", a single port,
-// or nothing for the zero range.
+// String returns the range in the form of the configuration: "30000-30999", a single port,
+// or "" for the zero range.
 func (r PortRange) String() string {
 	switch {
 	case r == PortRange{}:
@@ -80,12 +76,11 @@ func (r PortRange) String() string {
 	}
 }
 
-// Policy decides which announced endpoints may be expected. The zero value
-// admits nothing.
+// Policy decides which announced endpoints may be expected. The zero value rejects all.
 type Policy struct {
-	// MinPort is the lowest port that is ever expected.
+	// MinPort is the lowest port that may be expected.
 	MinPort uint16
-	// RequireLogin refuses what is announced before the login.
+	// RequireLogin rejects announcements before the login.
 	RequireLogin bool
 
 	PassiveAddress AddressPolicy
@@ -95,18 +90,18 @@ type Policy struct {
 	ActivePorts PortRange
 }
 
-// Judge turns what a line announced into the tuple of the expected data
-// connection, in its original direction and before NAT: it comes from one side
-// of the control connection c and goes to where that side finds the other. With
-// a Reason the tuple is what the line asked for.
-func (p *Policy) Judge(c *Connection, e *ftpparse.Event) (Tuple, Reason) {
+// check returns the original tuple, before NAT, of the data connection that a line on the
+// control connection c announced: from the peer of the announcing side, to the address at
+// which the peer reaches that side. If there is a Reason to reject it, the tuple is what
+// the line asked for.
+func (p *Policy) check(c *Connection, e *ftpparse.Event) (Tuple, Reason) {
 	port := e.Endpoint.Port()
 	addr := e.Endpoint.Addr()
 	if e.Via == ftpparse.DefaultPort {
 		addr, port = c.Reply.Dst.Addr(), c.Reply.Dst.Port()
 	}
 	if e.Via.Active() {
-		return tuple(c.Reply.Src.Addr(), addr, port), p.judgeActive(c, addr, port, e.BeforeLogin)
+		return tuple(c.Reply.Src.Addr(), addr, port), p.checkActive(c, addr, port, e.BeforeLogin)
 	}
 	server := c.Original.Dst.Addr()
 	if !addr.IsValid() || addr == c.Reply.Src.Addr() {
@@ -123,19 +118,19 @@ func (p *Policy) Judge(c *Connection, e *ftpparse.Event) (Tuple, Reason) {
 		}
 	}
 	if why == "" {
-		why = p.judgePort(port, p.PassivePorts, e.BeforeLogin)
+		why = p.checkPort(port, p.PassivePorts, e.BeforeLogin)
 	}
 	return tuple(c.Original.Src.Addr(), addr, port), why
 }
 
-// judgeActive demands that PORT, EPRT and LPRT name the client itself, in its
-// own family: an IPv4-mapped IPv6 address is another address.
-func (p *Policy) judgeActive(c *Connection, addr netip.Addr, port uint16, beforeLogin bool) Reason {
+// checkActive accepts PORT, EPRT and LPRT only with the client's own address. An IPv4-mapped
+// IPv6 address differs from the IPv4 address.
+func (p *Policy) checkActive(c *Connection, addr netip.Addr, port uint16, beforeLogin bool) Reason {
 	switch {
 	case !p.Active:
 		return ActiveDisabled
 	case addr == c.Reply.Dst.Addr():
-		return p.judgePort(port, p.ActivePorts, beforeLogin)
+		return p.checkPort(port, p.ActivePorts, beforeLogin)
 	case addr == c.Original.Src.Addr():
 		return ActiveBehindNAT
 	default:
@@ -143,7 +138,7 @@ func (p *Policy) judgeActive(c *Connection, addr netip.Addr, port uint16, before
 	}
 }
 
-func (p *Policy) judgePort(port uint16, allowed PortRange, beforeLogin bool) Reason {
+func (p *Policy) checkPort(port uint16, allowed PortRange, beforeLogin bool) Reason {
 	switch {
 	case port == 0 || port < p.MinPort:
 		return BelowMinPort

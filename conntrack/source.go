@@ -5,20 +5,24 @@ import (
 	"time"
 )
 
-// source is what the table holds of one client. Connections count from when both
-// sides have spoken: addresses can be forged until then.
+// sourceShare bounds one client to 1/sourceShare of the connections, and of all
+// expectations.
+const sourceShare = 4
+
+// source is the account of one client. A connection counts once both sides have sent
+// payload: its addresses may be forged until then.
 type source struct {
 	key          sourceKey
 	connections  int32
 	expectations int32
-	// What it may announce beside an unused expectation, until when that was
-	// reckoned.
+	// Recent announcements beside an unused expectation: a leaky bucket, and the time of
+	// its last update.
 	churn   int32
 	churned time.Duration
 }
 
-// sourceKey is the 64 bits of an IPv6 address that one host cannot choose. An IPv4 address
-// is one in 0:ffff::/32, which is assigned to nobody (0000::/8 of IANA's registry).
+// sourceKey is the upper half of an IPv6 address, as a host may use any lower half. An IPv4
+// address is a network of 0:ffff::/32, which is never assigned (IANA reserves 0000::/8).
 type sourceKey uint64
 
 func (k *connKey) source() sourceKey {
@@ -29,7 +33,7 @@ func (k *connKey) source() sourceKey {
 	return sourceKey(binary.BigEndian.Uint64(b))
 }
 
-// charge counts c against its client's share of the table. It reports false if that is
+// charge counts c against its client's share of the table. It reports false if the share is
 // used up.
 func (t *Tracker) charge(c *conn) bool {
 	if c.source != nil {
@@ -48,7 +52,7 @@ func (t *Tracker) charge(c *conn) bool {
 	return true
 }
 
-// release takes c, which has no expectations any more, out of its client's account.
+// release removes c, which has no expectations left, from its client's account.
 func (t *Tracker) release(c *conn) {
 	s := c.source
 	if s == nil {
@@ -60,17 +64,16 @@ func (t *Tracker) release(c *conn) {
 	}
 }
 
-// Where a data connection is known to have used its expectation, a client that announces
-// one endpoint after the other beside an unused one wants none of them. It may do so
-// churnRate times a second, and churnBurst times at once: each costs those who wait for
-// the same queue a change of the firewall's table.
+// If the Tracker knows which expectations were used (Config.Shared), a client that announces
+// endpoints without using them may do so churnBurst times at once and churnRate times a
+// second: each costs everybody in the same queue an update of the firewall's table.
 const (
 	churnRate  = 64
 	churnBurst = 64
 )
 
 // hasRoom reports whether the client of c may have one more expectation. It may always
-// have one in place of another, if it does not do so all the time.
+// replace one, but not all the time.
 func (t *Tracker) hasRoom(c *conn) bool {
 	if !t.charge(c) {
 		return false
@@ -81,8 +84,8 @@ func (t *Tracker) hasRoom(c *conn) bool {
 	return c.count == 0 || !t.cfg.Shared || c.source.spend(t.clock)
 }
 
-// spend takes one of what s may announce beside an unused expectation. It reports false
-// if nothing is left.
+// spend counts an announcement beside an unused expectation. It reports false if the limit
+// is reached.
 func (s *source) spend(now time.Duration) bool {
 	const interval = time.Second / churnRate
 	if n := (now - s.churned) / interval; n > 0 {

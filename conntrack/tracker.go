@@ -8,71 +8,59 @@ import (
 	"ftpctd/nfq/packet"
 )
 
-// Bounds that are not the administrator's to choose.
+// Limits that are not configurable.
 const (
-	// maxExpectations bounds the expectations of all control connections
-	// together; the kernel's own bound is nf_conntrack_expect_max.
+	// maxExpectations bounds the expectations of all control connections together; the
+	// kernel's own limit is nf_conntrack_expect_max.
 	maxExpectations = 1 << 16
-	// maxBuffered bounds the bytes held for incomplete lines and out-of-order
+	// maxBuffered bounds the bytes buffered for incomplete lines and out-of-order
 	// segments of all control connections together.
 	maxBuffered = 64 << 20
-	// maxLines is how many announcements of a packet count, or as many as a control
-	// connection may have expectations, and how many refusals are told one by one.
+	// maxLines bounds the announcements of one packet that count (unless one control
+	// connection may have more expectations), and its rejections that are reported one by
+	// one.
 	maxLines = 16
-	// dataPort is where servers open data connections from (RFC 959 section 3.2). Such
-	// a connection is never a control connection, even if it goes to a control port.
+	// dataPort is the source port of active data connections (RFC 959 section 3.2). A
+	// connection from it is never a control connection, even to a control port.
 	dataPort = 20
-	// sourceShare is the part of the table's connections, and of all expectations,
-	// that one client may have: 1/sourceShare.
-	sourceShare = 4
-	// closedLinger is how long an ended connection stays in the table: as long as the
-	// kernel keeps it in TIME_WAIT. Stray packets then do not count as those of a
-	// connection whose beginning was not seen.
-	closedLinger = 2 * time.Minute
-	// idleLinger is how long a connection stays on which nothing is seen: as long as
-	// the kernel keeps one that is ESTABLISHED (tcp_timeouts of
-	// net/netfilter/nf_conntrack_proto_tcp.c). The end of one whose host lost power
-	// is never seen.
-	idleLinger = 5 * 24 * time.Hour
 )
 
-// Config sets a Tracker up.
+// Config configures a Tracker.
 type Config struct {
 	// Ports are the control ports; the side with one of them is the server.
 	Ports []uint16
 	// Policy decides which announced endpoints may be expected.
 	Policy Policy
-	// Connections bounds the table. What has ended gives way first, then what is not
-	// read, then the least recently used connection on which neither side has spoken,
-	// then one on which one side has yet to speak, then the least recently used of the
-	// others. A quarter of them is the share of one client: an IPv4 address or an IPv6
-	// network of 64 bits.
+	// Connections is the size of the table. When it is full, closed connections are
+	// evicted first, then skipped ones, then the least recently used one without payload,
+	// then one with payload from one side only, then the least recently used of the
+	// others. One client (an IPv4 address or an IPv6 /64) may have a quarter of them.
 	Connections int
-	// MaxExpected bounds the unused expectations of one control connection; the
-	// oldest gives way.
+	// MaxExpected bounds the unused expectations of one control connection; the oldest
+	// is withdrawn for a new one.
 	MaxExpected int
-	// Timeout is how long an unused expectation stands.
+	// Timeout is the lifetime of an unused expectation.
 	Timeout time.Duration
-	// KernelShare bounds the expectations that one client may have in the kernel's
-	// table; those beyond it are marked Overflow. 0 is no bound.
+	// KernelShare bounds the expectations of one client in the kernel's table; further
+	// ones are marked Overflow. 0 means no bound.
 	KernelShare int
-	// Shared tells that several control connections may expect the same tuple at a
-	// time, which the kernel's table does not take: none is Contested, and what
-	// stands for the tuple is withdrawn with the last of them.
+	// Shared reports that several control connections may expect the same tuple at a
+	// time, unlike in the kernel's table: there is no Contested, and the expectation of a
+	// tuple is withdrawn with the last of them.
 	Shared bool
-	// SkipOpaque leaves a connection that went into TLS unread until its end: it
-	// is not noticed if it returns to clear text.
+	// SkipOpaque skips a connection that switched to TLS until it closes: its return to
+	// clear text goes unnoticed.
 	SkipOpaque bool
 	// Lookup asks conntrack for the connection of p, whose client and server are ends. It
 	// is called for each SYN/ACK that may open a control connection, for each connection
-	// of Older, and for the next line that announces an endpoint after the kernel has
-	// refused an expectation: NAT stays as it is for as long as conntrack has the
-	// connection. What it does not confirm is not read. With nil every handshake counts,
-	// and there is no NAT.
+	// of Older, and for the first announcement after the kernel rejected an expectation;
+	// otherwise NAT does not change as long as conntrack has the connection. Connections
+	// that it does not confirm are skipped. Without it every handshake counts, and there
+	// is no NAT.
 	Lookup func(p *packet.Packet, ends Tuple) (Connection, bool)
-	// Reopen lets a handshake count that conntrack sees on a connection which had one
-	// already, as where a client reuses its port. Conntrack takes any SYN for the first
-	// half of it: set it only where nobody but the client can have sent that SYN.
+	// Reopen accepts a handshake on a connection of which conntrack has seen one before,
+	// as where a client reuses its port. Conntrack accepts any SYN as the first half of
+	// it: set Reopen only where nobody but the client can have sent that SYN.
 	Reopen bool
 	// Older are the connections that may be picked up in the middle; nil for none.
 	Older *Older
@@ -80,60 +68,58 @@ type Config struct {
 	Observe func(Event)
 }
 
-// Stats counts what a Tracker has seen since it was made.
+// Stats are the counters of a Tracker since New.
 type Stats struct {
-	Packets     uint64 // packets given to Packet
+	Packets     uint64 // passed to Packet
 	Sessions    uint64 // control connections opened
 	Expected    uint64 // expectations
-	Rejected    uint64 // announcements refused
+	Rejected    uint64 // announcements rejected
 	Withdrawn   uint64 // expectations withdrawn
-	Opaque      uint64 // sessions that went into TLS
+	Opaque      uint64 // sessions that switched to TLS
 	NotFTP      uint64 // connections that were not FTP
-	Unseen      uint64 // connections whose beginning was not seen
-	Gaps        uint64 // bytes lost within a session
-	Evicted     uint64 // connections that gave way to newer ones
-	Connections int    // in the table now
-	Outstanding int    // expectations that stand now
+	Unseen      uint64 // connections whose handshake was not seen
+	Gaps        uint64 // losses of bytes within a session
+	Evicted     uint64 // connections evicted by newer ones
+	Connections int    // currently in the table
+	Outstanding int    // current expectations
 }
 
-// Tracker is the table of control connections. It is not safe for concurrent
-// use.
+// Tracker is the table of control connections and of the data connections they expect.
+// It is not safe for concurrent use.
 type Tracker struct {
 	cfg   Config
 	stats Stats
 
-	conns    connTable
-	expected expectationTable
-	refused  refusedPorts
-	sources  map[sourceKey]*source
-	opaque   map[Hosts]*conn // the newest of those that cannot be read for TLS
-	holders  links           // ring of the connections that hold buffers, the oldest last
-	buffered int             // bytes that they hold
+	conns        connTable
+	expected     expectationTable
+	controlPorts announcedControlPorts
+	sources      map[sourceKey]*source
+	opaque       map[Hosts]*conn // the newest opaque connection of the hosts
+	holders      links           // ring of the connections with buffers, the oldest last
+	buffered     int             // bytes in these buffers
 
-	packet   *packet.Packet // while Packet reads it
 	now      time.Time
-	start    time.Time     // the first now
-	clock    time.Duration // from start to now: where now is monotonic, setting the clock ages nothing
+	start    time.Time      // the first now
+	clock    time.Duration  // from start to now; as now is monotonic, setting the clock ages nothing
+	packet   *packet.Packet // while Packet runs
 	events   []ftpparse.Event
 	decision Decision
-	// unconfirmed tells that conntrack does not confirm the connection of the packet: it
+	// unconfirmed is set once conntrack did not confirm the connection of the packet: it
 	// is asked once, however many lines the packet has.
 	unconfirmed bool
 	closing     bool
 }
 
-// New makes a Tracker.
+// New returns a Tracker without connections.
 func New(cfg Config) *Tracker {
-	t := &Tracker{
-		cfg: cfg, opaque: make(map[Hosts]*conn), sources: make(map[sourceKey]*source),
-	}
+	t := &Tracker{cfg: cfg, opaque: make(map[Hosts]*conn), sources: make(map[sourceKey]*source)}
 	t.holders.next, t.holders.prev = &t.holders, &t.holders
 	t.conns.init(cfg.Connections)
 	t.expected.init()
 	return t
 }
 
-// Packet takes the next packet of a control connection. now must not go back.
+// Packet processes the next packet of a control connection. now must not decrease.
 func (t *Tracker) Packet(now time.Time, p *packet.Packet) *Decision {
 	t.stats.Packets++
 	t.packet = p
@@ -143,8 +129,8 @@ func (t *Tracker) Packet(now time.Time, p *packet.Packet) *Decision {
 		return &t.decision
 	}
 	if c == nil && p.Flags&(packet.SYN|packet.FIN|packet.RST) != 0 {
-		// An older connection ends, or its ends begin another one, which may well get
-		// its ID: that is made of the tuples and of the entry's place in memory
+		// An older connection closes, or its hosts open another one, which may well get
+		// its ID: that is computed from the tuples and the entry's memory address
 		// (nf_ct_get_id of net/netfilter/nf_conntrack_core.c).
 		t.cfg.Older.take(&key)
 	}
@@ -166,17 +152,13 @@ func (t *Tracker) begin(now time.Time) {
 		t.start = now
 	}
 	t.now, t.clock = now, now.Sub(t.start)
-	t.decision.Withdraw = t.decision.Withdraw[:0]
-	t.decision.Expect = t.decision.Expect[:0]
-	t.decision.Opaque = t.decision.Opaque[:0]
-	t.decision.Readable = t.decision.Readable[:0]
-	t.decision.Contested, t.decision.Anew, t.decision.Reopened, t.decision.Skip = false, false, false, false
+	t.decision.reset()
 	t.unconfirmed = false
 }
 
-// lookup finds the connection of p and the direction p travels in. Where both
-// ports are control ports, the handshake decides, which conntrack has to confirm; of
-// other packets the connection that is known or older, of which there is only one.
+// lookup returns the connection of p and the direction of p. If both ports are control
+// ports, the handshake decides on the direction, which conntrack has to confirm; for
+// other packets it is that of the known or older connection, of which there is only one.
 func (t *Tracker) lookup(p *packet.Packet) (ftpparse.Direction, *conn, connKey) {
 	toServer := slices.Contains(t.cfg.Ports, p.Dst.Port())
 	toClient := slices.Contains(t.cfg.Ports, p.Src.Port())
@@ -185,8 +167,7 @@ func (t *Tracker) lookup(p *packet.Packet) (ftpparse.Direction, *conn, connKey) 
 	if !toClient {
 		return ftpparse.DirOriginal, t.conns.find(&original), original
 	}
-	reply := keyOf(p.Dst, p.Src)
-	reply.zone = p.Zone
+	reply := original.reverse()
 	if !toServer {
 		return ftpparse.DirReply, t.conns.find(&reply), reply
 	}
@@ -202,12 +183,13 @@ func (t *Tracker) lookup(p *packet.Packet) (ftpparse.Direction, *conn, connKey) 
 	return ftpparse.DirOriginal, t.conns.find(&original), original
 }
 
-// reset takes a RST that is in its place. One that is only close to it does not
-// end the connection for its receiver (RFC 5961 section 3.2), and must not end it
-// here: the session would go unread. Behind a FIN the place of the FIN will do, as it
-// does for Linux (tcp_reset_check of net/ipv4/tcp_input.c): a host that has closed
-// answers so to what was sent before its FIN had come. Of what is skipped the place is
-// not known; what comes after the end of that is not read either.
+// reset handles a RST. As in RFC 5961 section 3.2, only a RST with exactly the expected
+// sequence number closes the connection: otherwise a forged one could end the inspection
+// of a session that goes on. After a FIN, a RST with the sequence number of the FIN
+// closes it, too, as in Linux (tcp_reset_check of net/ipv4/tcp_input.c): this is how a
+// host that has closed answers segments sent before its FIN arrived. The expected number
+// of a skipped connection is unknown, and its successor is skipped as well: any RST
+// closes it.
 func (t *Tracker) reset(c *conn, p *packet.Packet, dir ftpparse.Direction) {
 	if c == nil || c.state&closed != 0 {
 		return
@@ -220,7 +202,7 @@ func (t *Tracker) reset(c *conn, p *packet.Packet, dir ftpparse.Direction) {
 	t.close(c, Closed)
 }
 
-// segment reads payload and FIN.
+// segment handles payload and FIN.
 func (t *Tracker) segment(c *conn, key connKey, p *packet.Packet, dir ftpparse.Direction) {
 	if c == nil {
 		if len(p.Payload) == 0 {
@@ -236,34 +218,35 @@ func (t *Tracker) segment(c *conn, key connKey, p *packet.Packet, dir ftpparse.D
 		return
 	}
 	if len(p.Payload) > 0 {
-		t.spoke(c, dir)
+		t.sawPayload(c, dir)
 	}
 	fin := p.Flags&packet.FIN != 0
 	if c.state&skipped == 0 {
-		t.read(c, p, dir)
+		t.parse(c, p, dir)
 		if c.state&skipped == 0 {
-			// A FIN out of its place ends nothing: its receiver drops it as well.
+			// A FIN out of sequence closes nothing: its receiver drops it as well.
 			fin = c.session.Finished(dir)
 		}
 	}
-	if fin {
-		if dir == ftpparse.DirOriginal {
-			c.state |= clientFIN
-		} else {
-			c.state |= serverFIN
-		}
-		if c.state&(clientFIN|serverFIN) == clientFIN|serverFIN {
-			t.close(c, Closed)
-		}
+	if !fin {
+		return
+	}
+	if dir == ftpparse.DirOriginal {
+		c.state |= clientFIN
+	} else {
+		c.state |= serverFIN
+	}
+	if c.state&(clientFIN|serverFIN) == clientFIN|serverFIN {
+		t.close(c, Closed)
 	}
 }
 
-// read gives a segment to the session of c.
-func (t *Tracker) read(c *conn, p *packet.Packet, dir ftpparse.Direction) {
+// parse passes a segment to the session of c and handles its events.
+func (t *Tracker) parse(c *conn, p *packet.Packet, dir ftpparse.Direction) {
 	if c.state&handshake != 0 && dir == ftpparse.DirOriginal && len(p.Payload) > 1 && int32(p.Seq-c.isn[0]) < 0 {
-		// The SYN/ACK lied about where the client begins (conntrack lets it pass
-		// with nf_conntrack_tcp_be_liberal), to have what comes first go unread. One
-		// byte is a keep-alive (RFC 9293 section 3.8.4).
+		// The acknowledgement number of the SYN/ACK was too high, to keep the client's
+		// first bytes from inspection; conntrack accepts that with
+		// nf_conntrack_tcp_be_liberal. One byte is a keep-alive (RFC 9293 section 3.8.4).
 		server, _ := c.session.Next(ftpparse.DirReply)
 		c.isn[0] = p.Seq
 		c.session.Start(p.Seq, server)
@@ -274,31 +257,32 @@ func (t *Tracker) read(c *conn, p *packet.Packet, dir ftpparse.Direction) {
 		FIN: p.Flags&packet.FIN != 0, Payload: p.Payload,
 	})
 	t.countBuffers(c)
-	t.act(c)
+	t.handleEvents(c)
 	for t.buffered > maxBuffered {
 		t.stats.Evicted++
-		holder := t.holders.prev.conn
-		t.abandon(holder, Evicted)
-		t.decision.Skip = t.decision.Skip || holder == c
+		oldest := t.holders.prev.conn
+		t.skip(oldest, Evicted)
+		t.decision.Skip = t.decision.Skip || oldest == c
 	}
 }
 
-// spoke notes that payload came from one side.
-func (t *Tracker) spoke(c *conn, dir ftpparse.Direction) {
+// sawPayload notes payload from one side. Once there is some from both, c counts against
+// its client's share of the table.
+func (t *Tracker) sawPayload(c *conn, dir ftpparse.Direction) {
 	if dir == ftpparse.DirOriginal {
-		c.state |= clientSpoke
+		c.state |= clientPayload
 	} else {
-		c.state |= serverSpoke
+		c.state |= serverPayload
 	}
-	switch both := c.state&(clientSpoke|serverSpoke) == clientSpoke|serverSpoke; {
-	case c.rank == silent && !both:
-		t.touch(c, unassured)
-	case (c.rank == silent || c.rank == unassured) && both:
+	switch both := c.state&(clientPayload|serverPayload) == clientPayload|serverPayload; {
+	case c.rank == rankSilent && !both:
+		t.touch(c, rankUnreplied)
+	case (c.rank == rankSilent || c.rank == rankUnreplied) && both:
 		if !t.charge(c) {
-			t.giveUp(c, ClientLimit)
+			t.skipCurrent(c, ClientLimit)
 			return
 		}
-		t.touch(c, assured)
+		t.touch(c, rankAssured)
 	}
 }
 
@@ -309,25 +293,25 @@ func (t *Tracker) observe(e Event) {
 	}
 }
 
-// Expire withdraws what nobody used in time, and forgets connections that ended a
-// while ago and those that nothing was seen on for days. Call it every second or so.
+// Expire withdraws expectations that were not used before their timeout, and forgets
+// connections that closed a while ago or were idle for days. Call it about every second.
 func (t *Tracker) Expire(now time.Time) *Decision {
 	t.begin(now)
 	for x := t.expected.oldest(); x != nil && x.deadline <= t.clock; x = t.expected.oldest() {
 		t.withdraw(x, Expired)
 	}
-	t.refused.expire(t.clock)
+	t.controlPorts.expire(t.clock)
 	for r := range t.conns.lru {
-		ring, linger := &t.conns.lru[r], rank(r).linger()
-		for c := ring.prev; c != ring && t.clock-c.seen > linger; c = ring.prev {
+		ring, timeout := &t.conns.lru[r], rank(r).timeout()
+		for c := ring.prev; c != ring && t.clock-c.seen > timeout; c = ring.prev {
 			t.forget(c, Expired)
 		}
 	}
 	return &t.decision
 }
 
-// Close withdraws everything, also what another control connection may have taken the
-// place of: nobody will tell any more.
+// Close withdraws all expectations, including those that another control connection may
+// have replaced in the kernel: no later call will.
 func (t *Tracker) Close(now time.Time) *Decision {
 	t.begin(now)
 	t.closing = true
@@ -337,8 +321,7 @@ func (t *Tracker) Close(now time.Time) *Decision {
 	return &t.decision
 }
 
-// SetPolicy changes the policy for what is announced from now on. Expectations
-// that stand are left alone.
+// SetPolicy sets the policy for later announcements. Existing expectations are kept.
 func (t *Tracker) SetPolicy(p Policy) { t.cfg.Policy = p }
 
 // Stats returns the counters.

@@ -195,7 +195,7 @@ func TestConnectionLife(t *testing.T) {
 			w.c("XXXX " + answer)
 			w.s("500 unknown: XXXX ")
 			w.send(w.client, w.server, w.cseq+1, 0, packet.RST, "")
-			w.now = w.now.Add(2 * closedLinger)
+			w.now = w.now.Add(2 * closedTimeout)
 			w.t.Expire(w.now)
 			w.c(pasv)
 			w.s(answer)
@@ -295,7 +295,7 @@ func TestConnectionLife(t *testing.T) {
 			w.c("POST / HTTP/1.1\r\n")
 			w.send(w.server, w.client, w.sseq, 0, packet.RST, "") // goes no further than here
 			w.send(w.server, w.client, w.sseq-1, w.cseq, packet.SYN|packet.ACK, "")
-			w.now = w.now.Add(2 * closedLinger)
+			w.now = w.now.Add(2 * closedTimeout)
 			w.t.Expire(w.now)
 			w.s("220 r\r\n")
 			w.c("USER a\r\n")
@@ -839,10 +839,10 @@ func TestIdleConnections(t *testing.T) {
 			w := newWire(tr)
 			tt.play(w)
 			l.take()
-			if d := tr.Expire(w.now.Add(idleLinger - time.Second)); !d.Idle() || tr.Stats().Connections != 1 {
+			if d := tr.Expire(w.now.Add(idleTimeout - time.Second)); !d.Idle() || tr.Stats().Connections != 1 {
 				t.Errorf("forgotten too early: %+v, %+v", d, tr.Stats())
 			}
-			d := tr.Expire(w.now.Add(idleLinger + time.Second))
+			d := tr.Expire(w.now.Add(idleTimeout + time.Second))
 			if n := tr.Stats().Connections; n != 0 {
 				t.Errorf("%d connections, want none", n)
 			}
@@ -860,7 +860,7 @@ func TestIdleConnections(t *testing.T) {
 		w := newWire(tr)
 		auth(w)
 		day := 24 * time.Hour
-		for at := w.now.Add(day); at.Before(w.now.Add(3 * idleLinger)); at = at.Add(day) {
+		for at := w.now.Add(day); at.Before(w.now.Add(3 * idleTimeout)); at = at.Add(day) {
 			tr.Expire(at)
 			if _, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); !ok {
 				t.Fatalf("forgotten after %v", at.Sub(w.now))
@@ -1048,7 +1048,7 @@ func FuzzPackets(f *testing.F) {
 			checkBooks(t, tr)
 			if rnd.IntN(20) == 0 {
 				if rnd.IntN(4) == 0 {
-					now = now.Add(idleLinger)
+					now = now.Add(idleTimeout)
 				}
 				tr.Expire(now)
 				checkBooks(t, tr)
@@ -1082,7 +1082,7 @@ func checkBooks(t *testing.T, tr *Tracker) {
 	sources := make(map[*source]source)
 	for c := range allConns(tr) {
 		conns++
-		if c.state&closed != 0 && c.rank != ended && c.state&synData == 0 || c.rank == ended && c.state&closed == 0 {
+		if c.state&closed != 0 && c.rank != rankClosed && c.state&synData == 0 || c.rank == rankClosed && c.state&closed == 0 {
 			t.Fatalf("a connection in state %v has rank %v", c.state, c.rank)
 		}
 		if held := c.session.Buffered(); held != 0 || c.links != nil && c.links.next != nil {
