@@ -53,11 +53,11 @@ func withoutNAT(zone uint16, ends Tuple) Connection {
 }
 
 // isControl reports whether c is a control connection between ends, opened by their Src.
-func (c *Connection) isControl(ends Tuple) bool { return c.Ends() == ends && !c.Expected }
+func (c *Connection) isControl(ends Tuple) bool { return c.Endpoints() == ends && !c.Expected }
 
-// Ends returns the real addresses of client and server. Packets have them between DNAT
+// Endpoints returns the real addresses of client and server. Packets have them between DNAT
 // and SNAT, where the rules queue them.
-func (c *Connection) Ends() Tuple { return Tuple{Src: c.Original.Src, Dst: c.Reply.Src} }
+func (c *Connection) Endpoints() Tuple { return Tuple{Src: c.Original.Src, Dst: c.Reply.Src} }
 
 // natOf returns the tuples and the zone of c, nil if there is no NAT and the zone is that of
 // the packets.
@@ -89,6 +89,6 @@ func (c *Connection) expectation(tuple Tuple, via ftpparse.Via) Expectation {
 	}
 	return Expectation{
 		Zone: c.Zone, Master: c.Original, Tuple: tuple, Via: via,
-		Readdressed: c.hasAddrNAT(), NAT: c.hasNAT() && tuple.Dst.Addr() == announcer.Addr(),
+		AddrNAT: c.hasAddrNAT(), NAT: c.hasNAT() && tuple.Dst.Addr() == announcer.Addr(),
 	}
 }

@@ -28,13 +28,13 @@ func TestNAT(t *testing.T) {
 
 	passive := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, Readdressed: c.hasAddrNAT(), NAT: nat, Via: ftpparse.R227,
+			Zone: c.Zone, Master: c.Original, AddrNAT: c.hasAddrNAT(), NAT: nat, Via: ftpparse.R227,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testClient.Addr(), 0), Dst: ap(dst)},
 		}
 	}
 	active := func(c Connection, dst string, nat bool) Expectation {
 		return Expectation{
-			Zone: c.Zone, Master: c.Original, Readdressed: c.hasAddrNAT(), NAT: nat, Via: ftpparse.PORT,
+			Zone: c.Zone, Master: c.Original, AddrNAT: c.hasAddrNAT(), NAT: nat, Via: ftpparse.PORT,
 			Tuple: Tuple{Src: netip.AddrPortFrom(testServer.Addr(), 0), Dst: ap(dst)},
 		}
 	}
@@ -186,13 +186,13 @@ func TestOpaqueBehindNAT(t *testing.T) {
 				t.Errorf("events (-want +got):\n%s", diff)
 			}
 			want := tt.event == "opaque auth"
-			if got := len(d.Opaque) > 0; got != want {
+			if got := len(d.TLSStarted) > 0; got != want {
 				t.Errorf("decision %+v, want hosts in it: %v", d, want)
 			}
 			if _, got := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); got != want {
 				t.Errorf("is a master: %v, want %v", got, want)
 			}
-			if d := w.send(w.server, w.client, w.sseq, 0, packet.RST, ""); (len(d.Readable) > 0) != want {
+			if d := w.send(w.server, w.client, w.sseq, 0, packet.RST, ""); (len(d.TLSEnded) > 0) != want {
 				t.Errorf("at the end %+v, want hosts in it: %v", d, want)
 			}
 		})
@@ -231,13 +231,13 @@ func TestLookupOnce(t *testing.T) {
 	announce("first line", 1, true)
 	x := announce("second line", 1, true)
 	kernel = withoutNAT(0, ends)
-	tr.Refused(tr.now, &x, NoMaster)
+	tr.Reject(tr.now, &x, NoMaster)
 	announce("after a refusal", 2, false)
 	kernel = behind
 	x = announce("nothing new to ask", 2, false)
-	tr.Refused(tr.now, &x, NoMaster)
+	tr.Reject(tr.now, &x, NoMaster)
 	x = announce("after another refusal", 3, true)
-	tr.Refused(tr.now, &x, NoMaster)
+	tr.Reject(tr.now, &x, NoMaster)
 	known = false
 	l.take()
 	w.c("PASV\r\n")
@@ -266,7 +266,7 @@ func TestZones(t *testing.T) {
 	two.c("PASV\r\n")
 	for _, w := range []*wire{one, two} {
 		d := w.s("227 (198,51,100,20,122,8)\r\n")
-		if len(d.Expect) != 1 || d.Expect[0].Zone != w.zone || d.Contested {
+		if len(d.Expect) != 1 || d.Expect[0].Zone != w.zone || d.Conflict {
 			t.Errorf("zone %d: %+v, want an expectation of that zone, which nobody contests", w.zone, d)
 		}
 	}
@@ -278,7 +278,7 @@ func TestZones(t *testing.T) {
 		t.Errorf("%+v, want two sessions and one expectation", s)
 	}
 	// Entries are made in the default zone.
-	if x, ok := tr.Use(netip.AddrPortFrom(testClient.Addr(), 50000), netip.MustParseAddrPort("198.51.100.20:31240")); ok {
+	if x, ok := tr.Consume(netip.AddrPortFrom(testClient.Addr(), 50000), netip.MustParseAddrPort("198.51.100.20:31240")); ok {
 		t.Errorf("%+v serves the default zone", x)
 	}
 }

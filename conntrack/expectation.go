@@ -24,8 +24,8 @@ type Expectation struct {
 	// packet before NAT. Any source port matches (Src.Port() is 0), as not all servers use
 	// port 20.
 	Tuple Tuple
-	// Readdressed reports that NAT changes an address of the control connection.
-	Readdressed bool
+	// AddrNAT reports that NAT changes an address of the control connection.
+	AddrNAT bool
 	// NAT reports that the data connection needs the NAT of the control connection: the
 	// same destination and source address, with the destination port unchanged. Otherwise
 	// its NAT is up to the ruleset.

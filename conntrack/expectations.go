@@ -20,7 +20,7 @@ func keyOfTuple(zone uint16, t Tuple) tupleKey {
 }
 
 // expectation is an Expectation in the tables, from its announcement to its withdrawal.
-// Only the kernel knows whether it was used, except for those that Use returned.
+// Only the kernel knows whether it was used, except for those that Consume returned.
 type expectation struct {
 	Expectation
 	owner        *conn
@@ -156,14 +156,14 @@ func (t *Tracker) expect(c *conn, x Expectation) {
 	n.pending = n.sameTuple != nil && !t.cfg.Shared && !x.Overflow
 	t.stats.Expected++
 	t.decision.Expect = append(t.decision.Expect, x)
-	t.decision.Contested = t.decision.Contested || n.pending
+	t.decision.Conflict = t.decision.Conflict || n.pending
 	t.observe(Event{Kind: EventExpect, Master: c.key.master(), Via: x.Via, Tuple: x.Tuple})
 }
 
 func (t *Tracker) withdraw(x *expectation, why Reason) {
 	if i := slices.Index(t.decision.Expect, x.Expectation); i >= 0 {
 		t.decision.Expect = slices.Delete(t.decision.Expect, i, i+1)
-		t.decision.Contested = t.decision.Contested && len(t.decision.Expect) > 0
+		t.decision.Conflict = t.decision.Conflict && len(t.decision.Expect) > 0
 	} else if !x.pending && (t.closing || !t.ownedByOther(x)) {
 		t.decision.Withdraw = append(t.decision.Withdraw, x.Expectation)
 	}
@@ -194,9 +194,9 @@ func (t *Tracker) ownedByOther(x *expectation) bool {
 	return false
 }
 
-// Contended reports whether the expectation of another control connection for the tuple of
+// Conflicts reports whether the expectation of another control connection for the tuple of
 // x waits for the kernel.
-func (t *Tracker) Contended(x *Expectation) bool {
+func (t *Tracker) Conflicts(x *Expectation) bool {
 	for y := t.expected.newest(x); y != nil; y = y.sameTuple {
 		if y.pending {
 			return true
@@ -205,10 +205,10 @@ func (t *Tracker) Contended(x *Expectation) bool {
 	return false
 }
 
-// Use removes and returns the expectation that the first packet of a data connection
+// Consume removes and returns the expectation that the first packet of a data connection
 // matches, if there is one. Of several for the same tuple it is the oldest, as in the
 // kernel. The packet is in the default zone: no rule has put it into another one yet.
-func (t *Tracker) Use(src, dst netip.AddrPort) (Expectation, bool) {
+func (t *Tracker) Consume(src, dst netip.AddrPort) (Expectation, bool) {
 	x := t.expected.newest(&Expectation{Tuple: Tuple{Src: src, Dst: dst}})
 	if x == nil {
 		return Expectation{}, false
@@ -221,9 +221,9 @@ func (t *Tracker) Use(src, dst netip.AddrPort) (Expectation, bool) {
 	return used, true
 }
 
-// Admitted notes that the kernel has accepted an expectation of a contested decision. It
+// Confirm notes that the kernel has accepted an expectation of a Decision with Conflict. It
 // reports false if it was withdrawn since: the caller must delete it from the kernel.
-func (t *Tracker) Admitted(x *Expectation) bool {
+func (t *Tracker) Confirm(x *Expectation) bool {
 	n := t.expected.find(x)
 	if n == nil {
 		return false
@@ -232,15 +232,15 @@ func (t *Tracker) Admitted(x *Expectation) bool {
 	return true
 }
 
-// Stands reports whether x was not withdrawn and, as far as is known, is in the kernel.
-func (t *Tracker) Stands(x *Expectation) bool {
+// Installed reports whether x was not withdrawn and, as far as is known, is in the kernel.
+func (t *Tracker) Installed(x *Expectation) bool {
 	n := t.expected.find(x)
 	return n != nil && !n.pending
 }
 
-// Refused notes that the kernel has rejected an expectation. Conntrack may have lost its
+// Reject notes that the kernel has rejected an expectation. Conntrack may have lost its
 // master and picked it up again, with other NAT: it is looked up before the next one.
-func (t *Tracker) Refused(now time.Time, x *Expectation, why Reason) {
+func (t *Tracker) Reject(now time.Time, x *Expectation, why Reason) {
 	t.now = now
 	if n := t.expected.find(x); n != nil {
 		master := n.owner.key.master()

@@ -65,7 +65,7 @@ func (t *Tracker) synAck(c *conn, key connKey, p *packet.Packet) {
 	c.state, c.nat = handshake|lookedUp, nat
 	c.isn = [2]uint32{client, server}
 	c.session.Start(client, server)
-	t.decision.Anew, t.decision.Reopened = true, again
+	t.decision.NewConn, t.decision.Reopened = true, again
 	t.open(c, "")
 }
 

@@ -33,7 +33,7 @@ func (w *wire) track(src netip.AddrPort, flags packet.Flags) {
 func (w *wire) lookup(_ *packet.Packet, ends Tuple) (Connection, bool) {
 	found := withoutNAT(w.zone, Tuple{Src: w.client, Dst: w.server})
 	found.State = w.state
-	return found, found.Ends() == ends && w.state != StateNone
+	return found, found.Endpoints() == ends && w.state != StateNone
 }
 
 // dialogue is all that it takes to have an endpoint expected.
@@ -683,7 +683,7 @@ func TestOpaqueChain(t *testing.T) {
 					t.Errorf("%d open: master %v, %v, want %v", len(open), m, ok, wires[newest].client)
 				}
 				d := wires[i].send(wires[i].client, wires[i].server, wires[i].cseq, 0, packet.RST, "")
-				if (len(d.Readable) == 1) != (n == 2) {
+				if (len(d.TLSEnded) == 1) != (n == 2) {
 					t.Errorf("end %d: %+v, want the hosts only at the last", n, d)
 				}
 				delete(open, i)

@@ -22,7 +22,7 @@ func NewOlder(list []Connection, ports []uint16, limit int) *Older {
 	o := &Older{ids: make(map[connKey]uint32)}
 	for i := range list {
 		c := &list[i]
-		ends := c.Ends()
+		ends := c.Endpoints()
 		switch {
 		case !c.Assured, c.Unread, c.PickedUp, c.Expected, c.State != StateEstablished, !slices.Contains(ports, ends.Dst.Port()):
 		case len(o.ids) >= limit:
@@ -37,7 +37,7 @@ func NewOlder(list []Connection, ports []uint16, limit int) *Older {
 
 // Add adds a connection without a check.
 func (o *Older) Add(c Connection) {
-	ends := c.Ends()
+	ends := c.Endpoints()
 	key := keyOf(ends.Src, ends.Dst)
 	key.zone = c.Zone
 	o.mu.Lock()

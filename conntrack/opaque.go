@@ -6,9 +6,9 @@ import (
 	"net/netip"
 )
 
-func (c *conn) hosts() Hosts {
+func (c *conn) hosts() HostPair {
 	m := c.key.master()
-	return Hosts{Client: m.Src.Addr(), Server: m.Dst.Addr()}
+	return HostPair{Client: m.Src.Addr(), Server: m.Dst.Addr()}
 }
 
 // setOpaque notes that c, whose addresses NAT does not change, switched to TLS.
@@ -22,7 +22,7 @@ func (t *Tracker) setOpaque(c *conn) {
 		l.older.links.newer = c
 	}
 	t.opaque[h] = c
-	t.decision.Opaque = append(t.decision.Opaque, h)
+	t.decision.TLSStarted = append(t.decision.TLSStarted, h)
 }
 
 // clearOpaque notes that c closed or returned to clear text.
@@ -42,23 +42,23 @@ func (t *Tracker) clearOpaque(c *conn) {
 		t.opaque[h] = l.older
 	default:
 		delete(t.opaque, h)
-		t.decision.Readable = append(t.decision.Readable, h)
+		t.decision.TLSEnded = append(t.decision.TLSEnded, h)
 	}
 	l.older, l.newer = nil, nil
 }
 
 // OpaqueHosts returns the hosts that have an opaque control connection: one that switched
 // to TLS, and whose addresses NAT does not change.
-func (t *Tracker) OpaqueHosts() iter.Seq[Hosts] { return maps.Keys(t.opaque) }
+func (t *Tracker) OpaqueHosts() iter.Seq[HostPair] { return maps.Keys(t.opaque) }
 
 // IsOpaque reports whether h is one of OpaqueHosts.
-func (t *Tracker) IsOpaque(h Hosts) bool { return t.opaque[h] != nil }
+func (t *Tracker) IsOpaque(h HostPair) bool { return t.opaque[h] != nil }
 
 // OpaqueMaster returns the newest opaque control connection between client and server: the
 // master of data connections whose announcement could not be parsed. Their use keeps it in
 // the table, as its own packets may no longer be queued (Config.SkipOpaque).
 func (t *Tracker) OpaqueMaster(client, server netip.Addr) (Tuple, bool) {
-	c := t.opaque[Hosts{Client: client, Server: server}]
+	c := t.opaque[HostPair{Client: client, Server: server}]
 	if c == nil {
 		return Tuple{}, false
 	}

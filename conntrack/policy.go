@@ -37,7 +37,7 @@ const (
 	NoHelper         Reason = "no-helper"    // the control connection has no helper in the kernel
 	NoMaster         Reason = "no-master"    // the control connection is not in the kernel's table
 	TableFull        Reason = "table-full"   // the kernel's expectation table is full
-	Kernel           Reason = "kernel"       // the kernel rejected it for any other reason
+	KernelRejected   Reason = "kernel"       // the kernel rejected it for any other reason
 	Translated       Reason = "translated"   // the addresses are NATed, which data connections of TLS sessions cannot be
 )
 

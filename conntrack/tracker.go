@@ -45,7 +45,7 @@ type Config struct {
 	// ones are marked Overflow. 0 means no bound.
 	KernelShare int
 	// Shared reports that several control connections may expect the same tuple at a
-	// time, unlike in the kernel's table: there is no Contested, and the expectation of a
+	// time, unlike in the kernel's table: there is no Conflict, and the expectation of a
 	// tuple is withdrawn with the last of them.
 	Shared bool
 	// SkipOpaque skips a connection that switched to TLS until it closes: its return to
@@ -94,9 +94,9 @@ type Tracker struct {
 	expected     expectationTable
 	controlPorts announcedControlPorts
 	sources      map[sourceKey]*source
-	opaque       map[Hosts]*conn // the newest opaque connection of the hosts
-	holders      links           // ring of the connections with buffers, the oldest last
-	buffered     int             // bytes in these buffers
+	opaque       map[HostPair]*conn // the newest opaque connection of the hosts
+	holders      links              // ring of the connections with buffers, the oldest last
+	buffered     int                // bytes in these buffers
 
 	now      time.Time
 	start    time.Time      // the first now
@@ -112,7 +112,7 @@ type Tracker struct {
 
 // New returns a Tracker without connections.
 func New(cfg Config) *Tracker {
-	t := &Tracker{cfg: cfg, opaque: make(map[Hosts]*conn), sources: make(map[sourceKey]*source)}
+	t := &Tracker{cfg: cfg, opaque: make(map[HostPair]*conn), sources: make(map[sourceKey]*source)}
 	t.holders.next, t.holders.prev = &t.holders, &t.holders
 	t.conns.init(cfg.Connections)
 	t.expected.init()

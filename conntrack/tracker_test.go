@@ -323,7 +323,7 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 			w.c(pasv)
-			if d := w.s(answer); len(d.Withdraw) != 1 || len(d.Expect) != 1 || d.Contested {
+			if d := w.s(answer); len(d.Withdraw) != 1 || len(d.Expect) != 1 || d.Conflict {
 				panic(fmt.Sprintf("%+v", d))
 			}
 		}, []string{expect, withdraw + "superseded", expect}},
@@ -368,12 +368,12 @@ func TestSharedEndpoint(t *testing.T) {
 	}
 	first.login()
 	second.login()
-	if d := announce(first); d.Contested {
-		t.Error("the first is contested")
+	if d := announce(first); d.Conflict {
+		t.Error("the first conflicts")
 	}
 	d := announce(second)
-	if !d.Contested || len(d.Expect) != 1 || len(d.Withdraw) != 0 {
-		t.Fatalf("the second: %+v, want it contested", d)
+	if !d.Conflict || len(d.Expect) != 1 || len(d.Withdraw) != 0 {
+		t.Fatalf("the second: %+v, want a conflict", d)
 	}
 	x := d.Expect[0]
 
@@ -382,13 +382,13 @@ func TestSharedEndpoint(t *testing.T) {
 		if len(d.Withdraw) != 1 {
 			t.Errorf("%+v, want a withdrawal: the place is the first's", d)
 		}
-		if !tr.Admitted(&x) {
+		if !tr.Confirm(&x) {
 			t.Error("the second is gone")
 		}
 		if d := second.send(second.server, second.client, second.sseq, 0, packet.RST, ""); len(d.Withdraw) != 1 {
 			t.Errorf("%+v, want the second's withdrawal", d)
 		}
-		if tr.Admitted(&x) {
+		if tr.Confirm(&x) {
 			t.Error("withdrawn, and yet wanted")
 		}
 	})
@@ -401,7 +401,7 @@ func TestSharedEndpoint(t *testing.T) {
 	announce(first)
 	announce(second)
 	t.Run("the first goes after the kernel has the second", func(t *testing.T) {
-		if !tr.Admitted(&x) {
+		if !tr.Confirm(&x) {
 			t.Fatal("the second is gone")
 		}
 		if d := first.send(first.server, first.client, first.sseq, 0, packet.RST, ""); len(d.Withdraw) != 0 {
@@ -409,7 +409,7 @@ func TestSharedEndpoint(t *testing.T) {
 		}
 	})
 	t.Run("refused", func(t *testing.T) {
-		tr.Refused(time.Unix(1001, 0), &x, Clash)
+		tr.Reject(time.Unix(1001, 0), &x, Clash)
 		if left := standing(tr); left != nil {
 			t.Errorf("%v left", left)
 		}
@@ -426,7 +426,7 @@ func TestShared(t *testing.T) {
 		return w.s("227 (198,51,100,20,122,8)\r\n")
 	}
 	use := func(w *wire) Decision {
-		if _, ok := w.t.Use(src, dst); !ok {
+		if _, ok := w.t.Consume(src, dst); !ok {
 			panic("nothing to use")
 		}
 		return Decision{}
@@ -455,7 +455,7 @@ func TestShared(t *testing.T) {
 			wires[1].client = netip.MustParseAddrPort("192.0.2.10:40001")
 			for i, w := range wires {
 				w.login()
-				if d := again(w); d.Contested || len(d.Expect) != 1 || len(d.Withdraw) != 0 {
+				if d := again(w); d.Conflict || len(d.Expect) != 1 || len(d.Withdraw) != 0 {
 					t.Errorf("announced by %d: %+v, want an expectation that nobody contests", i, d)
 				}
 			}
@@ -482,21 +482,21 @@ func TestUse(t *testing.T) {
 		{"192.0.2.10:50000", "198.51.100.20:31241"}, // another port
 		{"198.51.100.20:31240", "192.0.2.10:50000"}, // the other way
 	} {
-		if _, ok := tr.Use(netip.MustParseAddrPort(other[0]), netip.MustParseAddrPort(other[1])); ok {
+		if _, ok := tr.Consume(netip.MustParseAddrPort(other[0]), netip.MustParseAddrPort(other[1])); ok {
 			t.Errorf("%v is admitted", other)
 		}
 	}
-	if x, ok := tr.Use(src, dst); !ok || x.Master.Src != testClient {
+	if x, ok := tr.Consume(src, dst); !ok || x.Master.Src != testClient {
 		t.Errorf("Use = %+v, %v", x, ok)
 	}
-	if _, ok := tr.Use(src, dst); ok {
+	if _, ok := tr.Consume(src, dst); ok {
 		t.Error("an expectation serves two connections")
 	}
 }
 
 func TestOpaqueHosts(t *testing.T) {
 	tr := New(testConfig())
-	hosts := []Hosts{{Client: testClient.Addr(), Server: testServer.Addr()}}
+	hosts := []HostPair{{Client: testClient.Addr(), Server: testServer.Addr()}}
 	auth := func(w *wire) Decision {
 		w.handshake()
 		w.s("220 r\r\n")
@@ -509,10 +509,10 @@ func TestOpaqueHosts(t *testing.T) {
 	if _, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); ok {
 		t.Error("opaque before AUTH")
 	}
-	if d := auth(first); !slices.Equal(d.Opaque, hosts) {
+	if d := auth(first); !slices.Equal(d.TLSStarted, hosts) {
 		t.Errorf("first: %+v", d)
 	}
-	if d := auth(second); !slices.Equal(d.Opaque, hosts) {
+	if d := auth(second); !slices.Equal(d.TLSStarted, hosts) {
 		t.Errorf("second: %+v, want the hosts again, to restart their time", d)
 	}
 	if m, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); !ok || m.Src != second.client {
@@ -539,7 +539,7 @@ func TestOpaqueHosts(t *testing.T) {
 		}
 	}
 	second.c("NOOP\r\n")
-	if d := second.s("200 ok\r\n"); !slices.Equal(d.Readable, hosts) {
+	if d := second.s("200 ok\r\n"); !slices.Equal(d.TLSEnded, hosts) {
 		t.Errorf("after CCC: %+v", d)
 	}
 	if _, ok := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); ok {
@@ -643,15 +643,15 @@ func TestAnew(t *testing.T) {
 	cfg := testConfig()
 	cfg.Lookup = w.lookup
 	w.t = New(cfg)
-	syn := func() bool { return w.send(w.client, w.server, w.cseq, 0, packet.SYN, "").Anew }
-	synAck := func() bool { return w.send(w.server, w.client, w.sseq, w.cseq+1, packet.SYN|packet.ACK, "").Anew }
+	syn := func() bool { return w.send(w.client, w.server, w.cseq, 0, packet.SYN, "").NewConn }
+	synAck := func() bool { return w.send(w.server, w.client, w.sseq, w.cseq+1, packet.SYN|packet.ACK, "").NewConn }
 	if syn() {
 		t.Error("a SYN alone begins a connection")
 	}
 	if !synAck() {
 		t.Error("the first handshake does not begin a connection")
 	}
-	if w.s("220 r\r\n").Anew {
+	if w.s("220 r\r\n").NewConn {
 		t.Error("a greeting begins a connection")
 	}
 	w.send(w.client, w.server, w.cseq+1, w.sseq+1, packet.ACK, "")
@@ -808,7 +808,7 @@ func TestLimits(t *testing.T) {
 // TestIdleConnections has hosts vanish in the middle of a session: their
 // connections are forgotten when conntrack has forgotten them.
 func TestIdleConnections(t *testing.T) {
-	hosts := []Hosts{{Client: testClient.Addr(), Server: testServer.Addr()}}
+	hosts := []HostPair{{Client: testClient.Addr(), Server: testServer.Addr()}}
 	auth := func(w *wire) {
 		w.handshake()
 		w.s("220 r\r\n")
@@ -818,7 +818,7 @@ func TestIdleConnections(t *testing.T) {
 	tests := []struct {
 		name     string
 		play     func(w *wire)
-		readable []Hosts
+		readable []HostPair
 		events   []string // when it is forgotten
 	}{
 		{"session", func(w *wire) { w.login() }, nil, []string{"close expired"}},
@@ -846,8 +846,8 @@ func TestIdleConnections(t *testing.T) {
 			if n := tr.Stats().Connections; n != 0 {
 				t.Errorf("%d connections, want none", n)
 			}
-			if !slices.Equal(d.Readable, tt.readable) {
-				t.Errorf("readable %v, want %v", d.Readable, tt.readable)
+			if !slices.Equal(d.TLSEnded, tt.readable) {
+				t.Errorf("readable %v, want %v", d.TLSEnded, tt.readable)
 			}
 			if diff := cmp.Diff(tt.events, l.take()); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)

@@ -339,7 +339,7 @@ func TestServers(t *testing.T) {
 	}
 	got := make(map[conntrack.Tuple]conntrack.Connection)
 	for _, f := range found {
-		again, err := c.Connection(f.Ends())
+		again, err := c.Connection(f.Endpoints())
 		if err != nil || again.ID != f.ID {
 			t.Errorf("%+v, looked up as %+v (error %v): another ID", f, again, err)
 		}

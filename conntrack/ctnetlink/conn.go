@@ -125,7 +125,7 @@ func (c *Conn) Expectations() ([]Listed, error) {
 }
 
 // Connection looks up the control connection between ends, its client and server
-// themselves, as [conntrack.Connection.Ends] has them, in the default zone. It
+// themselves, as [conntrack.Connection.Endpoints] has them, in the default zone. It
 // fails with ENOENT if there is none, which is also so if NAT translates both its
 // source and its destination: then neither direction has the two.
 func (c *Conn) Connection(ends conntrack.Tuple) (conntrack.Connection, error) {

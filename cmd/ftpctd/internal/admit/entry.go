@@ -70,10 +70,10 @@ func (n *Entry) Delete(*conntrack.Expectation) error { return nil }
 
 // SetTLS keeps for Flush that the first packets of data connections between h are queued
 // for as long as timeout, and if it is 0 no longer.
-func (n *Entry) SetTLS(h conntrack.Hosts, timeout time.Duration) { n.add(changeOfHosts(h, timeout)) }
+func (n *Entry) SetTLS(h conntrack.HostPair, timeout time.Duration) { n.add(changeOfHosts(h, timeout)) }
 
 // ApplyTLS is SetTLS at once.
-func (n *Entry) ApplyTLS(h conntrack.Hosts, timeout time.Duration) error {
+func (n *Entry) ApplyTLS(h conntrack.HostPair, timeout time.Duration) error {
 	return n.table.Apply([]firewall.Change{changeOfHosts(h, timeout)})
 }
 
@@ -107,7 +107,7 @@ func (n *Entry) change(x *conntrack.Expectation) (firewall.Change, error) {
 	switch {
 	case n == nil:
 		return firewall.Change{}, errShare
-	case x.Readdressed:
+	case x.AddrNAT:
 		return firewall.Change{}, errNAT
 	}
 	return changeOf(x, n.timeout), nil
@@ -120,6 +120,6 @@ func changeOf(x *conntrack.Expectation, timeout time.Duration) firewall.Change {
 	}
 }
 
-func changeOfHosts(h conntrack.Hosts, timeout time.Duration) firewall.Change {
+func changeOfHosts(h conntrack.HostPair, timeout time.Duration) firewall.Change {
 	return firewall.Change{Src: h.Client, Dst: h.Server, Timeout: timeout}
 }

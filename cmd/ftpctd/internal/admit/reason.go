@@ -22,7 +22,7 @@ var (
 // where nftables answers it.
 func Reason(err error) conntrack.Reason {
 	if _, ok := errors.AsType[*firewall.Error](err); ok {
-		return conntrack.Kernel
+		return conntrack.KernelRejected
 	}
 	switch {
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
@@ -38,6 +38,6 @@ func Reason(err error) conntrack.Reason {
 	case errors.Is(err, errShare):
 		return conntrack.ClientLimit
 	default:
-		return conntrack.Kernel
+		return conntrack.KernelRejected
 	}
 }

@@ -26,7 +26,7 @@ func (e *Engine) handleDataSYN(b []byte, p *packet.Packet) []byte {
 		return b
 	}
 	data := conntrack.Tuple{Src: p.Src, Dst: p.Dst}
-	x, expected := e.tracker.Use(p.Src, p.Dst)
+	x, expected := e.tracker.Consume(p.Src, p.Dst)
 	master := x.Master
 	if expected {
 		// An entry that is there already is a leftover: client and server have agreed on a
@@ -57,17 +57,17 @@ func (e *Engine) updateTLS(d *conntrack.Decision) {
 	if !e.servesTLS() {
 		return
 	}
-	for _, h := range d.Readable {
+	for _, h := range d.TLSEnded {
 		e.entry.SetTLS(h, e.tlsTimeout(h))
 	}
-	for _, h := range d.Opaque {
+	for _, h := range d.TLSStarted {
 		e.entry.SetTLS(h, e.tlsTimeout(h))
 	}
 }
 
 // tlsTimeout is how long data connections between h are queued: 0 if there is no session in
 // TLS.
-func (e *Engine) tlsTimeout(h conntrack.Hosts) time.Duration {
+func (e *Engine) tlsTimeout(h conntrack.HostPair) time.Duration {
 	if e.tracker.IsOpaque(h) {
 		return tlsTimeout
 	}
@@ -86,7 +86,7 @@ func (e *Engine) ReinstallTLS() {
 	}
 }
 
-func (e *Engine) opaqueHosts() []conntrack.Hosts {
+func (e *Engine) opaqueHosts() []conntrack.HostPair {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Collect(e.tracker.OpaqueHosts())
@@ -94,7 +94,7 @@ func (e *Engine) opaqueHosts() []conntrack.Hosts {
 
 // refreshTLS refreshes the timeout of h, unless the last of their sessions in TLS has
 // ended.
-func (e *Engine) refreshTLS(h conntrack.Hosts) {
+func (e *Engine) refreshTLS(h conntrack.HostPair) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.tracker.IsOpaque(h) {
@@ -103,7 +103,7 @@ func (e *Engine) refreshTLS(h conntrack.Hosts) {
 }
 
 // applyTLS is updateTLS for h, at once.
-func (e *Engine) applyTLS(h conntrack.Hosts) {
+func (e *Engine) applyTLS(h conntrack.HostPair) {
 	timeout := e.tlsTimeout(h)
 	err := e.entry.ApplyTLS(h, timeout)
 	if err == nil || !e.mayWarn(e.now(), warnTLS, "", h.Client) {

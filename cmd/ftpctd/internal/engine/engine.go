@@ -156,15 +156,15 @@ func (e *Engine) Packet(p *packet.Packet) nfq.Verdict {
 	for i := range d.Withdraw {
 		b = e.appendWithdraw(b, &d.Withdraw[i])
 	}
-	held := d.Contested && e.hold(now, p.ID, d.Expect)
+	held := d.Conflict && e.hold(now, p.ID, d.Expect)
 	for i := range d.Expect {
 		x := &d.Expect[i]
 		if held && !e.viaEntry(x) {
 			continue // retryExpect inserts it
 		}
 		b = e.appendExpect(b, now, x)
-		if d.Contested { // and not held: it counts as admitted unless the kernel rejects it
-			e.tracker.Admitted(x)
+		if d.Conflict { // and not held: it counts as admitted unless the kernel rejects it
+			e.tracker.Confirm(x)
 		}
 	}
 	e.buf = b
@@ -186,7 +186,7 @@ func (e *Engine) appendExpect(b []byte, now time.Time, x *conntrack.Expectation)
 
 // appendWithdraw takes x back with the packet at hand.
 func (e *Engine) appendWithdraw(b []byte, x *conntrack.Expectation) []byte {
-	if !e.viaEntry(x) && e.tracker.Contended(x) {
+	if !e.viaEntry(x) && e.tracker.Conflicts(x) {
 		// By the time that the verdict leaves, the kernel may have the other one.
 		e.withdrawLater(x)
 		return b
@@ -231,7 +231,7 @@ func (e *Engine) Flush() {
 // same ends.
 func (e *Engine) appendSkip(b []byte, p *packet.Packet, d *conntrack.Decision) []byte {
 	label := e.labels && (d.Skip || d.Reopened)
-	mark := e.skipMark != 0 && (d.Skip || d.Anew)
+	mark := e.skipMark != 0 && (d.Skip || d.NewConn)
 	if !label && !mark {
 		return b
 	}
@@ -296,7 +296,7 @@ func (e *Engine) Expire() {
 	now := e.now()
 	d := e.tracker.Expire(now)
 	if e.servesTLS() {
-		for _, h := range d.Readable {
+		for _, h := range d.TLSEnded {
 			e.applyTLS(h)
 		}
 	}
@@ -333,7 +333,7 @@ func (e *Engine) sendWithdrawals(expectations []conntrack.Expectation) (unsent [
 func (e *Engine) Use(src, dst netip.AddrPort) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	_, ok := e.tracker.Use(src, dst)
+	_, ok := e.tracker.Consume(src, dst)
 	return ok
 }
 

@@ -167,7 +167,7 @@ func (e *Engine) turn() (withdrawn []conntrack.Expectation, turn []*waiter) {
 func (e *Engine) stands(x *conntrack.Expectation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.tracker.Stands(x)
+	return e.tracker.Installed(x)
 }
 
 // stopRetrying reports whether none waits, which ends the goroutine.
@@ -226,7 +226,7 @@ func (e *Engine) settle(w *waiter, err error) bool {
 		// A clash may be with an earlier announcement of the same control connection.
 		return admit.Reason(err) != conntrack.Clash
 	}
-	return e.tracker.Admitted(&w.x)
+	return e.tracker.Confirm(&w.x)
 }
 
 // withdrawLater leaves the withdrawal of x to the goroutine that also inserts.

@@ -87,5 +87,5 @@ func (e *Engine) fallsBack(x *conntrack.Expectation, err error) bool {
 func (e *Engine) reject(now time.Time, x *conntrack.Expectation, err error) {
 	reason := admit.Reason(err)
 	e.logKernelRejected(now, x, reason, err)
-	e.tracker.Refused(now, x, reason)
+	e.tracker.Reject(now, x, reason)
 }
