@@ -1,9 +1,9 @@
-// Package conntrack keeps the table of FTP control connections and decides what
-// each of their packets brings about: which data connections are expected, and
-// which no longer are.
+// Package conntrack tracks FTP control connections and decides which data connections are
+// expected.
 //
-// [Tracker] reads packets through [ftpparse.Session], asks the [Policy] and
-// answers with a [Decision]. It has no sockets and no clock: the caller gives it
-// packets with their time, from a queue of the kernel or from a capture file,
-// and carries its decisions to the kernel.
+// A [Tracker] parses the packets of control connections with [ftpparse.Session], checks
+// announced endpoints against a [Policy] and returns a [Decision] for each packet: the
+// expectations to add and to withdraw before it may move on. The package has neither
+// sockets nor a clock. Its caller passes packets and their time, from a kernel queue or a
+// capture file, and makes the changes in the kernel.
 package conntrack
