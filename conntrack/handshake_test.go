@@ -367,39 +367,39 @@ func TestOlder(t *testing.T) {
 		play func(w *wire, kernel *Connection) // before the client's PORT line
 		want []string
 	}{
-		{"as it was", older, 0, nothing, expect},
-		{"it has another ID", older, 0, alter(func(c *Connection) { c.ID++ }), []string{notSeen}},
-		{"it is not ASSURED any more", older, 0, alter(func(c *Connection) { c.Assured = false }), []string{notSeen}},
-		{"it is a data connection", older, 0, alter(func(c *Connection) { c.Expected = true }), []string{notSeen}},
-		{"it goes the other way", older, 0, alter(func(c *Connection) { c.Original, c.Reply = c.Reply, c.Original }), []string{notSeen}},
-		{"a packet without payload leaves it", older, 0, func(w *wire, _ *Connection) { w.c("") }, expect},
-		{"not a second time", older, 0, func(w *wire, _ *Connection) {
+		{name: "as it was", list: older, play: nothing, want: expect},
+		{name: "it has another ID", list: older, play: alter(func(c *Connection) { c.ID++ }), want: []string{notSeen}},
+		{name: "it is not ASSURED any more", list: older, play: alter(func(c *Connection) { c.Assured = false }), want: []string{notSeen}},
+		{name: "it is a data connection", list: older, play: alter(func(c *Connection) { c.Expected = true }), want: []string{notSeen}},
+		{name: "it goes the other way", list: older, play: alter(func(c *Connection) { c.Original, c.Reply = c.Reply, c.Original }), want: []string{notSeen}},
+		{name: "a packet without payload leaves it", list: older, play: func(w *wire, _ *Connection) { w.c("") }, want: expect},
+		{name: "not a second time", list: older, play: func(w *wire, _ *Connection) {
 			w.c("NOOP\r\n")
 			w.t.forget(w.t.find(w.client, w.server), Evicted)
-		}, []string{pickedUp, "close evicted", notSeen}},
-		{"not after its RST", older, 0, func(w *wire, _ *Connection) {
+		}, want: []string{pickedUp, "close evicted", notSeen}},
+		{name: "not after its RST", list: older, play: func(w *wire, _ *Connection) {
 			w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
-		}, []string{notSeen}},
-		{"not after its FIN", older, 0, func(w *wire, _ *Connection) {
+		}, want: []string{notSeen}},
+		{name: "not after its FIN", list: older, play: func(w *wire, _ *Connection) {
 			w.send(w.client, w.server, w.cseq, w.sseq, packet.FIN|packet.ACK, "")
 			w.cseq++
-		}, []string{notSeen}},
-		{"not after a SYN", older, 0, func(w *wire, _ *Connection) {
+		}, want: []string{notSeen}},
+		{name: "not after a SYN", list: older, play: func(w *wire, _ *Connection) {
 			w.send(w.client, w.server, w.cseq, 0, packet.SYN, "")
-		}, []string{notSeen}},
-		{"a new handshake takes its place", older, 0, func(w *wire, kernel *Connection) {
+		}, want: []string{notSeen}},
+		{name: "a new handshake takes its place", list: older, play: func(w *wire, kernel *Connection) {
 			kernel.State, kernel.Assured = StateSynRecv, false
 			w.handshake()
 			kernel.State, kernel.Assured = StateEstablished, true
 			w.t.forget(w.t.find(w.client, w.server), Evicted)
-		}, []string{"open", "close evicted", notSeen}},
-		{"in a zone", inZone, 3, nothing, expect},
-		{"in another zone", inZone, 0, nothing, []string{notSeen}},
-		{"not listed: not ASSURED", func() Connection { c := older; c.Assured = false; return c }(), 0, alter(func(c *Connection) { c.Assured = true }), []string{notSeen}},
-		{"not listed: given up by an earlier daemon", func() Connection { c := older; c.Unread = true; return c }(), 0, nothing, []string{notSeen}},
-		{"not listed: conntrack picked it up", func() Connection { c := older; c.PickedUp = true; return c }(), 0, nothing, []string{notSeen}},
-		{"not listed: a data connection", func() Connection { c := older; c.Expected = true; return c }(), 0, alter(func(c *Connection) { c.Expected = false }), []string{notSeen}},
-		{"not listed: half closed", func() Connection { c := older; c.State = 5; return c }(), 0, nothing, []string{notSeen}},
+		}, want: []string{"open", "close evicted", notSeen}},
+		{name: "in a zone", list: inZone, zone: 3, play: nothing, want: expect},
+		{name: "in another zone", list: inZone, play: nothing, want: []string{notSeen}},
+		{name: "not listed: not ASSURED", list: func() Connection { c := older; c.Assured = false; return c }(), play: alter(func(c *Connection) { c.Assured = true }), want: []string{notSeen}},
+		{name: "not listed: given up by an earlier daemon", list: func() Connection { c := older; c.Unread = true; return c }(), play: nothing, want: []string{notSeen}},
+		{name: "not listed: conntrack picked it up", list: func() Connection { c := older; c.PickedUp = true; return c }(), play: nothing, want: []string{notSeen}},
+		{name: "not listed: a data connection", list: func() Connection { c := older; c.Expected = true; return c }(), play: alter(func(c *Connection) { c.Expected = false }), want: []string{notSeen}},
+		{name: "not listed: half closed", list: func() Connection { c := older; c.State = 5; return c }(), play: nothing, want: []string{notSeen}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -539,8 +539,8 @@ func TestClientShare(t *testing.T) {
 	}
 }
 
-// TestRoom has connections make room in the order of their rank.
-func TestRoom(t *testing.T) {
+// TestEvictionOrder has connections make room in the order of their rank.
+func TestEvictionOrder(t *testing.T) {
 	kinds := []struct {
 		name string
 		play func(w *wire)
@@ -626,8 +626,8 @@ func TestMemoryPressure(t *testing.T) {
 	checkBooks(t, tr)
 }
 
-// TestSameTuple bounds the control connections that expect the same tuple.
-func TestSameTuple(t *testing.T) {
+// TestManyOfOneTuple bounds the control connections that expect the same tuple.
+func TestManyOfOneTuple(t *testing.T) {
 	var l log
 	cfg := testConfig()
 	cfg.Observe = l.observe
@@ -807,9 +807,9 @@ func TestKernelShare(t *testing.T) {
 	checkBooks(t, tr)
 }
 
-// TestRefusedOfNetwork bounds what one IPv6 network, of which a host may take any
+// TestControlPortsOfNetwork bounds what one IPv6 network, of which a host may take any
 // address, has the tracker keep, and holds that none of it is forgotten.
-func TestRefusedOfNetwork(t *testing.T) {
+func TestControlPortsOfNetwork(t *testing.T) {
 	tr := New(testConfig())
 	ends := func(i int) connKey {
 		server := netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})

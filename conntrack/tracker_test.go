@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ftpctd/ftpparse"
 	"ftpctd/nfq/packet"
 )
 
@@ -50,31 +51,31 @@ func TestPolicy(t *testing.T) {
 		play   []string // C: and S: after the login
 		want   string   // the event
 	}{
-		{"own address", nil, false, []string{"C:PASV", "S:227 (" + own + "122,8)"}, "expect 227 192.0.2.10 > 198.51.100.20:31240"},
-		{"third host, peer", nil, false, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "expect 227 192.0.2.10 > 198.51.100.20:31240"},
-		{"third host, strict", func(p *Policy) { p.PassiveAddress = AddressStrict }, false, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "reject 227 192.0.2.10 > 203.0.113.9:31240 foreign-address"},
-		{"third host, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "expect 227 192.0.2.10 > 203.0.113.9:31240"},
-		{"loopback, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (127,0,0,1,122,8)"}, "reject 227 192.0.2.10 > 127.0.0.1:31240 foreign-address"},
-		{"multicast, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (224,0,0,1,122,8)"}, "reject 227 192.0.2.10 > 224.0.0.1:31240 foreign-address"},
-		{"unspecified, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, false, []string{"C:PASV", "S:227 (0,0,0,0,122,8)"}, "expect 227 192.0.2.10 > 198.51.100.20:31240"},
-		{"IPv4 address on IPv6, peer", nil, true, []string{"C:PASV", "S:227 (0,0,0,0,122,8)"}, "expect 227 2001:db8::10 > [2001:db8::20]:31240"},
-		{"IPv4 address on IPv6, reply", func(p *Policy) { p.PassiveAddress = AddressReply }, true, []string{"C:PASV", "S:227 (" + third + "122,8)"}, "reject 227 2001:db8::10 > 203.0.113.9:31240 foreign-address"},
-		{"EPSV", nil, true, []string{"C:EPSV", "S:229 (|||31240|)"}, "expect 229 2001:db8::10 > [2001:db8::20]:31240"},
-		{"229 naming a third host, strict", func(p *Policy) { p.PassiveAddress = AddressStrict }, false, []string{"C:EPSV", "S:229 (|1|203.0.113.9|31240|)"}, "reject 229 192.0.2.10 > 203.0.113.9:31240 foreign-address"},
-		{"privileged port", nil, false, []string{"C:PASV", "S:227 (" + own + "3,255)"}, "reject 227 192.0.2.10 > 198.51.100.20:1023 below-min-port"},
-		{"lowest port", nil, false, []string{"C:PASV", "S:227 (" + own + "4,0)"}, "expect 227 192.0.2.10 > 198.51.100.20:1024"},
-		{"passive range", func(p *Policy) { p.PassivePorts = PortRange{30000, 30999} }, false, []string{"C:PASV", "S:227 (" + own + "121,24)"}, "reject 227 192.0.2.10 > 198.51.100.20:31000 port-not-allowed"},
-		{"end of the passive range", func(p *Policy) { p.PassivePorts = PortRange{30000, 30999} }, false, []string{"C:PASV", "S:227 (" + own + "121,23)"}, "expect 227 192.0.2.10 > 198.51.100.20:30999"},
-		{"PORT", nil, false, []string{"C:PORT 192,0,2,10,154,208"}, "expect PORT 198.51.100.20 > 192.0.2.10:39632"},
-		{"PORT to a third host", nil, false, []string{"C:PORT 203,0,113,9,154,208"}, "reject PORT 198.51.100.20 > 203.0.113.9:39632 foreign-address"},
-		{"PORT to the server itself", nil, false, []string{"C:PORT 198,51,100,20,154,208"}, "reject PORT 198.51.100.20 > 198.51.100.20:39632 foreign-address"},
-		{"PORT to a privileged port", nil, false, []string{"C:PORT 192,0,2,10,0,22"}, "reject PORT 198.51.100.20 > 192.0.2.10:22 below-min-port"},
-		{"EPRT mapped address", nil, false, []string{"C:EPRT |2|::ffff:192.0.2.10|5000|"}, "expect EPRT 198.51.100.20 > 192.0.2.10:5000"},
-		{"EPRT IPv6", nil, true, []string{"C:EPRT |2|2001:db8:0:0::10|5000|"}, "expect EPRT 2001:db8::20 > [2001:db8::10]:5000"},
-		{"active range", func(p *Policy) { p.ActivePorts = PortRange{40000, 50000} }, false, []string{"C:PORT 192,0,2,10,154,208"}, "reject PORT 198.51.100.20 > 192.0.2.10:39632 port-not-allowed"},
-		{"active mode off", func(p *Policy) { p.Active = false }, false, []string{"C:PORT 192,0,2,10,154,208"}, "reject PORT 198.51.100.20 > 192.0.2.10:39632 active-disabled"},
-		{"malformed", nil, false, []string{"C:PORT 192,0,2,10,154"}, "reject PORT 198.51.100.20 > invalid AddrPort malformed"},
-		{"unpaired 229", nil, false, []string{"S:229 (|||31240|)"}, "reject 229 192.0.2.10 > 198.51.100.20:31240 unpaired"},
+		{name: "own address", play: []string{"C:PASV", "S:227 (" + own + "122,8)"}, want: "expect 227 192.0.2.10 > 198.51.100.20:31240"},
+		{name: "third host, peer", play: []string{"C:PASV", "S:227 (" + third + "122,8)"}, want: "expect 227 192.0.2.10 > 198.51.100.20:31240"},
+		{name: "third host, strict", policy: func(p *Policy) { p.PassiveAddress = AddressStrict }, play: []string{"C:PASV", "S:227 (" + third + "122,8)"}, want: "reject 227 192.0.2.10 > 203.0.113.9:31240 foreign-address"},
+		{name: "third host, reply", policy: func(p *Policy) { p.PassiveAddress = AddressReply }, play: []string{"C:PASV", "S:227 (" + third + "122,8)"}, want: "expect 227 192.0.2.10 > 203.0.113.9:31240"},
+		{name: "loopback, reply", policy: func(p *Policy) { p.PassiveAddress = AddressReply }, play: []string{"C:PASV", "S:227 (127,0,0,1,122,8)"}, want: "reject 227 192.0.2.10 > 127.0.0.1:31240 foreign-address"},
+		{name: "multicast, reply", policy: func(p *Policy) { p.PassiveAddress = AddressReply }, play: []string{"C:PASV", "S:227 (224,0,0,1,122,8)"}, want: "reject 227 192.0.2.10 > 224.0.0.1:31240 foreign-address"},
+		{name: "unspecified, reply", policy: func(p *Policy) { p.PassiveAddress = AddressReply }, play: []string{"C:PASV", "S:227 (0,0,0,0,122,8)"}, want: "expect 227 192.0.2.10 > 198.51.100.20:31240"},
+		{name: "IPv4 address on IPv6, peer", v6: true, play: []string{"C:PASV", "S:227 (0,0,0,0,122,8)"}, want: "expect 227 2001:db8::10 > [2001:db8::20]:31240"},
+		{name: "IPv4 address on IPv6, reply", policy: func(p *Policy) { p.PassiveAddress = AddressReply }, v6: true, play: []string{"C:PASV", "S:227 (" + third + "122,8)"}, want: "reject 227 2001:db8::10 > 203.0.113.9:31240 foreign-address"},
+		{name: "EPSV", v6: true, play: []string{"C:EPSV", "S:229 (|||31240|)"}, want: "expect 229 2001:db8::10 > [2001:db8::20]:31240"},
+		{name: "229 naming a third host, strict", policy: func(p *Policy) { p.PassiveAddress = AddressStrict }, play: []string{"C:EPSV", "S:229 (|1|203.0.113.9|31240|)"}, want: "reject 229 192.0.2.10 > 203.0.113.9:31240 foreign-address"},
+		{name: "privileged port", play: []string{"C:PASV", "S:227 (" + own + "3,255)"}, want: "reject 227 192.0.2.10 > 198.51.100.20:1023 below-min-port"},
+		{name: "lowest port", play: []string{"C:PASV", "S:227 (" + own + "4,0)"}, want: "expect 227 192.0.2.10 > 198.51.100.20:1024"},
+		{name: "passive range", policy: func(p *Policy) { p.PassivePorts = PortRange{30000, 30999} }, play: []string{"C:PASV", "S:227 (" + own + "121,24)"}, want: "reject 227 192.0.2.10 > 198.51.100.20:31000 port-not-allowed"},
+		{name: "end of the passive range", policy: func(p *Policy) { p.PassivePorts = PortRange{30000, 30999} }, play: []string{"C:PASV", "S:227 (" + own + "121,23)"}, want: "expect 227 192.0.2.10 > 198.51.100.20:30999"},
+		{name: "PORT", play: []string{"C:PORT 192,0,2,10,154,208"}, want: "expect PORT 198.51.100.20 > 192.0.2.10:39632"},
+		{name: "PORT to a third host", play: []string{"C:PORT 203,0,113,9,154,208"}, want: "reject PORT 198.51.100.20 > 203.0.113.9:39632 foreign-address"},
+		{name: "PORT to the server itself", play: []string{"C:PORT 198,51,100,20,154,208"}, want: "reject PORT 198.51.100.20 > 198.51.100.20:39632 foreign-address"},
+		{name: "PORT to a privileged port", play: []string{"C:PORT 192,0,2,10,0,22"}, want: "reject PORT 198.51.100.20 > 192.0.2.10:22 below-min-port"},
+		{name: "EPRT mapped address", play: []string{"C:EPRT |2|::ffff:192.0.2.10|5000|"}, want: "expect EPRT 198.51.100.20 > 192.0.2.10:5000"},
+		{name: "EPRT IPv6", v6: true, play: []string{"C:EPRT |2|2001:db8:0:0::10|5000|"}, want: "expect EPRT 2001:db8::20 > [2001:db8::10]:5000"},
+		{name: "active range", policy: func(p *Policy) { p.ActivePorts = PortRange{40000, 50000} }, play: []string{"C:PORT 192,0,2,10,154,208"}, want: "reject PORT 198.51.100.20 > 192.0.2.10:39632 port-not-allowed"},
+		{name: "active mode off", policy: func(p *Policy) { p.Active = false }, play: []string{"C:PORT 192,0,2,10,154,208"}, want: "reject PORT 198.51.100.20 > 192.0.2.10:39632 active-disabled"},
+		{name: "malformed", play: []string{"C:PORT 192,0,2,10,154"}, want: "reject PORT 198.51.100.20 > invalid AddrPort malformed"},
+		{name: "unpaired 229", play: []string{"S:229 (|||31240|)"}, want: "reject 229 192.0.2.10 > 198.51.100.20:31240 unpaired"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -356,9 +357,9 @@ func TestConnectionLife(t *testing.T) {
 	}
 }
 
-// TestSharedEndpoint has two control connections of one client expect the same
+// TestConflict has two control connections of one client expect the same
 // endpoint of one server.
-func TestSharedEndpoint(t *testing.T) {
+func TestConflict(t *testing.T) {
 	tr := New(testConfig())
 	first, second := newWire(tr), newWire(tr)
 	second.client = netip.MustParseAddrPort("192.0.2.10:40001")
@@ -416,9 +417,9 @@ func TestSharedEndpoint(t *testing.T) {
 	})
 }
 
-// TestShared has two control connections share an endpoint: what stands for it goes
+// TestSharedTuple has two control connections share an endpoint: what stands for it goes
 // with the last one that has not used it.
-func TestShared(t *testing.T) {
+func TestSharedTuple(t *testing.T) {
 	src, dst := netip.MustParseAddrPort("192.0.2.10:50000"), netip.MustParseAddrPort("198.51.100.20:31240")
 	end := func(w *wire) Decision { return w.send(w.server, w.client, w.sseq, 0, packet.RST, "") }
 	again := func(w *wire) Decision {
@@ -469,7 +470,7 @@ func TestShared(t *testing.T) {
 	}
 }
 
-func TestUse(t *testing.T) {
+func TestConsumeExpectation(t *testing.T) {
 	tr := New(testConfig())
 	w := newWire(tr)
 	w.login()
@@ -637,8 +638,8 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-// TestAnew tells the packets that begin a connection from those that look like it.
-func TestAnew(t *testing.T) {
+// TestReusedTuple tells the packets that begin a connection from those that look like it.
+func TestReusedTuple(t *testing.T) {
 	w := newWire(nil)
 	cfg := testConfig()
 	cfg.Lookup = w.lookup
@@ -911,8 +912,8 @@ func TestManyConnections(t *testing.T) {
 }
 
 func TestConnSize(t *testing.T) {
-	if n := unsafe.Sizeof(conn{}); n > 512 {
-		t.Errorf("a connection takes %d bytes, want at most 512", n)
+	if n := unsafe.Sizeof(conn{}) - unsafe.Sizeof(ftpparse.Session{}); n > 120 {
+		t.Errorf("a connection takes %d bytes beside its session, want at most 120", n)
 	}
 }
 
