@@ -145,51 +145,6 @@ func TestNAT(t *testing.T) {
 	}
 }
 
-// TestOpaqueBehindNAT holds that a connection that NAT changes is no master of data
-// connections whose announcement cannot be read: they would not be translated.
-func TestOpaqueBehindNAT(t *testing.T) {
-	ends := Tuple{Src: testClient, Dst: testServer}
-	outside := netip.MustParseAddrPort("203.0.113.9:1024")
-	tests := []struct {
-		name   string
-		kernel Connection
-		event  string
-	}{
-		{"no NAT", withoutNAT(0, ends), "opaque auth"},
-		{"client behind NAT", Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: outside}}, "opaque translated"},
-		{"another port of the server itself", Connection{Original: Tuple{Src: testClient, Dst: netip.AddrPortFrom(testServer.Addr(), 2121)}, Reply: ends.reverse()}, "opaque auth"},
-		{"server behind NAT", Connection{Original: Tuple{Src: testClient, Dst: outside}, Reply: ends.reverse()}, "opaque translated"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			var l log
-			cfg := testConfig()
-			cfg.Observe = l.observe
-			tt.kernel.State = StateSynRecv
-			cfg.Lookup = func(*packet.Packet, Tuple) (Connection, bool) { return tt.kernel, true }
-			tr := New(cfg)
-			w := newWire(tr)
-			w.handshake()
-			w.s("220 r\r\n")
-			w.c("AUTH TLS\r\n")
-			d := w.s("234 go\r\n")
-			if diff := cmp.Diff([]string{"open", tt.event}, l.take()); diff != "" {
-				t.Errorf("events (-want +got):\n%s", diff)
-			}
-			want := tt.event == "opaque auth"
-			if got := len(d.TLSStarted) > 0; got != want {
-				t.Errorf("decision %+v, want hosts in it: %v", d, want)
-			}
-			if _, got := tr.OpaqueMaster(testClient.Addr(), testServer.Addr()); got != want {
-				t.Errorf("is a master: %v, want %v", got, want)
-			}
-			if d := w.send(w.server, w.client, w.sseq, 0, packet.RST, ""); (len(d.TLSEnded) > 0) != want {
-				t.Errorf("at the end %+v, want hosts in it: %v", d, want)
-			}
-		})
-	}
-}
-
 // TestLookupOnce has conntrack asked again only where it may have another answer.
 func TestLookupOnce(t *testing.T) {
 	ends := Tuple{Src: testClient, Dst: testServer}
