@@ -24,8 +24,8 @@ type Options struct {
 
 // Run runs the daemon in the calling process's network namespace until ctx ends or
 // something breaks. Whatever it added to the kernel is removed when it returns. It
-// needs CAP_NET_ADMIN, and sets GOMAXPROCS. From its start, SIGHUP does not end the
-// process.
+// needs CAP_NET_ADMIN, and sets GOMAXPROCS and the GC percent. From its start, SIGHUP
+// does not end the process.
 func Run(ctx context.Context, o Options) error {
 	d := &daemon{cfg: o.Config, log: o.Log}
 	d.warnUnsupported()
