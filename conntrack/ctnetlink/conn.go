@@ -36,6 +36,7 @@ type Conn struct {
 	mu  sync.Mutex // held from a request to the end of its answer
 	nl  *netlink.Conn
 	raw syscall.RawConn
+	buf [maxAnswer]byte // get reads into it
 }
 
 // Dial opens a socket. That alone needs no privilege; the operations need
@@ -231,19 +232,18 @@ func (c *Conn) get(b []byte, typ uint16) ([]byte, error) {
 	if _, err := c.nl.Send(m); err != nil {
 		return nil, err
 	}
-	b = make([]byte, maxAnswer)
 	var n int
 	var recvErr error
 	err = c.raw.Read(func(fd uintptr) bool {
-		n, _, recvErr = unix.Recvfrom(int(fd), b, 0)
+		n, _, recvErr = unix.Recvfrom(int(fd), c.buf[:], 0)
 		return recvErr != unix.EAGAIN && recvErr != unix.EINTR
 	})
 	if err := errors.Join(err, recvErr); err != nil {
 		return nil, err
 	}
-	answer, _, _ := nfnetlink.NextMessage(b[:n])
+	answer, _, _ := nfnetlink.NextMessage(c.buf[:n])
 	if answer.Type == typ {
-		return answer.Body, nil
+		return slices.Clone(answer.Body), nil
 	}
 	if errno, ok := answer.Errno(); ok {
 		return nil, errno
