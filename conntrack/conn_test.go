@@ -15,7 +15,7 @@ import (
 	"ftpctd/nfq/packet"
 )
 
-// TestEvictionOrder has connections make room in the order of their rank.
+// TestEvictionOrder fills the table: connections are evicted in the order of their rank.
 func TestEvictionOrder(t *testing.T) {
 	kinds := []struct {
 		name string
@@ -59,8 +59,8 @@ func TestEvictionOrder(t *testing.T) {
 	}
 }
 
-// TestMemoryPressure demands that those give way that hold buffers, the one that began
-// first ahead of the others, and nobody else.
+// TestMemoryPressure demands that only connections with buffers are skipped, the oldest
+// first.
 func TestMemoryPressure(t *testing.T) {
 	var l log
 	cfg := testConfig()
@@ -236,8 +236,8 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// TestIdleConnections has hosts vanish in the middle of a session: their
-// connections are forgotten when conntrack has forgotten them.
+// TestIdleConnections lets hosts vanish in the middle of a session: their connections are
+// forgotten after conntrack's timeout.
 func TestIdleConnections(t *testing.T) {
 	hosts := []HostPair{{Client: testClient.Addr(), Server: testServer.Addr()}}
 	auth := func(w *wire) {

@@ -12,8 +12,8 @@ import (
 
 var compareAddrs = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
 
-// TestNAT has conntrack know other addresses than those of the packets, which
-// are 192.0.2.10:40000 of the client and 198.51.100.20:21 of the server.
+// TestNAT runs control connections with NAT. In the packets the client is always
+// 192.0.2.10:40000 and the server 198.51.100.20:21.
 func TestNAT(t *testing.T) {
 	const (
 		pasv       = "PASV\r\n"
@@ -136,7 +136,7 @@ func TestNAT(t *testing.T) {
 			if asked != 1 {
 				t.Errorf("conntrack was asked %d times, want only for the handshake", asked)
 			}
-			// What the kernel was told is what is taken back, too.
+			// The kernel must get the same expectation again for the withdrawal.
 			d = w.send(w.client, w.server, w.cseq, 0, packet.RST, "")
 			if diff := cmp.Diff(tt.want, append([]Expectation(nil), d.Withdraw...), compareAddrs); diff != "" {
 				t.Errorf("withdrawn (-want +got):\n%s", diff)
@@ -145,7 +145,7 @@ func TestNAT(t *testing.T) {
 	}
 }
 
-// TestLookupOnce has conntrack asked again only where it may have another answer.
+// TestLookupOnce demands that conntrack is asked again only if its answer may differ.
 func TestLookupOnce(t *testing.T) {
 	ends := Tuple{Src: testClient, Dst: testServer}
 	behind := Connection{Original: ends, Reply: Tuple{Src: testServer, Dst: netip.MustParseAddrPort("203.0.113.9:1024")}}
@@ -199,8 +199,8 @@ func TestLookupOnce(t *testing.T) {
 	announce("new connection", 6, true)
 }
 
-// TestZones has connections between the same addresses and ports in two zones,
-// which expect the same endpoint.
+// TestZones opens connections between the same addresses and ports in two zones, which
+// expect the same endpoint.
 func TestZones(t *testing.T) {
 	tr := New(testConfig())
 	one, two := newWire(tr), newWire(tr)

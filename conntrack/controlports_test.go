@@ -11,8 +11,8 @@ import (
 	"ftpctd/nfq/packet"
 )
 
-// TestDataToControlPort leaves data connections unread that go to a control port, which
-// the firewall may admit for being one.
+// TestDataToControlPort demands that data connections to a control port, which the firewall
+// may accept as control connections, are skipped.
 func TestDataToControlPort(t *testing.T) {
 	attacker, inside := testServer.Addr(), testClient.Addr()
 	login := func(tr *Tracker, client, server netip.AddrPort) *wire {
@@ -82,7 +82,7 @@ func TestDataToControlPort(t *testing.T) {
 	}
 }
 
-// TestControlPortEndpoint refuses endpoints at which control connections come in.
+// TestControlPortEndpoint demands that announcements of control ports are rejected.
 func TestControlPortEndpoint(t *testing.T) {
 	serverBehind := Connection{
 		Original: Tuple{Src: testClient, Dst: netip.MustParseAddrPort("203.0.113.1:2222")},
@@ -120,8 +120,8 @@ func TestControlPortEndpoint(t *testing.T) {
 	}
 }
 
-// TestControlPortsOfNetwork bounds what one IPv6 network, of which a host may take any
-// address, has the tracker keep, and holds that none of it is forgotten.
+// TestControlPortsOfNetwork announces control ports from many addresses of one IPv6 network:
+// the number of entries is bounded, and none is forgotten.
 func TestControlPortsOfNetwork(t *testing.T) {
 	tr := New(testConfig())
 	ends := func(i int) connKey {

@@ -10,8 +10,8 @@ import (
 	"ftpctd/nfq/packet"
 )
 
-// TestConflict has two control connections of one client expect the same
-// endpoint of one server.
+// TestConflict announces the same endpoint of a server on two control connections of one
+// client.
 func TestConflict(t *testing.T) {
 	tr := New(testConfig())
 	first, second := newWire(tr), newWire(tr)
@@ -70,8 +70,8 @@ func TestConflict(t *testing.T) {
 	})
 }
 
-// TestSharedTuple has two control connections share an endpoint: what stands for it goes
-// with the last one that has not used it.
+// TestSharedTuple announces the same endpoint on two control connections with Config.Shared:
+// it is withdrawn with the last one that has not used it.
 func TestSharedTuple(t *testing.T) {
 	src, dst := netip.MustParseAddrPort("192.0.2.10:50000"), netip.MustParseAddrPort("198.51.100.20:31240")
 	end := func(w *wire) Decision { return w.send(w.server, w.client, w.sseq, 0, packet.RST, "") }

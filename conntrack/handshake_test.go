@@ -10,7 +10,7 @@ import (
 	"ftpctd/nfq/packet"
 )
 
-// track follows what conntrack makes of a packet of the wire's connection: as much of
+// track updates the conntrack state of the wire's connection: as much of
 // tcp_conntracks of net/netfilter/nf_conntrack_proto_tcp.c as the tests need.
 func (w *wire) track(src netip.AddrPort, flags packet.Flags) {
 	fromClient := src == w.client
@@ -33,7 +33,7 @@ func (w *wire) lookup(_ *packet.Packet, ends Tuple) (Connection, bool) {
 	return found, found.Endpoints() == ends && w.state != StateNone
 }
 
-// dialogue is all that it takes to have an endpoint expected.
+// dialogue is the shortest session with an expectation.
 func (w *wire) dialogue() {
 	w.s("220 r\r\n")
 	w.c("USER a\r\n")
@@ -47,7 +47,7 @@ const (
 )
 
 // TestHandshake demands that a SYN/ACK opens a connection only if conntrack takes it
-// for the answer to the client's SYN.
+// for the reply to the client's SYN.
 func TestHandshake(t *testing.T) {
 	ap := netip.MustParseAddrPort
 	ends := Tuple{Src: testClient, Dst: testServer}
@@ -99,8 +99,8 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// TestNeverPickedUp demands that what was not read from its handshake on stays unread,
-// whatever the sides of the connection do, until conntrack sees another handshake.
+// TestNeverPickedUp demands that a connection that was not parsed from its handshake on
+// stays skipped, whatever its hosts do, until conntrack sees another handshake.
 func TestNeverPickedUp(t *testing.T) {
 	forget := func(w *wire) { // fills the table with sessions of other clients
 		for i := range w.t.cfg.Connections {
@@ -119,7 +119,7 @@ func TestNeverPickedUp(t *testing.T) {
 	tests := []struct {
 		name string
 		play func(w *wire)
-		want []string // before the dialogue, which is unread
+		want []string // before the dialogue, which is skipped
 	}{
 		{"the client speaks first", func(w *wire) { w.c("NOOP\r\n") }, []string{notSeen}},
 		{"the server speaks first", func(w *wire) { w.s("220 r\r\n") }, []string{notSeen}},
@@ -226,7 +226,7 @@ func TestNeverPickedUp(t *testing.T) {
 				t.Errorf("%d expectations, want none", left)
 			}
 
-			w.send(w.client, w.server, w.cseq, 0, packet.RST, "") // also what conntrack has ended is known by now
+			w.send(w.client, w.server, w.cseq, 0, packet.RST, "") // also closes what only conntrack saw closing
 			w.cseq, w.sseq = 5, 6
 			l.take()
 			w.handshake()
@@ -239,8 +239,8 @@ func TestNeverPickedUp(t *testing.T) {
 	}
 }
 
-// TestHandshakeInTheMiddle has conntrack take a handshake on a connection that had one
-// for the beginning of another: what follows is not what was read.
+// TestHandshakeInTheMiddle sends a second handshake on a connection, which conntrack takes
+// for a new connection: what follows does not continue the session that was parsed.
 func TestHandshakeInTheMiddle(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -272,8 +272,8 @@ func TestHandshakeInTheMiddle(t *testing.T) {
 	}
 }
 
-// TestBothControlPorts has two hosts connect to one another, each from a control port:
-// the handshake tells who is the client.
+// TestBothControlPorts opens connections between two control ports: the handshake decides
+// which side is the client.
 func TestBothControlPorts(t *testing.T) {
 	var l log
 	cfg := testConfig()
@@ -290,7 +290,7 @@ func TestBothControlPorts(t *testing.T) {
 	there.t = New(cfg)
 	back.t = there.t
 	there.login()
-	there.state = StateNone // conntrack has seen it end, we have not
+	there.state = StateNone // conntrack has seen it close, the tracker has not
 	back.login()
 	back.c("PORT 198,51,100,20,154,208\r\n")
 	want := []string{"open", "close closed", "open", "expect PORT 192.0.2.10 > 198.51.100.20:39632"}

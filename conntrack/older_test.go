@@ -9,8 +9,8 @@ import (
 	"ftpctd/nfq/packet"
 )
 
-// TestOlder picks up what conntrack had at the start: once, and as long as it is the
-// same connection.
+// TestOlder picks up connections that conntrack had at the start: once, and as long as they
+// are the same.
 func TestOlder(t *testing.T) {
 	ends := Tuple{Src: testClient, Dst: testServer}
 	older := withoutNAT(0, ends)

@@ -70,7 +70,7 @@ func TestOpaqueHosts(t *testing.T) {
 	}
 }
 
-// TestOpaqueChain ends sessions in TLS between the same hosts in every order.
+// TestOpaqueChain closes opaque connections between the same hosts in every order.
 func TestOpaqueChain(t *testing.T) {
 	for _, order := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
@@ -105,8 +105,8 @@ func TestOpaqueChain(t *testing.T) {
 	}
 }
 
-// TestOpaqueBehindNAT holds that a connection that NAT changes is no master of data
-// connections whose announcement cannot be read: they would not be translated.
+// TestOpaqueBehindNAT demands that a connection with NAT is no master of data connections
+// whose announcement cannot be parsed: they would not get its NAT.
 func TestOpaqueBehindNAT(t *testing.T) {
 	ends := Tuple{Src: testClient, Dst: testServer}
 	outside := netip.MustParseAddrPort("203.0.113.9:1024")

@@ -38,7 +38,7 @@ const (
 	NoMaster         Reason = "no-master"    // the control connection is not in the kernel's table
 	TableFull        Reason = "table-full"   // the kernel's expectation table is full
 	KernelRejected   Reason = "kernel"       // the kernel rejected it for any other reason
-	Translated       Reason = "translated"   // the addresses are NATed, which data connections of TLS sessions cannot be
+	Translated       Reason = "translated"   // a data connection cannot get the NAT of its control connection
 )
 
 // AddressPolicy decides on passive replies that name another address than the server's.

@@ -23,7 +23,7 @@ var (
 	testServer = netip.MustParseAddrPort("198.51.100.20:21")
 )
 
-// testConfig is the daemon's default.
+// testConfig is the default of the daemon.
 func testConfig() Config {
 	return Config{
 		Ports: []uint16{21},
@@ -43,7 +43,7 @@ type wire struct {
 	zone           uint16
 	cseq, sseq     uint32
 	now            time.Time
-	state          TCPState // where conntrack is
+	state          TCPState // in conntrack
 }
 
 func newWire(t *Tracker) *wire {
@@ -84,7 +84,7 @@ func (w *wire) login() {
 	w.s("230 ok\r\n")
 }
 
-// standing lists the expectations that are left, the oldest first.
+// standing lists the current expectations, the oldest first.
 func standing(t *Tracker) []string {
 	var out []string
 	for x := t.expected.ring.next; x != &t.expected.ring; x = x.next {
@@ -102,15 +102,15 @@ type attackVector struct {
 	Segments              []struct{ Dir, Data string }
 }
 
-// TestAttackVectors runs whole sessions with an outcome that was set down
-// independently of this program.
+// TestAttackVectors runs whole sessions whose outcome was defined independently of this
+// program.
 func TestAttackVectors(t *testing.T) {
 	f, err := os.Open(corpora.Path(t, "vectors", "attack_vectors.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	// What the file leaves to the policy, under the default one.
+	// The outcomes that the file leaves to the policy, with the default one.
 	decided := map[string]string{
 		"B07": "C->198.51.100.20:5000", // 229 answers PASV, as real servers do
 		"F03": "S->192.0.2.10:5000",    // a bare LF ends a line
@@ -173,8 +173,8 @@ type honestSession struct {
 }
 
 // TestHonestSessions plays honest sessions of real clients and servers. Each must have
-// exactly the expectations that it names, and still have them when its data
-// connections begin.
+// exactly the expectations that it lists, and still have them when its data connections
+// open.
 func TestHonestSessions(t *testing.T) {
 	f, err := os.Open(corpora.Path(t, "attacks", "honest.jsonl"))
 	if err != nil {
@@ -220,8 +220,8 @@ type honestPlayer struct {
 	*wire
 	t    *testing.T
 	want []string
-	got  []string // what was expected, in the vectors' words
-	data bool     // a data connection has begun
+	got  []string // the expectations, in the words of the vectors
+	data bool     // a data connection was opened
 }
 
 func (p *honestPlayer) step(client bool, data string) {
@@ -263,14 +263,14 @@ func (p *honestPlayer) step(client bool, data string) {
 	}
 }
 
-// begins checks that a data connection that begins now is expected.
+// begins checks that a data connection that opens now is expected.
 func (p *honestPlayer) begins(endpoint string) {
 	if s := standing(p.wire.t); !slices.Contains(s, endpoint) {
 		p.t.Errorf("%s begins, and what stands is %q", endpoint, s)
 	}
 }
 
-// latin1 turns the vectors' code points into bytes: \u00ff is IAC.
+// latin1 converts the code points of the vectors into bytes: \u00ff is IAC.
 func latin1(s string) string {
 	b := make([]byte, 0, len(s))
 	for _, r := range s {
@@ -279,7 +279,7 @@ func latin1(s string) string {
 	return string(b)
 }
 
-// playByHand plays the vectors whose segments hold stage directions.
+// playByHand plays the vectors that have stage directions in their segments.
 func playByHand(w *wire, id string) bool {
 	login := func() {
 		w.s("220 ready\r\n")

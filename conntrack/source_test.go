@@ -10,7 +10,7 @@ import (
 	"ftpctd/nfq/packet"
 )
 
-// TestClientShare gives one client a quarter of the table.
+// TestClientShare demands that one client gets a quarter of the table at most.
 func TestClientShare(t *testing.T) {
 	limit := []string{"open", "not-ftp client-limit"}
 	tests := []struct {
@@ -51,7 +51,7 @@ func TestClientShare(t *testing.T) {
 			if !tt.equal {
 				return
 			}
-			// One that ends makes room for the next.
+			// When one closes, there is room for the next.
 			wires[0].send(wires[0].client, wires[0].server, wires[0].cseq, 0, packet.RST, "")
 			wires[4].cseq, wires[4].sseq = 5, 6
 			l.take()
@@ -64,8 +64,8 @@ func TestClientShare(t *testing.T) {
 	}
 }
 
-// TestExpectationShare gives one client a quarter of all expectations, however many
-// sessions it spreads them over.
+// TestExpectationShare demands that one client gets a quarter of all expectations at most,
+// in however many sessions.
 func TestExpectationShare(t *testing.T) {
 	const share = maxExpectations / sourceShare
 	cfg := testConfig()
@@ -96,8 +96,8 @@ func TestExpectationShare(t *testing.T) {
 	checkBooks(t, tr)
 }
 
-// TestKernelShare marks what would take more than a client's share of the kernel's
-// table.
+// TestKernelShare demands that expectations beyond a client's share of the kernel's table
+// are marked.
 func TestKernelShare(t *testing.T) {
 	cfg := testConfig()
 	cfg.KernelShare = 2

@@ -75,8 +75,8 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 		}, []string{expect}},
-		// What a host answers that has closed, to what was sent before its FIN had
-		// come. Linux takes it (tcp_reset_check), and sends no FIN any more.
+		// A host that has closed answers so to a segment sent before its FIN arrived. Linux
+		// accepts that (tcp_reset_check), and sends no FIN afterwards.
 		{"RST in the place of the FIN before it", func(w *wire) {
 			w.login()
 			w.c(pasv)
@@ -133,7 +133,7 @@ func TestConnectionLife(t *testing.T) {
 			w.c(pasv)
 			w.s(answer)
 			w.cseq, w.sseq = 5, 6
-			w.state = StateNone // conntrack has seen it end
+			w.state = StateNone // conntrack has seen it close
 			w.login()
 			w.s(answer) // not the answer to the PASV of before
 			w.c(pasv)
@@ -208,7 +208,7 @@ func TestConnectionLife(t *testing.T) {
 			w.handshake()
 			w.s("220 r\r\n")
 			w.c("POST / HTTP/1.1\r\n")
-			w.send(w.server, w.client, w.sseq, 0, packet.RST, "") // goes no further than here
+			w.send(w.server, w.client, w.sseq, 0, packet.RST, "") // goes no further than the firewall
 			w.send(w.server, w.client, w.sseq-1, w.cseq, packet.SYN|packet.ACK, "")
 			w.now = w.now.Add(2 * closedTimeout)
 			w.t.Expire(w.now)
@@ -271,8 +271,8 @@ func TestConnectionLife(t *testing.T) {
 	}
 }
 
-// TestSkip withholds the payload of what the tracker need not read: the end is noticed
-// all the same, whatever went by unseen.
+// TestSkip withholds the payload of skipped connections: their end must be noticed, whatever
+// passed unseen.
 func TestSkip(t *testing.T) {
 	const unseen = 12345
 	tests := []struct {
@@ -355,7 +355,8 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-// TestReusedTuple tells the packets that begin a connection from those that look like it.
+// TestReusedTuple demands NewConn of the packets that open a connection, and not of those
+// that only look like it.
 func TestReusedTuple(t *testing.T) {
 	w := newWire(nil)
 	cfg := testConfig()
@@ -389,8 +390,8 @@ func TestReusedTuple(t *testing.T) {
 	}
 }
 
-// TestBothPortsAreControlPorts has a client whose own port is a control port.
-func TestBothPortsAreControlPorts(t *testing.T) {
+// TestClientOnControlPort opens a connection from a control port.
+func TestClientOnControlPort(t *testing.T) {
 	tr := New(testConfig())
 	w := newWire(tr)
 	w.client = netip.MustParseAddrPort("192.0.2.10:21")
@@ -403,8 +404,8 @@ func TestBothPortsAreControlPorts(t *testing.T) {
 	}
 }
 
-// TestPacketFullOfLines bounds the work that one packet makes: what it announces last
-// counts, and refusals are counted.
+// TestPacketFullOfLines bounds the work for one packet: its last announcements count, and
+// further rejections are only counted.
 func TestPacketFullOfLines(t *testing.T) {
 	const lines = 100
 	port := func(i int) string { return fmt.Sprintf("PORT 192,0,2,10,39,%d\r\n", i) }
@@ -479,8 +480,8 @@ func TestPacketAllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzPackets feeds raw segments to a small table and checks its bounds and its
-// books after each.
+// FuzzPackets passes segments to a small table and checks its limits and its consistency
+// after each.
 func FuzzPackets(f *testing.F) {
 	f.Add(uint64(1), []byte("220 r\r\nUSER a\r\n230 ok\r\nPASV\r\n227 (198,51,100,20,122,8)\r\nPORT 192,0,2,10,1,2\r\n"))
 	f.Add(uint64(7), []byte("\xff\xf4\x00\r\r\n234 x\r\nAUTH TLS\r\n\x16\x03\x01\x00\x05hello"))
@@ -549,7 +550,7 @@ func FuzzPackets(f *testing.F) {
 	})
 }
 
-// allConns are the connections of all ranks.
+// allConns returns the connections of all ranks.
 func allConns(tr *Tracker) iter.Seq[*conn] {
 	return func(yield func(*conn) bool) {
 		for r := range tr.conns.lru {
@@ -562,7 +563,7 @@ func allConns(tr *Tracker) iter.Seq[*conn] {
 	}
 }
 
-// checkBooks compares what the tables say with what is in them.
+// checkBooks checks that all tables and counters agree.
 func checkBooks(t *testing.T, tr *Tracker) {
 	t.Helper()
 	conns, buffered, expected, holders := 0, 0, 0, 0
