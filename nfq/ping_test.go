@@ -63,12 +63,6 @@ func TestPing(t *testing.T) {
 	}
 }
 
-// sender is a driver without a socket.
-type sender func(b []byte) error
-
-func (s sender) send(b []byte) error { return s(b) }
-func (sender) close() error          { return nil }
-
 // TestPingProgress makes sure that a loop counts as going on where the answer is
 // lost but packets are handled.
 func TestPingProgress(t *testing.T) {

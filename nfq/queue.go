@@ -177,6 +177,27 @@ func Open(cfg Config) (*Queue, error) {
 	return q, nil
 }
 
+// Detached is the receive loop of [DriverNetlink] without a kernel: it passes each
+// datagram that receive is called with to h, and the datagrams that answer it to
+// send. It is for package nfqtest alone, which cannot reach the loop otherwise and
+// should not be part of this package, because programs would ship it.
+func Detached(num uint16, h Handler, send func(datagram []byte) error) (receive func(datagram []byte)) {
+	q := newQueue(Config{Num: num})
+	q.handler, q.driver = h, sender(send)
+	loop := &socket{q: q}
+	return func(datagram []byte) {
+		q.begin()
+		loop.datagram(datagram)
+		q.end()
+	}
+}
+
+// sender is a driver without a socket.
+type sender func(datagram []byte) error
+
+func (s sender) send(b []byte) error { return s(b) }
+func (sender) close() error          { return nil }
+
 func newQueue(cfg Config) *Queue {
 	q := &Queue{
 		num:     cfg.Num,

@@ -85,6 +85,12 @@ var rooms = []room{
 		mod:  []string{"golang.org/x/sys/unix"},
 	},
 	{
+		// A queue without a kernel.
+		path: "ftpctd/nfq/nfqtest",
+		not:  []string{"net", "os", "syscall"},
+		mod:  []string{"ftpctd/nfq"},
+	},
+	{
 		// A packet and its headers: no queue, no netlink.
 		path: "ftpctd/nfq/packet",
 		not:  []string{"net", "os", "syscall"},

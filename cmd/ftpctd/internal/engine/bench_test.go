@@ -15,7 +15,7 @@ import (
 	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
-	"ftpctd/nfq"
+	"ftpctd/nfq/nfqtest"
 	"ftpctd/nfq/packet"
 )
 
@@ -99,7 +99,7 @@ func (c *countingTable) Apply(changes []firewall.Change) error {
 // path is a queue without a kernel, with the engine behind it and a session that has logged
 // in.
 type path struct {
-	queue *nfq.Offline
+	queue *nfqtest.Queue
 	table *countingTable // nil in the mode "expect"
 	who   dialogue.Speaker
 }
@@ -123,7 +123,7 @@ func newPath(tb testing.TB, mode string) *path {
 	} else {
 		cfg.Expect = admit.NewExpect(nil) // nothing here waits for the kernel
 	}
-	w.queue = nfq.NewOffline(21, New(cfg))
+	w.queue = nfqtest.New(21, New(cfg))
 	w.queue.Receive(newMessage(tb, w.who.SYNACK(), packetAttributes+handshakeAttributes).bytes)
 	for _, st := range dialogue.Login {
 		w.queue.Receive(newMessage(tb, w.who.Packet(st), packetAttributes+conntrackAttributes).bytes)
