@@ -133,6 +133,11 @@ var rooms = []room{
 		},
 	},
 	{
+		// Errors to what an administrator does about them.
+		path: internal + "/advice",
+		mod:  []string{internal + "/firewall", "ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "golang.org/x/sys/unix"},
+	},
+	{
 		// Words of the file to values of the packages that use them.
 		path: internal + "/config",
 		mod:  []string{internal + "/firewall", "ftpctd/conntrack", "ftpctd/nfq", "github.com/pelletier/go-toml/v2/"},
@@ -161,14 +166,14 @@ var rooms = []room{
 	{
 		path: internal + "/doctor",
 		mod: []string{
-			internal + "/admit", internal + "/config", internal + "/engine", internal + "/firewall", "ftpctd/conntrack",
+			internal + "/admit", internal + "/advice", internal + "/config", internal + "/engine", internal + "/firewall", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "github.com/google/nftables/", "golang.org/x/sys/unix",
 		},
 	},
 	{
 		path: internal + "/daemon",
 		mod: []string{
-			internal + "/admit", internal + "/config", internal + "/engine", internal + "/firewall", internal + "/notify", "ftpctd/conntrack",
+			internal + "/admit", internal + "/advice", internal + "/config", internal + "/engine", internal + "/firewall", internal + "/notify", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "golang.org/x/sync/errgroup", "golang.org/x/sys/unix",
 		},
 	},
@@ -176,7 +181,7 @@ var rooms = []room{
 		// The only room that knows the lab: for the demo.
 		path: internal + "/cli",
 		mod: []string{
-			"ftpctd/bench/lab/", internal + "/capture", internal + "/config", internal + "/daemon", internal + "/doctor",
+			"ftpctd/bench/lab/", internal + "/advice", internal + "/capture", internal + "/config", internal + "/daemon", internal + "/doctor",
 			internal + "/logsink", internal + "/offline", internal + "/report", "ftpctd/conntrack", "ftpctd/nfq/packet",
 			"github.com/spf13/cobra", "golang.org/x/sys/unix",
 		},

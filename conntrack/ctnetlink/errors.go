@@ -30,8 +30,7 @@ const (
 	OpHelpers    Op = "list helpers" // list the user-space helpers
 )
 
-// Error is the error of every operation of this package. Its text says what
-// was asked, what the kernel answered, and what to do about it.
+// Error is the error of every operation of this package.
 type Error struct {
 	Op Op
 	// Tuple is the data connection, or for OpLookup the control connection; the
@@ -84,9 +83,6 @@ func (e *Error) Error() string {
 	if e.Message != "" {
 		b.WriteString(" (" + e.Message + ")")
 	}
-	if advice := e.advice(); advice != "" {
-		b.WriteString(": " + advice)
-	}
 	return b.String()
 }
 
@@ -110,64 +106,4 @@ func (e *Error) Is(target error) bool {
 // onHelpers reports whether the operation is one of nfnetlink_cthelper.
 func (e *Error) onHelpers() bool {
 	return e.Op == OpRegister || e.Op == OpUnregister || e.Op == OpHelpers
-}
-
-// advice says what the answer means for this operation and what to do. The
-// meanings are those of ctnetlink_create_expect and __nf_ct_expect_check.
-func (e *Error) advice() string {
-	errno, ok := errors.AsType[unix.Errno](e.Err)
-	if !ok {
-		return ""
-	}
-	switch e.Op {
-	case OpExpect:
-		switch errno {
-		case unix.EOPNOTSUPP:
-			return "the control connection has no helper: it began before the rules were in place, or no rule assigns one"
-		case unix.EBUSY, unix.EEXIST:
-			return "the same endpoint is already expected, by another control connection or an earlier line of this one"
-		case unix.EMFILE:
-			return "the expectation table is full: raise net.netfilter.nf_conntrack_expect_max"
-		case unix.ENOENT:
-			return "the control connection is not in the connection table of this network namespace"
-		}
-	case OpDelete:
-		if errno == unix.ENOENT {
-			return "the expectation was used, or ran out, or went with its control connection"
-		}
-	case OpCreate:
-		switch errno {
-		case unix.ENOMEM:
-			return "the connection table is full: raise net.netfilter.nf_conntrack_max"
-		case unix.EEXIST:
-			return "the data connection is in the connection table already"
-		case unix.ENOENT:
-			return "the control connection is not in the connection table of this network namespace"
-		}
-	case OpProbe:
-		if errno == unix.EOPNOTSUPP {
-			return "the kernel has no such helper for TCP over IPv4 and IPv6: load its module (nf_conntrack_" + e.Helper + ")"
-		}
-	case OpRegister, OpUnregister, OpHelpers:
-		switch errno {
-		case unix.EBUSY, unix.EEXIST:
-			return "the kernel has a helper of that name by itself, or rules use another program's: choose another name"
-		case unix.EINVAL:
-			return "the kernel has no user-space helpers: load the module nfnetlink_cthelper (CONFIG_NF_CT_NETLINK_HELPER)"
-		case unix.EPERM:
-			return "CAP_NET_ADMIN is needed in the initial user namespace"
-		}
-	}
-	switch errno {
-	case unix.EPERM, unix.EACCES:
-		return "CAP_NET_ADMIN is needed in the user namespace that owns this network namespace"
-	case unix.EPROTONOSUPPORT:
-		return "the kernel has no nfnetlink: load the module nfnetlink (CONFIG_NETFILTER_NETLINK)"
-	case unix.EINVAL:
-		// nfnetlink answers EINVAL for a subsystem that nobody registered.
-		return "the kernel does not understand: load the module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK)"
-	case unix.ENOBUFS, unix.ENOMEM:
-		return "the kernel has no memory left for it"
-	}
-	return ""
 }

@@ -25,43 +25,43 @@ func TestExplain(t *testing.T) {
 	}{
 		{
 			"no helper", OpExpect, data, unix.EOPNOTSUPP,
-			"ctnetlink: expect " + endpoint + ": operation not supported: the control connection has no helper: it began before the rules were in place, or no rule assigns one",
+			"ctnetlink: expect " + endpoint + ": operation not supported",
 		},
 		{
 			"same tuple", OpExpect, data, unix.EEXIST,
-			"ctnetlink: expect " + endpoint + ": file exists: the same endpoint is already expected, by another control connection or an earlier line of this one",
+			"ctnetlink: expect " + endpoint + ": file exists",
 		},
 		{
 			"overlap", OpExpect, data, unix.EBUSY,
-			"ctnetlink: expect " + endpoint + ": device or resource busy: the same endpoint is already expected, by another control connection or an earlier line of this one",
+			"ctnetlink: expect " + endpoint + ": device or resource busy",
 		},
 		{
 			"table full", OpExpect, data, unix.EMFILE,
-			"ctnetlink: expect " + endpoint + ": too many open files: the expectation table is full: raise net.netfilter.nf_conntrack_expect_max",
+			"ctnetlink: expect " + endpoint + ": too many open files",
 		},
 		{
 			"unknown master", OpExpect, data, unix.ENOENT,
-			"ctnetlink: expect " + endpoint + ": no such file or directory: the control connection is not in the connection table of this network namespace",
+			"ctnetlink: expect " + endpoint + ": no such file or directory",
 		},
 		{
 			"used", OpDelete, data, unix.ENOENT,
-			"ctnetlink: delete " + endpoint + ": no such file or directory: the expectation was used, or ran out, or went with its control connection",
+			"ctnetlink: delete " + endpoint + ": no such file or directory",
 		},
 		{
 			"no privilege", OpList,
 			conntrack.Tuple{},
 			unix.EPERM,
-			"ctnetlink: list: operation not permitted: CAP_NET_ADMIN is needed in the user namespace that owns this network namespace",
+			"ctnetlink: list: operation not permitted",
 		},
 		{
 			"no ctnetlink", OpLookup, active4().Master, unix.EINVAL,
-			"ctnetlink: lookup 192.168.0.211:40001 -> 203.0.113.1:21: invalid argument: the kernel does not understand: load the module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK)",
+			"ctnetlink: lookup 192.168.0.211:40001 -> 203.0.113.1:21: invalid argument",
 		},
 		{
 			"no nfnetlink", OpDial,
 			conntrack.Tuple{},
 			os.NewSyscallError("socket", unix.EPROTONOSUPPORT),
-			"ctnetlink: dial: protocol not supported: the kernel has no nfnetlink: load the module nfnetlink (CONFIG_NETFILTER_NETLINK)",
+			"ctnetlink: dial: protocol not supported",
 		},
 		{
 			"the kernel's words", OpDelete, data, &netlink.OpError{Op: "receive", Err: unix.EBUSY, Message: "later"},
@@ -69,11 +69,11 @@ func TestExplain(t *testing.T) {
 		},
 		{
 			"entry is there", OpCreate, data, unix.EEXIST,
-			"ctnetlink: create " + endpoint + ": file exists: the data connection is in the connection table already",
+			"ctnetlink: create " + endpoint + ": file exists",
 		},
 		{
 			"connection table full", OpCreate, data, unix.ENOMEM,
-			"ctnetlink: create " + endpoint + ": cannot allocate memory: the connection table is full: raise net.netfilter.nf_conntrack_max",
+			"ctnetlink: create " + endpoint + ": cannot allocate memory",
 		},
 		{"not the kernel", OpList, conntrack.Tuple{}, io.ErrUnexpectedEOF, "ctnetlink: list: unexpected EOF"},
 	}

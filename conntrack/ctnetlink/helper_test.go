@@ -126,8 +126,8 @@ func TestRegisterHelper(t *testing.T) {
 					t.Errorf("error %v, want an *Error", err)
 				}
 			case tt.err != 0:
-				if !errors.Is(err, tt.err) || !ok || e.Helper != "ftpctd" || e.advice() == "" {
-					t.Errorf("error %v, want an *Error of %v with advice", err, tt.err)
+				if !errors.Is(err, tt.err) || !ok || e.Helper != "ftpctd" {
+					t.Errorf("error %v, want an *Error of %v", err, tt.err)
 				}
 				if diff := cmp.Diff(before, slices.Sorted(maps.Keys(kernel.helpers))); diff != "" {
 					t.Errorf("families with a helper (-want +got):\n%s", diff)
@@ -345,8 +345,8 @@ func TestNoOwnHelper(t *testing.T) {
 		t.Skip("the kernel has user-space helpers")
 	}
 	for name, err := range map[string]error{"list": err, "register": c.RegisterHelper(ftpctd), "delete": c.DeleteHelper("ftpctd")} {
-		if !errors.Is(err, ErrNoCTHelper) || !strings.Contains(err.Error(), "nfnetlink_cthelper") {
-			t.Errorf("%s: error %v, want ErrNoCTHelper and what to load", name, err)
+		if !errors.Is(err, ErrNoCTHelper) {
+			t.Errorf("%s: error %v, want ErrNoCTHelper", name, err)
 		}
 	}
 }

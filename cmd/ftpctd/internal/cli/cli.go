@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"ftpctd/cmd/ftpctd/internal/advice"
+
 	"github.com/spf13/cobra"
 )
 
@@ -44,7 +46,7 @@ func (e *exitError) Unwrap() error { return e.Err }
 // print writes the error, unless the subcommand has reported it.
 func (e *exitError) print(w io.Writer) {
 	if e.Err != nil {
-		fmt.Fprintf(w, "ftpctd: %v\n", e.Err)
+		fmt.Fprintf(w, "ftpctd: %v\n", advice.Explain(e.Err))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ftpctd/cmd/ftpctd/internal/advice"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/logsink"
 )
@@ -21,15 +22,16 @@ type env struct {
 	journal bool      // stderr is read by the systemd journal
 }
 
-// logger returns the logger of a subcommand. The journal adds the time itself.
+// logger returns the logger of a subcommand, which explains errors. The journal adds
+// the time itself.
 func (e env) logger(format config.LogFormat, level slog.Leveler) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: advice.Attr}
 	if e.journal {
 		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
 				return slog.Attr{}
 			}
-			return a
+			return advice.Attr(groups, a)
 		}
 	}
 	if format == config.LogJSON {

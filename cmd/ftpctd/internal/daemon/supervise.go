@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/advice"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/notify"
 	"ftpctd/conntrack"
@@ -129,7 +130,7 @@ func (s *supervisor) checkHealth(ctx context.Context) {
 				s.log.Error("packet queue is not responding; withholding watchdog keep-alive", "err", err)
 			}
 			s.unhealthy = true
-			s.notify(s.systemd.Status(err.Error()))
+			s.notify(s.systemd.Status(advice.Explain(err).Error()))
 			return
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/cmd/ftpctd/internal/admit"
+	"ftpctd/cmd/ftpctd/internal/advice"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack/ctnetlink"
@@ -144,7 +145,10 @@ func (machine) RoundTrip(ctx context.Context, a admit.Admission) (families []str
 func (machine) Owner(num uint16) (nfq.Owner, bool) { return nfq.FindOwner(num) }
 
 // KeptAway implements Host.
-func (machine) KeptAway() (firewall.Counters, error) { return firewall.ReadCounters() }
+func (machine) KeptAway() (firewall.Counters, error) {
+	c, err := firewall.ReadCounters()
+	return c, advice.Explain(err)
+}
 
 // Tables implements Host.
 func (machine) Tables() ([]Table, error) { return readTables() }
@@ -156,7 +160,7 @@ func (machine) Expectations() (n int, err error) {
 		n = len(list)
 		return err
 	})
-	return n, err
+	return n, advice.Explain(err)
 }
 
 // probe calls f with a socket of a private network namespace.

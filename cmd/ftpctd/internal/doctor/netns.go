@@ -6,14 +6,16 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"ftpctd/cmd/ftpctd/internal/advice"
 )
 
 // inNetNS calls f in a new network namespace with a loopback link. The namespace ends
-// with its thread when f returns, and everything in it.
+// with its thread when f returns, and everything in it. Errors are explained.
 func inNetNS(f func() error) error {
 	result := make(chan error, 1)
 	go onPrivateThread(f, result)
-	return <-result
+	return advice.Explain(<-result)
 }
 
 // onPrivateThread ends the thread that it runs on: a locked goroutine takes its thread

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftpctd/cmd/ftpctd/internal/admit"
+	"ftpctd/cmd/ftpctd/internal/advice"
 	"ftpctd/cmd/ftpctd/internal/firewall"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
@@ -86,11 +87,11 @@ func newBench() *bench {
 		MinPort: 1024, Active: true,
 		ActivePorts: conntrack.PortRange{Min: 1024, Max: 65535}, PassivePorts: conntrack.PortRange{Min: 1024, Max: 65535},
 	}
-	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: &b.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: &b.level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
-		return a
+		return advice.Attr(groups, a)
 	}}))
 	b.cfg = Config{
 		Tracker: conntrack.Config{

@@ -53,7 +53,7 @@ func (t *Table) Counters() (Counters, error) {
 func ReadCounters() (Counters, error) {
 	nft, err := nftables.New()
 	if err != nil {
-		return Counters{}, newError(opList, "", err)
+		return Counters{}, newError(OpList, err)
 	}
 	return readCounters(nft)
 }
@@ -62,11 +62,11 @@ func readCounters(nft *nftables.Conn) (Counters, error) {
 	// The objects of a table that is gone are an empty list.
 	table, err := nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
 	if err != nil {
-		return Counters{}, newError(opList, "", err)
+		return Counters{}, newError(OpList, err)
 	}
 	objects, err := nft.GetNamedObjects(table)
 	if err != nil {
-		return Counters{}, newError(opList, "", err)
+		return Counters{}, newError(OpList, err)
 	}
 	var c Counters
 	for _, o := range objects {

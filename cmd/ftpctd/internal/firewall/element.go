@@ -88,7 +88,7 @@ func (s *elements) apply(changes []Change) error {
 		for i := range changes[:n] {
 			c := &changes[i]
 			if !c.oneFamily() {
-				return newElementError(opAdd, errFamilies)
+				return newError(OpAdd, errFamilies)
 			}
 			b = appendElement(b, unix.NFT_MSG_NEWSETELEM, c)
 			b = appendElement(b, unix.NFT_MSG_DELSETELEM, c)
@@ -102,9 +102,9 @@ func (s *elements) apply(changes []Change) error {
 		switch {
 		case err == nil:
 		case !removes:
-			return newElementError(opAdd, err)
+			return newError(OpAdd, err)
 		case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBADF): // else it went with the table
-			return newElementError(opDelete, err)
+			return newError(OpDelete, err)
 		}
 		changes = changes[n:]
 	}
@@ -140,17 +140,6 @@ func (s *elements) send(b []byte) error {
 			first = errno
 		}
 	}
-}
-
-func newElementError(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	advice := ""
-	if errors.Is(err, unix.ENOENT) {
-		advice = "somebody has removed the table: the daemon makes it again by itself"
-	}
-	return newError(op, advice, err)
 }
 
 // appendBatch appends the message that begins or ends a batch of nftables.

@@ -2,56 +2,59 @@ package firewall
 
 import (
 	"errors"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // Operations, as the text of an error says them: they are followed by the table.
 const (
-	opInstall = "install"
-	opRemove  = "remove"
-	opList    = "list"
-	opAdd     = "add to"
-	opDelete  = "delete from"
+	OpInstall = "install"
+	OpRemove  = "remove"
+	OpList    = "list"
+	OpAdd     = "add to"
+	OpDelete  = "delete from"
 )
 
-// Error is the error of every operation on the table. Its text says what failed,
-// which feature is wanting, and what to do about it.
+// Error is the error of every operation on the table.
 type Error struct {
 	// Op is what failed: "install", "remove", "list", "add to" or "delete from".
 	Op string
-	// Advice is what is wanting and what to do, or empty.
-	Advice string
+	// Missing is what the kernel lacks, if it was found to lack something.
+	Missing Feature
+	// Helper is the conntrack helper that is missing, with FeatureHelper.
+	Helper string
 	// Err is a syscall.Errno where the kernel answered: errors.Is works with the
 	// constants of package unix and with os.ErrPermission.
 	Err error
 }
 
+// Feature is a part of the kernel that the rules need.
+type Feature string
+
+// The features.
+const (
+	FeatureTables  Feature = "inet tables"
+	FeatureCT      Feature = "ct expressions"
+	FeaturePayload Feature = "payload matches" // inner headers: Linux 5.16
+	FeatureQueue   Feature = "queue"
+	FeatureObjects Feature = "object references"
+	FeatureFIB     Feature = "fib expressions"
+	FeatureMark    Feature = "conntrack marks"
+	FeatureHelper  Feature = "conntrack helper"
+)
+
 // Error implements error.
 func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString("firewall: " + e.Op + " table inet " + tableName + ": " + e.Err.Error())
-	if e.Advice != "" {
-		b.WriteString(": " + e.Advice)
-	}
-	return b.String()
+	return "firewall: " + e.Op + " table inet " + tableName + ": " + e.Err.Error()
 }
 
 // Unwrap returns the error of the kernel.
 func (e *Error) Unwrap() error { return e.Err }
 
-func newError(op, advice string, err error) *Error {
+// newError makes an *Error of err. Only the errno is kept, where there is one.
+func newError(op string, err error) *Error {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		err = errno
-		switch errno {
-		case unix.EPERM:
-			advice = "CAP_NET_ADMIN is needed in the user namespace that owns this network namespace"
-		case unix.EPROTONOSUPPORT, unix.EINVAL:
-			if advice == "" {
-				advice = noTables
-			}
-		}
 	}
-	return &Error{Op: op, Advice: advice, Err: err}
+	return &Error{Op: op, Err: err}
 }

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"encoding/binary"
-	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
@@ -608,13 +607,9 @@ func xtQueue(cfg Config) expr.Any {
 	return &expr.Target{Name: "NFQUEUE", Rev: 3, Info: (*xt.Unknown)(&info)}
 }
 
-// What the kernel must have been built with.
-const noTables = "the kernel has no nftables for inet: load the module nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)"
-
 // feature is something that the kernel may lack.
 type feature struct {
-	// advice says what is missing and how to get it.
-	advice string
+	name Feature
 	// add adds a rule, or more, that uses it to chain.
 	add func(r ruleset, chain *nftables.Chain)
 }
@@ -622,21 +617,21 @@ type feature struct {
 // features are what the table for cfg needs, each building on those before.
 func features(cfg Config, queue expr.Any) []feature {
 	list := []feature{
-		{noTables, func(ruleset, *nftables.Chain) {}},
+		{FeatureTables, func(ruleset, *nftables.Chain) {}},
 		{
-			"the kernel's nftables knows no connection tracking: load the module nft_ct (CONFIG_NFT_CT)",
+			FeatureCT,
 			func(r ruleset, chain *nftables.Chain) { r.add(chain, ctState(expr.CtStateBitNEW)) },
 		},
 		{
-			"the kernel's nftables cannot tell whether a packet has payload: Linux 5.16 or later is needed",
+			FeaturePayload,
 			func(r ruleset, chain *nftables.Chain) { r.add(chain, payloadByte(0)) },
 		},
 		{
-			"the kernel's nftables cannot queue packets: load the module nft_queue (CONFIG_NFT_QUEUE), or nft_compat and xt_NFQUEUE (CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_TARGET_NFQUEUE)",
+			FeatureQueue,
 			func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) },
 		},
 		{
-			"the kernel's nftables cannot refer to counters and helpers: load the module nft_objref (CONFIG_NFT_OBJREF)",
+			FeatureObjects,
 			func(r ruleset, chain *nftables.Chain) {
 				r.addCounter(counterFastOpen)
 				r.add(chain, r.count(counterFastOpen))
@@ -645,7 +640,7 @@ func features(cfg Config, queue expr.Any) []feature {
 	}
 	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
 		list = append(list, feature{
-			`the kernel's nftables cannot look up the way back to a source address: load the module nft_fib_inet (CONFIG_NFT_FIB_INET, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6; "strict" needs Linux 5.19 or later), or set firewall.anti_spoof = "off" if nobody can forge addresses here`,
+			FeatureFIB,
 			func(r ruleset, chain *nftables.Chain) {
 				r.add(chain, spoofed)
 				// Older kernels look the way back up in prerouting alone (nft_fib_validate).
@@ -655,13 +650,13 @@ func features(cfg Config, queue expr.Any) []feature {
 	}
 	if cfg.SkipMark != 0 {
 		list = append(list, feature{
-			"the kernel's connections have no mark (CONFIG_NF_CONNTRACK_MARK): set queue.skip_mark = 0",
+			FeatureMark,
 			func(r ruleset, chain *nftables.Chain) { r.add(chain, unmarked(cfg.SkipMark)) },
 		})
 	}
 	if cfg.Helper != "" {
 		list = append(list, feature{
-			fmt.Sprintf("the kernel has no conntrack helper %q for TCP: load its module (nf_conntrack_%[1]s, CONFIG_NF_CONNTRACK_…)", cfg.Helper),
+			FeatureHelper,
 			func(r ruleset, _ *nftables.Chain) { r.addCarriers(cfg.Helper) },
 		})
 	}

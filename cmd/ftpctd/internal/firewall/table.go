@@ -82,12 +82,12 @@ func Install(cfg Config) (*Table, error) {
 	}
 	nft, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil, newError(opInstall, "", err)
+		return nil, newError(OpInstall, err)
 	}
 	elements, err := openElements()
 	if err != nil {
 		_ = nft.CloseLasting()
-		return nil, newError(opInstall, "", err)
+		return nil, newError(OpInstall, err)
 	}
 	t := &Table{cfg: cfg, queue: queue, mode: mode, labels: hasLabels(), nft: nft, elements: elements}
 	if err := t.load(); err != nil {
@@ -107,16 +107,21 @@ func (t *Table) load() error {
 		err = t.nft.Flush()
 	}
 	if err != nil {
-		return newError(opInstall, wanting(t.cfg, t.queue), err)
+		e := newError(OpInstall, err)
+		e.Missing = missingFeature(t.cfg, t.queue)
+		if e.Missing == FeatureHelper {
+			e.Helper = t.cfg.Helper
+		}
+		return e
 	}
 	return nil
 }
 
-// wanting returns the advice for the first feature that the kernel lacks.
-func wanting(cfg Config, queue expr.Any) string {
+// missingFeature returns the first feature that the kernel lacks, if any.
+func missingFeature(cfg Config, queue expr.Any) Feature {
 	for _, f := range features(cfg, queue) {
 		if f.probe() != nil {
-			return f.advice
+			return f.name
 		}
 	}
 	return ""
@@ -149,7 +154,7 @@ func (t *Table) Restore() (bool, error) {
 	case err == nil:
 		return false, nil
 	case !errors.Is(err, unix.ENOENT):
-		return false, newError(opList, "", err)
+		return false, newError(OpList, err)
 	}
 	if err := t.load(); err != nil {
 		return true, err
@@ -173,7 +178,7 @@ func (t *Table) Remove() error {
 func RemoveStale() error {
 	nft, err := nftables.New()
 	if err != nil {
-		return newError(opRemove, "", err)
+		return newError(OpRemove, err)
 	}
 	return remove(nft)
 }
@@ -181,7 +186,7 @@ func RemoveStale() error {
 func remove(nft *nftables.Conn) error {
 	nft.DelTable(newTable(tableName))
 	if err := nft.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return newError(opRemove, "", err)
+		return newError(OpRemove, err)
 	}
 	return nil
 }

@@ -546,7 +546,7 @@ func TestLifecycle(t *testing.T) {
 	nosuch := carried
 	nosuch.Ports, nosuch.Helper = []uint16{990}, "nosuch"
 	_, err := Install(nosuch)
-	if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, unix.ENOENT) || !strings.Contains(e.Advice, `helper "nosuch"`) {
+	if e, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, unix.ENOENT) || e.Missing != FeatureHelper || e.Helper != "nosuch" {
 		t.Errorf("error %v, want an *Error of ENOENT that names the helper", err)
 	}
 	if diff := cmp.Diff(want, describe(t)); diff != "" {
@@ -704,8 +704,8 @@ func TestUntracked(t *testing.T) {
 	}
 }
 
-// TestWanting holds that a feature that the kernel lacks is told by its probe.
-func TestWanting(t *testing.T) {
+// TestMissingFeature holds that the probe of a feature that the kernel lacks fails.
+func TestMissingFeature(t *testing.T) {
 	labtest.EnterNetns(t)
 	table := install(t, carried)
 	if err := table.Remove(); err != nil {
@@ -719,18 +719,17 @@ func TestWanting(t *testing.T) {
 		name  string
 		cfg   Config
 		queue expr.Any
-		want  string
+		want  Feature
 	}{
 		{"nothing", carried, queue, ""},
-		{"helper", Config{Helper: "nosuch"}, queue, "helper"},
-		{"queue", carried, &expr.Target{Name: "NOSUCH", Rev: 3, Info: xtQueue(carried).(*expr.Target).Info}, "CONFIG_NFT_QUEUE"},
+		{"helper", Config{Helper: "nosuch"}, queue, FeatureHelper},
+		{"queue", carried, &expr.Target{Name: "NOSUCH", Rev: 3, Info: xtQueue(carried).(*expr.Target).Info}, FeatureQueue},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
-			got := wanting(tt.cfg, tt.queue)
-			if !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
-				t.Errorf("wanting %q, want what contains %q", got, tt.want)
+			if got := missingFeature(tt.cfg, tt.queue); got != tt.want {
+				t.Errorf("missing feature %q, want %q", got, tt.want)
 			}
 			if is := exists(t); is {
 				t.Error("the probe left a table")
@@ -751,8 +750,8 @@ func TestNoPrivilege(t *testing.T) {
 	_, installErr := Install(carried)
 	_, restoreErr := table.Restore()
 	for name, err := range map[string]error{"install": installErr, "remove": RemoveStale(), "list": restoreErr} {
-		if !errors.Is(err, os.ErrPermission) || !strings.Contains(fmt.Sprint(err), "CAP_NET_ADMIN") {
-			t.Errorf("%s: error %v, want os.ErrPermission and CAP_NET_ADMIN", name, err)
+		if !errors.Is(err, os.ErrPermission) {
+			t.Errorf("%s: error %v, want os.ErrPermission", name, err)
 		}
 	}
 }
