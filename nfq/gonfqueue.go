@@ -123,7 +123,7 @@ const (
 
 // receive is go-nfqueue's callback for a message.
 func (d *goNFQueue) receive(a nfqueue.Attribute) int {
-	if !d.q.wait() {
+	if !d.q.waitRunning() {
 		return stop
 	}
 	if a.PacketID == nil {
@@ -136,9 +136,9 @@ func (d *goNFQueue) receive(a nfqueue.Attribute) int {
 	if a.Ct != nil {
 		conntrack = *a.Ct
 	}
-	d.q.begin()
-	d.q.packetIn(*a.PacketID, b, conntrack)
-	d.q.end()
+	d.q.beginBatch()
+	d.q.handle(*a.PacketID, b, conntrack)
+	d.q.flush()
 	return goOn
 }
 
@@ -149,11 +149,11 @@ func (d *goNFQueue) receiveError(err error) int {
 		op, ok := errors.AsType[*netlink.OpError](err)
 		errno, isErrno := errors.AsType[unix.Errno](err)
 		if ok && isErrno {
-			d.q.refused(op.Sequence, errno)
+			d.q.rejected(op.Sequence, errno)
 			return goOn
 		}
 	}
-	if d.q.survives(err) {
+	if d.q.recoverable(err) {
 		return goOn
 	}
 	d.q.fail(err) // the library unbinds at once when this returns

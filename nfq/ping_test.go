@@ -73,7 +73,7 @@ func TestPingProgress(t *testing.T) {
 			q.handler = handler{}
 			q.driver = sender(func([]byte) error {
 				for range packets {
-					q.packetIn(1, nil, nil)
+					q.handle(1, nil, nil)
 				}
 				cancel()
 				return nil

@@ -11,7 +11,7 @@ import (
 	"ftpctd/bench/lab/labtest"
 )
 
-func TestCredit(t *testing.T) {
+func TestScore(t *testing.T) {
 	waits := func(short bool, n int) []bool { return slices.Repeat([]bool{short}, n) }
 	for _, tt := range []struct {
 		name  string
@@ -19,21 +19,21 @@ func TestCredit(t *testing.T) {
 		polls bool   // after that
 	}{
 		{"at first", nil, false},
-		{"after a packet that came soon", waits(true, 1), true},
+		{"after a packet in time", waits(true, 1), true},
 		{"after one wait in vain", []bool{true, false}, true},
 		{"after as many as two packets pay for", []bool{true, false, false}, false},
 		{"two waits of three in vain", slices.Repeat([]bool{true, false, false}, 10), false},
 		{"every other wait in vain", slices.Repeat([]bool{true, false}, 10), true},
-		{"the credit has a limit", slices.Concat(waits(true, 100), waits(false, maxCredit)), false},
-		{"not yet at the limit", slices.Concat(waits(true, 100), waits(false, maxCredit-1)), true},
+		{"the score has a limit", slices.Concat(waits(true, 100), waits(false, maxScore)), false},
+		{"not yet at the limit", slices.Concat(waits(true, 100), waits(false, maxScore-1)), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var c credit
+			var s score
 			for _, short := range tt.waits {
-				c = c.after(short)
+				s = s.after(short)
 			}
-			if got := c > 0; got != tt.polls {
-				t.Errorf("credit %d: polls: %t, want %t", c, got, tt.polls)
+			if got := s > 0; got != tt.polls {
+				t.Errorf("score %d: used: %t, want %t", s, got, tt.polls)
 			}
 		})
 	}

@@ -1,17 +1,9 @@
-// Package nfq reads one netfilter queue: it receives the packets that a rule
-// sends there, decodes their IP and TCP headers, hands them to a [Handler], and
-// lets every one of them pass.
-//
-// Nothing is ever dropped here. The verdict is always NF_ACCEPT, and what goes
-// wrong (a queue that is full, a receive buffer that overflows, a packet that
-// makes no sense) lets packets pass unread.
 package nfq
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -24,26 +16,26 @@ import (
 
 // Handler is what a [Queue] calls, from one goroutine, one call after the other.
 type Handler interface {
-	// Packet is given each packet that could be decoded. The packet waits in the
-	// kernel meanwhile. p and what it borrows are valid until Packet returns.
+	// Packet is called with each packet that was decoded, and returns its verdict.
+	// p and what it borrows are valid until Packet returns.
 	Packet(p *packet.Packet) Verdict
-	// Flush is called when the packets at hand have been given to Packet, before
-	// their verdicts leave.
+	// Flush is called after Packet was called with every packet of a batch, before
+	// their verdicts are sent.
 	Flush()
-	// Refused is given the error with which the kernel answered the message
-	// numbered seq that was sent as Before: a syscall.Errno.
+	// Refused is called with the error, a syscall.Errno, with which the kernel
+	// rejected the message of Verdict.Before that has the sequence number seq.
 	Refused(seq uint32, err error)
 }
 
-// Verdict is what becomes of a packet. The zero Verdict accepts it.
+// Verdict says what to do with a packet. The zero Verdict accepts it.
 type Verdict struct {
 	// Before holds complete netlink messages of any subsystem of nfnetlink. They
-	// go out ahead of the verdict in the same sendmsg: the kernel has carried
-	// them out before the packet moves on. They should not ask for ACKs; their
-	// errors come to Handler.Refused. They are borrowed until the next call of
-	// the handler, and their sequence numbers are the handler's, but for
-	// [SeqVerdict], [SeqPing] and [SeqRelease]; those with [SeqSilent] are not
-	// answered for.
+	// are sent ahead of the verdict in the same datagram, so that the kernel has
+	// carried them out before the packet moves on. They should not ask for ACKs;
+	// Handler.Refused is called with their errors. They are borrowed until the next
+	// call of the handler. Their sequence numbers are the handler's, except
+	// [SeqVerdict], [SeqPing] and [SeqRelease]; errors of those with [SeqSilent]
+	// are ignored.
 	Before []byte
 	// Hold keeps the packet in the kernel until Queue.Accept is called with its
 	// ID. Before is sent at once.
@@ -55,28 +47,25 @@ type Config struct {
 	// Num is the number of the queue.
 	Num uint16
 	// Length is how many packets may wait in the kernel, 0 for its default
-	// (1024). More pass unread.
+	// (1024). More are accepted without inspection.
 	Length uint32
 	// CopyRange is how many bytes of a packet are copied, 0 for all of it. A
-	// packet that is cut passes unread.
+	// truncated packet is accepted without inspection.
 	CopyRange uint32
 	// ReadBuffer is the size of the socket's receive buffer in bytes, 0 for the
-	// default (net.core.rmem_default). Packets that do not fit pass unread and
-	// are counted as an overrun.
+	// system's default. Packets that do not fit are accepted without inspection and
+	// counted as an overrun.
 	ReadBuffer int
-	// Conntrack asks for Packet.Conntrack. Kernels without
-	// CONFIG_NETFILTER_NETLINK_GLUE_CT do not have it: see [Queue.Conntrack].
+	// Conntrack asks for Packet.Conntrack. Not every kernel has it: see
+	// [Queue.Conntrack].
 	Conntrack bool
-	// Driver is what reads the queue: DriverNetlink, also if empty, or
+	// Driver reads the queue: DriverNetlink, which is the default, or
 	// DriverGoNFQueue.
 	Driver string
-	// BusyPoll is how long DriverNetlink looks for the next packet before it
-	// sleeps, 0 for not at all. It does so only while packets come that close after
-	// one another, and where there is more than one processor. Between looks it
-	// leaves the processor to other threads.
+	// BusyPoll is how long DriverNetlink polls for the next packet before it sleeps;
+	// 0 turns polling off. It polls only while packets arrive that close together,
+	// and never on a single CPU. Between polls it yields the CPU.
 	BusyPoll time.Duration
-	// Logger may be nil.
-	Logger *slog.Logger
 }
 
 // The drivers.
@@ -88,12 +77,12 @@ const (
 	DriverGoNFQueue = "go-nfqueue"
 )
 
-// A driver is a bound socket and the loop that reads it. The loop waits for
-// Queue.wait and then calls begin, packetIn for one or more packets, and end;
-// refused for answers of the kernel; and survives and fail for its own errors.
+// A driver is a bound socket and the loop that reads it. The loop calls waitRunning
+// first; then, for each batch, beginBatch, handle for each packet, and flush;
+// rejected for errors of messages; and recoverable and fail for errors of the socket.
 type driver interface {
-	// send writes one datagram of messages to the socket. Calls follow each
-	// other, and none comes after close.
+	// send writes one datagram of messages to the socket. It is called by one
+	// goroutine at a time, and not after close.
 	send(b []byte) error
 	// close ends the loop, waits for its end, and closes the socket. The queue
 	// is closed when it is called.
@@ -107,25 +96,26 @@ type Stats struct {
 	Held       uint64 // held by the handler
 	Overruns   uint64 // overflows of the receive buffer; each let one or more packets pass unread
 	Gone       uint64 // verdicts for a packet that had left the queue
-	SendErrors uint64 // verdicts and other messages that could not be sent, and verdicts that were refused
+	SendErrors uint64 // datagrams that could not be sent, and verdicts that the kernel rejected
+
+	// SendError is the last of SendErrors, or nil.
+	SendError error
 }
 
-// Queue is an open queue. Its methods may be called from any goroutine, unless
+// Queue is an open queue. Its methods may be called from any goroutine, except where
 // they say otherwise.
 type Queue struct {
 	num     uint16
-	log     *slog.Logger
 	handler Handler // set before running is closed
 
 	driver    driver
 	conntrack bool // set while it is opened
 
-	// What follows is of the receive loop's goroutine.
-	decoder   packet.Decoder
-	packet    packet.Packet
-	batch     []byte    // what leaves at its end
-	complaint time.Time // when an overrun was last logged
-	gaveWork  bool      // the handler may have begun a goroutine
+	// The receive loop's own.
+	decoder        packet.Decoder
+	packet         packet.Packet
+	batch          []byte // the messages that flush sends
+	handlerSpawned bool   // the handler may have started a goroutine
 
 	running   chan struct{} // closed by Run: the handler may be called
 	closed    chan struct{} // closed by Close, under sendMu
@@ -134,26 +124,27 @@ type Queue struct {
 	closeErr  error
 
 	sendMu sync.Mutex // held while the driver sends
-	out    []byte     // of Accept
+	out    []byte     // Accept's message
 
 	ping pinger
 
 	lastID atomic.Uint32
-	busy   atomic.Bool // the receive loop has packets in hand
+	busy   atomic.Bool // the receive loop is handling a batch
 
 	packets, undecoded, held, overruns, gone, sendErrors atomic.Uint64
+	sendError                                            atomic.Pointer[error] // the last one
 }
 
 // Open binds the queue in the network namespace of the calling thread. Packets
 // wait in the kernel until [Queue.Run] is called.
 //
-// Rules that send packets to the queue are best made after Open, and taken away
-// before the end of Run. With a rule in place already, a packet that comes in
-// the microseconds between the steps of binding is dropped by the kernel, for
-// TCP to send again, or passes unread.
+// Rules that queue packets are best added after Open, and removed before Run ends.
+// With a rule already in place, a packet that arrives in the microseconds between
+// the steps of binding is accepted without inspection, or dropped by the kernel and
+// retransmitted.
 //
-// An error is an *[Error]: of EBUSY if the queue is bound already, it says by
-// whom; os.ErrPermission without CAP_NET_ADMIN.
+// An error is an *[Error]: EBUSY, with the Owner, if the queue is already bound;
+// os.ErrPermission without CAP_NET_ADMIN.
 func Open(cfg Config) (*Queue, error) {
 	open := openSocket
 	switch cfg.Driver {
@@ -161,16 +152,16 @@ func Open(cfg Config) (*Queue, error) {
 	case DriverGoNFQueue:
 		open = openGoNFQueue
 	default:
-		return nil, newError("open", cfg.Num, fmt.Errorf("no driver %q: there are %s and %s", cfg.Driver, DriverNetlink, DriverGoNFQueue))
+		return nil, newError("open", cfg.Num, fmt.Errorf("unknown driver %q (want %s or %s)", cfg.Driver, DriverNetlink, DriverGoNFQueue))
 	}
 	q := newQueue(cfg)
 	var err error
 	if q.driver, err = open(cfg, q); err != nil {
 		return nil, err
 	}
-	// What was queued while the socket refused packets would wait for ever.
-	// Packets that have come since are let go as well; the handler still hears
-	// of them.
+	// A packet that was queued while the filter kept packets off the socket would
+	// wait for ever. Those that have arrived since are accepted as well, and the
+	// handler still sees them.
 	if err := q.acceptAll(nil); err != nil {
 		return nil, errors.Join(newError("bind", cfg.Num, err), q.Close())
 	}
@@ -186,9 +177,9 @@ func Detached(num uint16, h Handler, send func(datagram []byte) error) (receive 
 	q.handler, q.driver = h, sender(send)
 	loop := &socket{q: q}
 	return func(datagram []byte) {
-		q.begin()
+		q.beginBatch()
 		loop.datagram(datagram)
-		q.end()
+		q.flush()
 	}
 }
 
@@ -199,21 +190,16 @@ func (s sender) send(b []byte) error { return s(b) }
 func (sender) close() error          { return nil }
 
 func newQueue(cfg Config) *Queue {
-	q := &Queue{
+	return &Queue{
 		num:     cfg.Num,
-		log:     cfg.Logger,
 		running: make(chan struct{}),
 		closed:  make(chan struct{}),
 		failed:  make(chan error, 1),
 	}
-	if q.log == nil {
-		q.log = slog.New(slog.DiscardHandler)
-	}
-	return q
 }
 
-// setFlags sets the flags of the queue through set, which fails with EOPNOTSUPP
-// if the kernel does not know one of them. It can do without Conntrack.
+// setFlags sets the flags of the queue with set, which fails with EOPNOTSUPP if the
+// kernel does not know one of them. Conntrack is optional.
 func (q *Queue) setFlags(cfg Config, set func(flags uint32) error) error {
 	if cfg.Conntrack {
 		err := set(flagFailOpen | flagConntrack)
@@ -225,12 +211,12 @@ func (q *Queue) setFlags(cfg Config, set func(flags uint32) error) error {
 	return set(flagFailOpen)
 }
 
-// Run gives the packets to h until ctx is cancelled, and returns nil then, or until
-// receiving fails. Either way the queue is closed when it returns. It may be
-// called once.
+// Run calls h with the packets until ctx is cancelled, and then returns nil, or until
+// receiving fails. Either way the queue is closed when it returns. It may be called
+// once.
 //
-// After the cancellation it goes on until no packet has come for 5 ms, or for
-// 100 ms at most, and then accepts what is left, held packets included.
+// After the cancellation it goes on until no packet has arrived for 5 ms, or for
+// 100 ms at most, and then accepts all that still wait, held packets included.
 func (q *Queue) Run(ctx context.Context, h Handler) error {
 	q.handler = h
 	close(q.running)
@@ -247,7 +233,7 @@ func (q *Queue) Run(ctx context.Context, h Handler) error {
 	}
 }
 
-// drain waits until the receive loop has had nothing to do for a while.
+// drain waits until the receive loop has been idle for a while.
 func (q *Queue) drain() {
 	const quiet, patience = 5 * time.Millisecond, 100 * time.Millisecond
 	before := q.packets.Load()
@@ -261,12 +247,12 @@ func (q *Queue) drain() {
 	}
 }
 
-// Close accepts every packet that waits in the kernel, gives the queue up, and
-// makes Run return. A handler must not call it.
+// Close accepts every packet that waits in the kernel, unbinds the queue, and makes
+// Run return. A handler must not call it.
 func (q *Queue) Close() error {
 	q.closeOnce.Do(func() {
-		// The kernel drops what a queue still holds when its socket is closed. In
-		// one datagram with the unbinding, next to nothing can come between.
+		// The kernel drops the packets of a queue whose socket is closed. Accepting
+		// and unbinding in one datagram leaves next to no time for another packet.
 		_ = q.acceptAll(appendUnbind(nil, q.num))
 		q.sendMu.Lock()
 		close(q.closed)
@@ -276,9 +262,9 @@ func (q *Queue) Close() error {
 	return q.closeErr
 }
 
-// Accept lets the packet id go, which the handler held. It may be called while the
-// handler still runs. If the packet has left the queue meanwhile, that is counted,
-// and no error. Of a closed queue every packet has been accepted: it fails with
+// Accept accepts the packet id, which the handler held. It may be called while the
+// handler runs. If the packet has already left the queue, that is counted, and no
+// error. Closing the queue accepts every packet: after that it fails with
 // os.ErrClosed.
 func (q *Queue) Accept(id uint32) error {
 	q.sendMu.Lock()
@@ -290,8 +276,8 @@ func (q *Queue) Accept(id uint32) error {
 	return nil
 }
 
-// Send sends messages like those of Verdict.Before that go with no packet, in one
-// datagram. It fails with os.ErrClosed once the queue is closed.
+// Send sends messages like those of Verdict.Before that belong to no packet, in one
+// datagram. It fails with os.ErrClosed after the queue was closed.
 func (q *Queue) Send(messages []byte) error {
 	if err := q.send(messages); err != nil {
 		return newError("send", q.num, err)
@@ -299,13 +285,13 @@ func (q *Queue) Send(messages []byte) error {
 	return nil
 }
 
-// Conntrack reports whether the kernel tells what conntrack knows of a packet: it
-// was asked to, and can.
+// Conntrack reports whether packets come with Packet.Conntrack: it was asked for, and
+// the kernel has it (CONFIG_NETFILTER_NETLINK_GLUE_CT).
 func (q *Queue) Conntrack() bool { return q.conntrack }
 
 // Stats returns the counters.
 func (q *Queue) Stats() Stats {
-	return Stats{
+	s := Stats{
 		Packets:    q.packets.Load(),
 		Undecoded:  q.undecoded.Load(),
 		Held:       q.held.Load(),
@@ -313,11 +299,15 @@ func (q *Queue) Stats() Stats {
 		Gone:       q.gone.Load(),
 		SendErrors: q.sendErrors.Load(),
 	}
+	if err := q.sendError.Load(); err != nil {
+		s.SendError = *err
+	}
+	return s
 }
 
-// wait is called by the receive loop before its first packet. It reports false
+// waitRunning is called by the receive loop before its first packet. It returns false
 // if the queue was closed before Run was called.
-func (q *Queue) wait() bool {
+func (q *Queue) waitRunning() bool {
 	select {
 	case <-q.running:
 		return true
@@ -336,12 +326,12 @@ func (q *Queue) isClosed() bool {
 	}
 }
 
-// begin is called by the receive loop when it has packets.
-func (q *Queue) begin() { q.busy.Store(true) }
+// beginBatch is called by the receive loop when it has received packets.
+func (q *Queue) beginBatch() { q.busy.Store(true) }
 
-// packetIn is called by the receive loop for a packet. Its bytes and what conntrack
-// knows of it are borrowed.
-func (q *Queue) packetIn(id uint32, b, conntrack []byte) {
+// handle is called by the receive loop for a packet: its bytes, and the attributes of
+// its connection, both of which are borrowed.
+func (q *Queue) handle(id uint32, b, conntrack []byte) {
 	q.packets.Add(1)
 	q.lastID.Store(id)
 	var v Verdict
@@ -354,38 +344,31 @@ func (q *Queue) packetIn(id uint32, b, conntrack []byte) {
 	q.batch = append(q.batch, v.Before...)
 	if v.Hold {
 		q.held.Add(1)
-		q.gaveWork = true
+		q.handlerSpawned = true
 		return
 	}
 	q.batch = appendVerdict(q.batch, q.num, id)
 }
 
-// end is called by the receive loop when it has handed in all packets it had.
-// What is to be said about them leaves in one datagram.
-func (q *Queue) end() {
+// flush is called by the receive loop after the last packet of a batch. Their messages
+// and verdicts leave in one datagram.
+func (q *Queue) flush() {
 	q.handler.Flush()
 	if len(q.batch) > 0 {
-		if err := q.send(q.batch); err != nil && !errors.Is(err, os.ErrClosed) {
-			q.log.Error("cannot send a verdict", "queue", q.num, "err", err)
-		}
+		_ = q.send(q.batch) // counted
 		q.batch = q.batch[:0]
 	}
 	q.busy.Store(false)
 }
 
-// survives is called by the receive loop for an error of its socket and reports
-// whether it may go on: after ENOBUFS, which the kernel says once and then goes
-// on to deliver.
-func (q *Queue) survives(err error) bool {
+// recoverable is called by the receive loop for an error of its socket, and reports
+// whether the loop may go on: after ENOBUFS, which the kernel reports once before it
+// goes on to deliver packets.
+func (q *Queue) recoverable(err error) bool {
 	if !errors.Is(err, unix.ENOBUFS) {
 		return false
 	}
-	n := q.overruns.Add(1)
-	if now := time.Now(); now.Sub(q.complaint) >= time.Second {
-		q.complaint = now
-		q.log.Warn("the receive buffer overflowed and packets passed unread: raise net.core.rmem_max or lower the load",
-			"queue", q.num, "overruns", n)
-	}
+	q.overruns.Add(1)
 	return true
 }
 
@@ -397,14 +380,14 @@ func (q *Queue) fail(err error) {
 	}
 }
 
-// refused is called by the receive loop for an error with which the kernel
-// answered a message.
-func (q *Queue) refused(seq uint32, errno unix.Errno) {
+// rejected is called by the receive loop for an error with which the kernel answered a
+// message.
+func (q *Queue) rejected(seq uint32, errno unix.Errno) {
 	switch seq {
 	case SeqRelease:
 		// Nothing waited.
 	case SeqSilent:
-		// Only a socket without noSilent hears of it.
+		// Only received without the filter noSilent.
 	case SeqPing:
 		q.ping.answer(errno)
 	case SeqVerdict:
@@ -412,15 +395,14 @@ func (q *Queue) refused(seq uint32, errno unix.Errno) {
 			q.gone.Add(1)
 			return
 		}
-		q.sendErrors.Add(1)
-		q.log.Error("the kernel refused a verdict", "queue", q.num, "err", errno)
+		q.countSendError(newError("verdict", q.num, errno))
 	default:
-		q.gaveWork = true
+		q.handlerSpawned = true
 		q.handler.Refused(seq, errno)
 	}
 }
 
-// send writes one datagram. Verdicts are taken only from the socket that is
+// send writes one datagram. The kernel accepts verdicts only from the socket that is
 // bound.
 func (q *Queue) send(b []byte) error {
 	q.sendMu.Lock()
@@ -434,15 +416,20 @@ func (q *Queue) lockedSend(b []byte) error {
 	}
 	err := q.driver.send(b)
 	if err != nil {
-		q.sendErrors.Add(1)
+		q.countSendError(newError("send", q.num, err))
 	}
 	return err
 }
 
-// acceptAll accepts every packet that waits in the kernel, and sends the
-// messages in after with that.
+func (q *Queue) countSendError(err error) {
+	q.sendErrors.Add(1)
+	q.sendError.Store(&err)
+}
+
+// acceptAll accepts every packet that waits in the kernel, and sends the messages
+// after in the same datagram.
 func (q *Queue) acceptAll(after []byte) error {
-	// Within half the circle of IDs everything counts as before this one.
+	// IDs wrap around: those up to half the range behind count as before this one.
 	b := appendVerdictBatch(nil, q.num, q.lastID.Load()+1<<30)
 	return q.send(append(b, after...))
 }

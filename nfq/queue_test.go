@@ -732,9 +732,9 @@ func TestAllocations(t *testing.T) {
 			d := &socket{q: q, fd: int(null.Fd())}
 			q.driver = d
 			return func() {
-				q.begin()
+				q.beginBatch()
 				d.datagram(message)
-				q.end()
+				q.flush()
 			}
 		}},
 	} {

@@ -15,71 +15,74 @@ import (
 	"ftpctd/nfq/nfnetlink"
 )
 
-// socket is the package's own driver: one netlink socket that a goroutine reads,
-// several packets a system call, into buffers that are used again and again, and
-// answers with one datagram for all of them.
+// socket is the package's own driver: a netlink socket, and a goroutine that reads
+// several datagrams a system call into buffers that it reuses, and answers all of
+// them with one.
 //
-// To be put to sleep and woken takes longer than to handle a packet, for this
-// thread and for the sender that wakes it. So there are three ways to wait for the
-// next packet, one after the other, the first two only while they pay:
+// A sleep and wake-up cost more than handling a packet, for this thread and for the
+// sender that wakes it. The socket therefore waits in three stages; the first two
+// are skipped when recent history says that they do not pay off:
 //
-//   - To look for it again and again, for busyPoll.
-//   - To sleep in a system call that Go's scheduler does not know of, for doze. Else
-//     it would take the goroutine's place away and give it back, and look every 20 us
-//     whether to do so.
-//   - To sleep in the runtime's poller.
+//   - Polling, for busyPoll.
+//   - Sleeping in a system call that Go's scheduler does not know of, for
+//     sleepLimit. The scheduler would otherwise take the goroutine's P away and give
+//     it back, and check every 20 us whether to do so.
+//   - Sleeping in the runtime's poller.
 //
-// The other system calls wait for nothing but the kernel's own work, so the scheduler
-// need not know of them either.
+// The scheduler need not know of the other system calls either: they wait for
+// nothing but the kernel's own work.
 //
-// Thus the goroutine hardly ever leaves its place, which may be the only one. It makes
-// room for the others every so often, and whenever the handler has given them work.
+// So the goroutine hardly ever leaves its P, which may be the only one. It yields to
+// other goroutines every yieldInterval, and when the handler may have started one.
 type socket struct {
 	q    *Queue
-	file *os.File // what the runtime's poller knows the socket by
+	file *os.File // registers the socket with the runtime's poller
 	raw  syscall.RawConn
 	fd   int
 	loop sync.WaitGroup
 	recv [batch]message
 	hdrs [batch]mmsghdr
 
-	// Of the look for packets that goes on.
-	looked func(fd uintptr) (done bool) // look, as a value that is made once
-	began  time.Time
-	found  int
+	// Of one call of wait.
+	pollFn func(fd uintptr) (done bool) // poll, as a value that is allocated once
+	start  time.Time
+	n      int // datagrams received
 	errno  unix.Errno
 
-	busyPoll     time.Duration
-	polls, dozes credit
-	madeRoom     time.Time
+	busyPoll              time.Duration
+	spinScore, sleepScore score
+	lastYield             time.Time
 }
 
-// roomEvery is how often other goroutines get their turn: next to nothing, and soon
-// enough.
-const roomEvery = time.Millisecond
+// yieldInterval costs next to nothing and does not delay other goroutines
+// noticeably.
+const yieldInterval = time.Millisecond
 
-// doze is short enough for whatever else the process does to wait for it.
-const doze = 2 * time.Millisecond
+// sleepLimit is short enough for everything else that the process does to wait for
+// it.
+const sleepLimit = 2 * time.Millisecond
 
-// credit says whether a way to wait pays: while packets come in its time in no less
-// than a third of all waits.
-type credit int
+// score says whether a stage of waiting pays off. It is a saturating counter: 2 more
+// when a packet arrived within the stage's time, 1 less when not. A stage is used
+// while its score is positive, that is, while it succeeds at least one time in three.
+type score int
 
-// after returns the credit after one more wait, that was short or not.
-func (c credit) after(short bool) credit {
-	if short {
-		return min(c+2, maxCredit)
+// after returns the score after one more wait, in which a packet arrived in time or
+// not.
+func (s score) after(inTime bool) score {
+	if inTime {
+		return min(s+2, maxScore)
 	}
-	return max(c-1, 0)
+	return max(s-1, 0)
 }
 
-// maxCredit is how many waits in vain it takes to give a way up.
-const maxCredit = 8
+// maxScore is the number of consecutive failures after which a stage is abandoned.
+const maxScore = 8
 
-// batch is how many packets are read at a time, at most.
+// batch is the maximum number of datagrams that are read at a time.
 const batch = 16
 
-// message is one datagram of the kernel's.
+// message is the buffer of one datagram.
 type message struct {
 	iov unix.Iovec
 	buf []byte
@@ -100,10 +103,10 @@ func openSocket(cfg Config, q *Queue) (driver, error) {
 		return nil, newError("open", cfg.Num, err)
 	}
 	s := &socket{q: q, fd: fd}
-	if runtime.NumCPU() > 1 { // else whoever sends the next packet is kept from it
+	if runtime.NumCPU() > 1 { // else polling would keep the sender of the next packet from running
 		s.busyPoll = cfg.BusyPoll
 	}
-	s.looked = s.look
+	s.pollFn = s.poll
 	if err := s.bind(cfg); err != nil {
 		_ = unix.Close(fd)
 		return nil, newError("bind", cfg.Num, err)
@@ -117,8 +120,8 @@ func openSocket(cfg Config, q *Queue) (driver, error) {
 	return s, nil
 }
 
-// bind configures the queue. Packets are kept off the socket until that is done,
-// so that the next datagram is an ACK.
+// bind configures the queue. A filter keeps packets off the socket until that is
+// done, so that the next datagram is an ACK.
 func (s *socket) bind(cfg Config) error {
 	if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
@@ -158,10 +161,10 @@ func (s *socket) bind(cfg Config) error {
 	if err := noSilent.attach(s.fd); err != nil {
 		return err
 	}
-	return unix.SetNonblock(s.fd, true) // now that nothing but packets is waited for
+	return unix.SetNonblock(s.fd, true) // from now on, only packets are waited for
 }
 
-// configure sends a message that asks for an ACK, and waits for it.
+// configure sends a message and waits for its ACK.
 func (s *socket) configure(config []byte) error {
 	if _, err := unix.Write(s.fd, config); err != nil {
 		return os.NewSyscallError("write", err)
@@ -175,88 +178,88 @@ func (s *socket) configure(config []byte) error {
 	errno, ok := m.Errno()
 	switch {
 	case !ok:
-		return errAnswer
+		return errReply
 	case errno != 0:
 		return errno
 	}
 	return nil
 }
 
-var errAnswer = errors.New("unexpected answer of the kernel")
+var errReply = errors.New("unexpected reply from kernel")
 
-// receive is the loop.
+// receive is the receive loop.
 func (s *socket) receive() {
 	defer s.loop.Done()
-	if !s.q.wait() {
+	if !s.q.waitRunning() {
 		return
 	}
 	for {
-		n, err := s.read()
+		n, err := s.wait()
 		if s.q.isClosed() {
 			return
 		}
 		if err != nil {
-			if s.q.survives(err) {
+			if s.q.recoverable(err) {
 				continue
 			}
 			s.q.fail(os.NewSyscallError("recvmmsg", err))
 			return
 		}
-		s.q.begin()
+		s.q.beginBatch()
 		for i := range n {
 			s.datagram(s.recv[i].buf[:min(int(s.hdrs[i].n), len(s.recv[i].buf))])
 		}
-		s.q.end()
+		s.q.flush()
 	}
 }
 
-// read waits for a datagram and takes those that have come with it. Closing the
-// file ends that.
-func (s *socket) read() (int, error) {
-	s.began = time.Now()
-	if s.q.gaveWork || s.began.Sub(s.madeRoom) >= roomEvery {
-		s.q.gaveWork, s.madeRoom = false, s.began
+// wait waits for a datagram, and receives those that have arrived with it. Closing
+// the file ends it.
+func (s *socket) wait() (n int, err error) {
+	s.start = time.Now()
+	if s.q.handlerSpawned || s.start.Sub(s.lastYield) >= yieldInterval {
+		s.q.handlerSpawned, s.lastYield = false, s.start
 		runtime.Gosched()
 	}
-	err := s.raw.Read(s.looked)
-	waited := time.Since(s.began)
-	s.polls = s.polls.after(waited < s.busyPoll)
-	s.dozes = s.dozes.after(waited < doze)
+	err = s.raw.Read(s.pollFn)
+	waited := time.Since(s.start)
+	s.spinScore = s.spinScore.after(waited < s.busyPoll)
+	s.sleepScore = s.sleepScore.after(waited < sleepLimit)
 	if err == nil && s.errno != 0 {
 		err = s.errno
 	}
-	return s.found, err
+	return s.n, err
 }
 
-// look takes what has come, and reports whether that is anything. If not, the
-// runtime's poller waits and has it look again.
-func (s *socket) look(uintptr) (done bool) {
+// poll receives what has arrived, and reports whether that is anything. If not, the
+// runtime's poller sleeps and calls poll again.
+func (s *socket) poll(uintptr) (done bool) {
 	for {
-		s.found, s.errno = s.receiveMany()
+		s.n, s.errno = s.receiveMany()
 		if s.errno != unix.EAGAIN {
 			return true
 		}
-		switch waited := time.Since(s.began); {
-		case s.polls > 0 && waited < s.busyPoll:
-			// Whose turn it is may be the very one who sends the next packet.
+		switch waited := time.Since(s.start); {
+		case s.spinScore > 0 && waited < s.busyPoll:
+			// The thread we yield to may be the one that sends the next packet.
 			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		case s.dozes > 0 && waited < doze:
-			s.doze(doze - waited)
+		case s.sleepScore > 0 && waited < sleepLimit:
+			s.sleepInSyscall(sleepLimit - waited)
 		default:
 			return false
 		}
 	}
 }
 
-// doze sleeps until a datagram comes, for at most a time. Signals end it too, with
-// which the runtime asks for the goroutine's place.
-func (s *socket) doze(limit time.Duration) {
+// sleepInSyscall sleeps until a datagram arrives, or for limit. Signals end it too,
+// with which the runtime asks for the goroutine's P.
+func (s *socket) sleepInSyscall(limit time.Duration) {
 	fds := unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN}
 	timeout := unix.NsecToTimespec(limit.Nanoseconds())
 	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&timeout)), 0, 0, 0)
 }
 
-// receiveMany is recvmmsg(2), which does not wait.
+// receiveMany is recvmmsg(2) without waiting.
 func (s *socket) receiveMany() (int, unix.Errno) {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs)), batch, 0, 0, 0)
@@ -266,7 +269,7 @@ func (s *socket) receiveMany() (int, unix.Errno) {
 	}
 }
 
-// datagram takes what the kernel sent: packets and answers.
+// datagram handles what the kernel sent: packets, and errors.
 func (s *socket) datagram(b []byte) {
 	for len(b) > 0 {
 		m, rest, ok := nfnetlink.NextMessage(b)
@@ -276,15 +279,15 @@ func (s *socket) datagram(b []byte) {
 		b = rest
 		if m.Type == msgPacket {
 			if id, payload, conntrack, ok := parsePacket(m); ok {
-				s.q.packetIn(id, payload, conntrack)
+				s.q.handle(id, payload, conntrack)
 			}
 		} else if errno, ok := m.Errno(); ok && errno != 0 {
-			s.q.refused(m.Seq, errno)
+			s.q.rejected(m.Seq, errno)
 		}
 	}
 }
 
-// send implements driver. The kernel carries the messages out before write(2)
+// send implements driver. The kernel has carried out the messages when write(2)
 // returns.
 func (s *socket) send(b []byte) error {
 	for {

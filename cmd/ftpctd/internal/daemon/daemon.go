@@ -113,7 +113,7 @@ func (d *daemon) findOlder() (undo func() error, err error) {
 }
 
 func (d *daemon) openWorkers() (undo func() error, err error) {
-	d.workers, err = openWorkers(d.cfg, d.log)
+	d.workers, err = openWorkers(d.cfg)
 	return d.workers.close, err
 }
 

@@ -39,6 +39,7 @@ type supervisor struct {
 	rules        *ruleset // nil unless the daemon manages its table
 	rulesMissing bool     // the table could not be restored
 	away         keptAway
+	queues       queueStats
 	notifyFailed bool // the service manager did not get the last notification
 }
 
@@ -83,6 +84,7 @@ func (s *supervisor) run(ctx context.Context, workers []*worker, rules *ruleset)
 			s.checkHealth(ctx)
 		case <-ruleset.C:
 			s.checkRuleset()
+			s.queues.report(s.log, sumStats(s.workers), time.Now())
 		}
 	}
 }

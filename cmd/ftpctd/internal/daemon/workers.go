@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -38,7 +37,7 @@ type workers struct {
 const gcPercent = 25
 
 // openWorkers binds the queues. With an error it returns those that are open.
-func openWorkers(cfg config.Config, log *slog.Logger) (*workers, error) {
+func openWorkers(cfg config.Config) (*workers, error) {
 	// Workers need microseconds per packet and nothing else in the process is busy.
 	// With spare Ps the scheduler would wake an idle thread for every packet.
 	runtime.GOMAXPROCS(int(cfg.Queue.Count))
@@ -47,7 +46,7 @@ func openWorkers(cfg config.Config, log *slog.Logger) (*workers, error) {
 	for i := range cfg.Queue.Count {
 		q, err := nfq.Open(nfq.Config{
 			Num: cfg.Queue.Num + i, Length: cfg.Queue.Length, ReadBuffer: readBuffer, Conntrack: true,
-			Driver: cfg.Queue.Driver, BusyPoll: cfg.Queue.BusyPoll, Logger: log,
+			Driver: cfg.Queue.Driver, BusyPoll: cfg.Queue.BusyPoll,
 		})
 		if err != nil {
 			return w, err
