@@ -10,7 +10,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +32,7 @@ type Host struct {
 	processes map[*Process]struct{}
 }
 
-// newHost creates a namespace with its loopback up.
+// newHost creates a host with its namespace.
 func newHost(name string, ipv4, ipv6 netip.Addr) (*Host, error) {
 	h := &Host{
 		name: name, ipv4: ipv4, ipv6: ipv6,
@@ -57,7 +56,7 @@ func newHost(name string, ipv4, ipv6 netip.Addr) (*Host, error) {
 // the thread must live exactly as long as the host.
 func (h *Host) fork(created chan<- error) {
 	defer close(h.gone)
-	err := unix.Unshare(unix.CLONE_NEWNET)
+	err := EnterNetns()
 	if err == nil {
 		h.ns, err = os.Open("/proc/thread-self/ns/net")
 	}
@@ -91,7 +90,7 @@ func throwaway(f func()) {
 	}()
 }
 
-// setup brings the loopback up and disables IPv6 duplicate address detection, which
+// setup enables IPv6 without duplicate address detection, which
 // would delay each link-local address by a second.
 func setup() error {
 	for path, value := range map[string]string{
@@ -104,11 +103,7 @@ func setup() error {
 			return err
 		}
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(lo)
+	return nil
 }
 
 // Name returns the host's name: client, router or server.
