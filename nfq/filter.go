@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socketFilter keeps datagrams of the kernel off the socket. What is filtered
-// away counts as delivered for the kernel.
+// A socketFilter drops datagrams of the kernel before they reach the socket. To the
+// kernel they count as delivered.
 type socketFilter []unix.SockFilter
 
 // Offsets in struct nlmsghdr.
@@ -18,15 +18,15 @@ const (
 )
 
 var (
-	// noPackets lets everything in but packets.
+	// noPackets drops packets.
 	noPackets = socketFilter{
 		load(unix.BPF_H, typeOffset),
 		unlessEqual(loaded16(msgPacket), 1),
 		drop,
 		pass,
 	}
-	// noSilent lets everything in but the refusals of messages marked SeqSilent:
-	// each would wake the loop for nothing.
+	// noSilent drops errors of messages marked SeqSilent, each of which would wake the
+	// loop for nothing.
 	noSilent = socketFilter{
 		load(unix.BPF_H, typeOffset),
 		unlessEqual(loaded16(unix.NLMSG_ERROR), 3),
@@ -47,7 +47,7 @@ func load(size uint16, offset uint32) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_LD | size | unix.BPF_ABS, K: offset}
 }
 
-// unlessEqual skips instructions if what was loaded is not v.
+// unlessEqual skips instructions if the loaded value is not v.
 func unlessEqual(v uint32, skip uint8) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: v, Jf: skip}
 }

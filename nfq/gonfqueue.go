@@ -70,10 +70,10 @@ func newGoNFQueue(q *Queue) *goNFQueue {
 
 // bind configures the queue and starts the receive loop.
 //
-// The library waits for an ACK after each step of the configuration and takes
-// the next datagram for it. Where rules point to the queue already, that may be
-// a packet. So packets are kept off the socket until the queue is configured,
-// and what the kernel has queued by then, unseen, is let go.
+// The library waits for an ACK after each step of the configuration and takes the next
+// datagram for it. With rules in place already, that may be a packet. A filter therefore
+// drops packets until the queue is configured; Open then accepts those that the kernel
+// has queued.
 func (d *goNFQueue) bind(cfg Config) error {
 	if cfg.ReadBuffer > 0 {
 		if err := d.nf.Con.SetReadBuffer(cfg.ReadBuffer); err != nil {
@@ -103,7 +103,7 @@ func (d *goNFQueue) filter(f socketFilter) error {
 	return attachErr
 }
 
-// send implements driver. The queue makes its calls one after the other.
+// send implements driver.
 func (d *goNFQueue) send(b []byte) error {
 	d.out = b
 	if err := d.raw.Write(d.write); err != nil {

@@ -42,14 +42,14 @@ const (
 // connection.
 const messageOverhead = 2048
 
-// Sequence numbers of the messages of this package. The kernel answers them only
+// Sequence numbers of the messages of this package. The kernel replies to them only
 // with errors, which carry the number.
 const (
 	// SeqVerdict marks verdicts. A message of a handler must not use it.
 	SeqVerdict uint32 = 0
-	// SeqSilent marks messages of a handler whose refusal does not matter to it, such
-	// as the removal of what may be gone: Handler.Refused does not hear of it, and
-	// it wakes nobody.
+	// SeqSilent marks messages of a handler whose errors do not matter to it, such as
+	// the deletion of what may not exist: Handler.Refused is not called, and the loop
+	// is not woken.
 	SeqSilent uint32 = 1
 	// SeqPing marks the messages of [Queue.Ping]. A message of a handler must not
 	// use it.
@@ -132,17 +132,17 @@ func appendHeader(b []byte, typ, flags uint16, seq uint32, num uint16) []byte {
 // parsePacket finds the packet in an NFQNL_MSG_PACKET message. A message without
 // a payload is one of a packet without bytes.
 func parsePacket(m nfnetlink.Message) (id uint32, payload, conntrack []byte, ok bool) {
-	a := m.Attributes()
-	for a.Next() {
-		switch a.Type() {
+	b, _ := m.Attributes()
+	for a, b, whole := nfnetlink.NextAttr(b); whole; a, b, whole = nfnetlink.NextAttr(b) {
+		switch a.Type {
 		case nfqaPacketHeader:
-			if header := a.Bytes(); len(header) >= 4 {
-				id, ok = binary.BigEndian.Uint32(header), true
+			if len(a.Value) >= 4 {
+				id, ok = binary.BigEndian.Uint32(a.Value), true
 			}
 		case nfqaPayload:
-			payload = a.Bytes()
+			payload = a.Value
 		case nfqaConntrack:
-			conntrack = a.Bytes()
+			conntrack = a.Value
 		}
 	}
 	return id, payload, conntrack, ok

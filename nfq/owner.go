@@ -11,22 +11,22 @@ import (
 // Owner is the socket that a queue is bound to, and its process.
 type Owner struct {
 	PortID  string // the socket's netlink address
-	PID     string // the process that has it open, or empty if none is to be seen
+	PID     string // the process that has it open, or empty if it is not visible
 	Command string // of the process
 }
 
 // String implements fmt.Stringer.
 func (o Owner) String() string {
 	if o.PID == "" {
-		return fmt.Sprintf("the netlink socket with port ID %s, of a process that cannot be seen from here", o.PortID)
+		return fmt.Sprintf("the netlink socket with port ID %s, of a process that is not visible from here", o.PortID)
 	}
 	return fmt.Sprintf("process %s (%s), port ID %s", o.PID, o.Command, o.PortID)
 }
 
-// FindOwner looks up who has bound queue num in the network namespace of the
-// calling thread: the queue's port ID, that socket's inode, and the process that
-// has the inode open.
-func FindOwner(num uint16) (Owner, bool) {
+// FindOwner returns the owner of queue num in the network namespace of the calling
+// thread: the queue's port ID leads to the socket's inode, and that to the process that
+// has it open. ok is false if the queue is not bound.
+func FindOwner(num uint16) (o Owner, ok bool) {
 	// Columns: queue number, port ID, and others (nfnetlink_queue.c, seq_show).
 	queue := findLine("/proc/thread-self/net/netfilter/nfnetlink_queue", func(f []string) bool {
 		return len(f) > 1 && f[0] == strconv.Itoa(int(num))
@@ -34,7 +34,7 @@ func FindOwner(num uint16) (Owner, bool) {
 	if queue == nil {
 		return Owner{}, false
 	}
-	o := Owner{PortID: queue[1]}
+	o.PortID = queue[1]
 	// Columns: address, protocol (12 is NETLINK_NETFILTER), port ID, …, inode
 	// (net/netlink/af_netlink.c, netlink_native_seq_show).
 	socket := findLine("/proc/thread-self/net/netlink", func(f []string) bool {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errStuck is what Ping finds of a receive loop that does not go on.
-var errStuck = errors.New("the receive loop does not go on")
+// errStuck is Ping's error if the receive loop makes no progress.
+var errStuck = errors.New("receive loop is stuck")
 
 // pinger is what Ping and the receive loop share. Its zero value is ready.
 type pinger struct {
@@ -20,23 +20,22 @@ type pinger struct {
 	waiting atomic.Pointer[chan error]
 }
 
-// answer passes on what the kernel answered, unless nobody waits any more.
+// answer passes the kernel's reply to Ping, if it still waits.
 func (p *pinger) answer(err error) {
 	if waiting := p.waiting.Swap(nil); waiting != nil {
 		*waiting <- err
 	}
 }
 
-// Ping returns nil if the queue works: the kernel has it, bound to this socket,
-// and the receive loop goes on, which it does once Run was called. A handler must
-// not call Ping. Of a closed queue it fails with os.ErrClosed.
+// Ping returns nil if the queue works: the kernel has it bound to this socket, and the
+// receive loop, which Run starts, makes progress. A handler must not call Ping. After
+// Close it fails with os.ErrClosed.
 //
-// It sends a verdict for a packet that cannot be there and waits until the
-// receive loop has read the refusal. A loop that is in a handler does not get to
-// that. Where the receive buffer has no room for the refusal, it is enough that
-// the loop gets on with packets.
+// It sends a verdict for a packet that cannot exist and waits until the receive loop
+// reads the kernel's error. A loop that is stuck in a handler does not read it. If the
+// receive buffer has no room for the error, it is enough that the loop handles packets.
 //
-// If neither has happened when ctx ends, the error is ctx's as well.
+// If ctx ends before either, the error is also ctx's.
 func (q *Queue) Ping(ctx context.Context) error {
 	q.ping.mu.Lock()
 	defer q.ping.mu.Unlock()
@@ -44,7 +43,7 @@ func (q *Queue) Ping(ctx context.Context) error {
 	q.ping.waiting.Store(&answer)
 	defer q.ping.waiting.Store(nil)
 	before := q.packets.Load()
-	// Half the circle of IDs away from the newest: no queue is that long.
+	// Half the range of IDs away from the newest: no queue is that long.
 	if err := q.send(appendPing(nil, q.num, q.lastID.Load()+1<<31)); err != nil {
 		return newError("ping", q.num, err)
 	}

@@ -9,36 +9,42 @@ import (
 	"ftpctd/nfq/nfnetlink"
 )
 
-var errNoTuple = errors.New("connection lacks the addresses of a direction")
+var (
+	errAddress = errors.New("address is neither 4 nor 16 bytes long")
+	errNoTuple = errors.New("connection lacks the addresses of a direction")
+)
 
 // ParseConnection decodes the attributes of a connection (CTA_*), as a queue adds
 // them to a packet (NFQA_CT) and as they follow struct nfgenmsg in a message of
 // ctnetlink. It does not allocate. If it fails, c is undefined.
 func ParseConnection(b []byte, c *conntrack.Connection) error {
 	*c = conntrack.Connection{}
-	var original, reply tupleAttr
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
+	err := nfnetlink.EachAttr(b, func(a nfnetlink.Attr) (err error) {
+		var t tupleAttr
+		switch a.Type {
 		case ctaTupleOrig:
-			a.Do(original.parse)
+			err = t.parse(a.Value)
+			c.Original = t.Tuple
 		case ctaTupleReply:
-			a.Do(reply.parse)
+			err = t.parse(a.Value)
+			c.Reply = t.Tuple
 		case ctaStatus:
-			status := a.Uint32()
+			var status uint32
+			status, err = a.Uint32()
 			c.Assured, c.Expected = status&ipsAssured != 0, status&ipsExpected != 0
 		case ctaLabels:
-			c.Unread = hasLabel(a.Bytes(), conntrack.UnreadLabel)
+			unread := Labels(conntrack.UnreadLabel)
+			c.Unread = len(a.Value) == len(unread) && binary.NativeEndian.Uint64(a.Value[8:])&binary.NativeEndian.Uint64(unread[8:]) != 0
 		case ctaID:
-			c.ID = a.Uint32()
+			c.ID, err = a.Uint32()
 		case ctaProtoInfo:
-			a.Do(func(b []byte) error { return parseProtoInfo(b, c) })
+			err = parseProtoInfo(a.Value, c)
 		}
-	}
-	if err := a.Err(); err != nil {
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	c.Original, c.Reply = original.Tuple, reply.Tuple
 	for _, t := range [...]*conntrack.Tuple{&c.Original, &c.Reply} {
 		if !t.Src.IsValid() || !t.Dst.IsValid() {
 			return errNoTuple
@@ -49,39 +55,31 @@ func ParseConnection(b []byte, c *conntrack.Connection) error {
 }
 
 // parseConnection decodes the body of an IPCTNL_MSG_CT_NEW message.
-func parseConnection(body []byte, c *conntrack.Connection) error {
-	if len(body) < nfnetlink.GenmsgLen {
-		return nfnetlink.ErrMessage
+func parseConnection(body []byte) (c conntrack.Connection, err error) {
+	b, err := nfnetlink.Message{Body: body}.Attributes()
+	if err == nil {
+		err = ParseConnection(b, &c)
 	}
-	return ParseConnection(body[nfnetlink.GenmsgLen:], c)
+	return c, err
 }
 
-// Zone returns the conntrack zone in the attributes of a connection, and parses
-// nothing else. It is 0, the default zone, if there is no zone. For a zone of a
-// single direction, that of the original direction counts.
+// Zone returns the conntrack zone in the attributes of a connection, and reads
+// nothing else. It is 0, the default zone, if they name none. Of a zone that is one
+// direction's alone, that of the original direction counts.
 func Zone(b []byte) (zone uint16) {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
-		case ctaTupleOrig:
-			t := nfnetlink.ParseAttributes(a.Bytes())
-			for t.Next() {
-				if t.Type() == ctaTupleZone {
-					zone = t.Uint16()
+	for a, b, ok := nfnetlink.NextAttr(b); ok; a, b, ok = nfnetlink.NextAttr(b) {
+		switch {
+		case a.Type == ctaTupleOrig:
+			for t, b, ok := nfnetlink.NextAttr(a.Value); ok; t, b, ok = nfnetlink.NextAttr(b) {
+				if t.Type == ctaTupleZone && len(t.Value) == 2 {
+					zone = binary.BigEndian.Uint16(t.Value)
 				}
 			}
-		case ctaZone:
-			zone = a.Uint16()
+		case a.Type == ctaZone && len(a.Value) == 2:
+			zone = binary.BigEndian.Uint16(a.Value)
 		}
 	}
 	return zone
-}
-
-// hasLabel reports whether a bitmap of labels has one of them.
-func hasLabel(bitmap []byte, label uint) bool {
-	want := Labels(label)
-	word := label / 64 * 8
-	return len(bitmap) == len(want) && binary.NativeEndian.Uint64(bitmap[word:])&binary.NativeEndian.Uint64(want[word:]) != 0
 }
 
 // tupleAttr is a nested attribute CTA_TUPLE_*. Ports are 0 for a protocol that has
@@ -92,70 +90,77 @@ type tupleAttr struct {
 }
 
 func (t *tupleAttr) parse(b []byte) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) error {
+		switch a.Type {
 		case ctaTupleIP:
-			a.Do(t.parseIP)
+			return t.parseIP(a.Value)
 		case ctaTupleProto:
-			a.Do(t.parseProto)
+			return t.parseProto(a.Value)
 		}
-	}
-	return a.Err()
+		return nil
+	})
 }
 
 func (t *tupleAttr) parseIP(b []byte) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) error {
+		switch a.Type {
 		case ctaIPv4Src, ctaIPv6Src:
-			t.Src = netip.AddrPortFrom(a.Addr(), t.Src.Port())
+			return setAddr(&t.Src, a.Value)
 		case ctaIPv4Dst, ctaIPv6Dst:
-			t.Dst = netip.AddrPortFrom(a.Addr(), t.Dst.Port())
+			return setAddr(&t.Dst, a.Value)
 		}
+		return nil
+	})
+}
+
+// setAddr sets the address of p and keeps its port.
+func setAddr(p *netip.AddrPort, b []byte) error {
+	addr, ok := netip.AddrFromSlice(b)
+	if !ok {
+		return errAddress
 	}
-	return a.Err()
+	*p = netip.AddrPortFrom(addr, p.Port())
+	return nil
 }
 
 func (t *tupleAttr) parseProto(b []byte) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) (err error) {
+		var port uint16
+		switch a.Type {
 		case ctaProtoNum:
-			t.protocol = a.Uint8()
+			t.protocol, err = a.Uint8()
 		case ctaProtoSrcPort:
-			t.Src = netip.AddrPortFrom(t.Src.Addr(), a.Uint16())
+			port, err = a.Uint16()
+			t.Src = netip.AddrPortFrom(t.Src.Addr(), port)
 		case ctaProtoDstPort:
-			t.Dst = netip.AddrPortFrom(t.Dst.Addr(), a.Uint16())
+			port, err = a.Uint16()
+			t.Dst = netip.AddrPortFrom(t.Dst.Addr(), port)
 		}
-	}
-	return a.Err()
+		return err
+	})
 }
 
-// parseProtoInfo decodes CTA_PROTOINFO of a TCP connection.
+// parseProtoInfo decodes CTA_PROTOINFO of a TCP connection: its state, and whether
+// conntrack picked it up in the middle, and therefore accepts any sequence number
+// (tcp_new in net/netfilter/nf_conntrack_proto_tcp.c).
 func parseProtoInfo(b []byte, c *conntrack.Connection) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		if a.Type() == ctaProtoInfoTCP {
-			a.Do(func(b []byte) error { return parseTCP(b, c) })
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) error {
+		if a.Type != ctaProtoInfoTCP {
+			return nil
 		}
-	}
-	return a.Err()
-}
-
-// parseTCP decodes CTA_PROTOINFO_TCP: the state, and whether conntrack picked the
-// connection up in the middle, when it accepts any sequence number (tcp_new in
-// net/netfilter/nf_conntrack_proto_tcp.c).
-func parseTCP(b []byte, c *conntrack.Connection) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
-		case ctaTCPState:
-			c.State = conntrack.TCPState(a.Uint8())
-		case ctaTCPFlagsOriginal, ctaTCPFlagsReply:
-			// struct nf_ct_tcp_flags: the flags, and their mask.
-			c.PickedUp = c.PickedUp || a.Uint16()>>8&tcpBeLiberal != 0
-		}
-	}
-	return a.Err()
+		return nfnetlink.EachAttr(a.Value, func(a nfnetlink.Attr) error {
+			switch a.Type {
+			case ctaTCPState:
+				state, err := a.Uint8()
+				c.State = conntrack.TCPState(state)
+				return err
+			case ctaTCPFlagsOriginal, ctaTCPFlagsReply:
+				if len(a.Value) != 2 { // struct nf_ct_tcp_flags: flags and mask
+					return nfnetlink.ErrAttribute
+				}
+				c.PickedUp = c.PickedUp || a.Value[0]&tcpBeLiberal != 0
+			}
+			return nil
+		})
+	})
 }

@@ -130,7 +130,7 @@ func TestParseConnection(t *testing.T) {
 		{"one direction", connectionOrig, conntrack.Connection{}, errNoTuple},
 		{"cut within an attribute", connectionOrig + "\n3400 0280 1400 0180", conntrack.Connection{}, nfnetlink.ErrAttribute},
 		{"cut within a header", connectionOrig + connectionReply + "\n0800", conntrack.Connection{}, nfnetlink.ErrAttribute},
-		{"address of five bytes", "1400 0180 1000 0180 0900 0100 7f00000100 000000", conntrack.Connection{}, nfnetlink.ErrAttribute},
+		{"address of five bytes", "1400 0180 1000 0180 0900 0100 7f00000100 000000", conntrack.Connection{}, errAddress},
 		{"port of one byte", "1000 0180 0c00 0280 0500 0200 01 000000", conntrack.Connection{}, nfnetlink.ErrAttribute},
 		{"protocol of two bytes", "1000 0180 0c00 0280 0600 0100 0006 0000", conntrack.Connection{}, nfnetlink.ErrAttribute},
 	}
@@ -165,7 +165,7 @@ func TestConnection(t *testing.T) {
 			c := openConn(t)
 			look := func(ends conntrack.Tuple) conntrack.Connection {
 				t.Helper()
-				got, err := c.Connection(ends)
+				got, err := c.Lookup(ends)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -184,7 +184,7 @@ func TestConnection(t *testing.T) {
 			if diff := cmp.Diff(want, look(ends), compareAddrs); diff != "" {
 				t.Errorf("established (-want +got):\n%s", diff)
 			}
-			_, err := c.Connection(conntrack.Tuple{Src: ends.Src, Dst: ends.Src})
+			_, err := c.Lookup(conntrack.Tuple{Src: ends.Src, Dst: ends.Src})
 			wantErrno(t, err, unix.ENOENT)
 
 			data := conntrack.Tuple{Src: netip.AddrPortFrom(ends.Src.Addr(), 20), Dst: netip.AddrPortFrom(ends.Dst.Addr(), 2121)}
@@ -284,7 +284,7 @@ func TestPickedUp(t *testing.T) {
 			}
 			c := openConn(t)
 			for ends, pickedUp := range map[conntrack.Tuple]bool{tuple(client): true, tuple(dial(t, l)): false} {
-				got, err := c.Connection(ends)
+				got, err := c.Lookup(ends)
 				if err != nil || !got.Assured || got.State != conntrack.StateEstablished || got.PickedUp != pickedUp {
 					t.Errorf("%+v (error %v), want it picked up: %v", got, err, pickedUp)
 				}
@@ -339,7 +339,7 @@ func TestServers(t *testing.T) {
 	}
 	got := make(map[conntrack.Tuple]conntrack.Connection)
 	for _, f := range found {
-		again, err := c.Connection(f.Endpoints())
+		again, err := c.Lookup(f.Endpoints())
 		if err != nil || again.ID != f.ID {
 			t.Errorf("%+v, looked up as %+v (error %v): another ID", f, again, err)
 		}

@@ -84,7 +84,7 @@ func TestKernel(t *testing.T) {
 				t.Errorf("timeout %v is not within the policy of sane, 5m", e.Timeout)
 			}
 			e.Timeout, e.ID = 0, 0
-			want := Listed{Master: master, Tuple: x.Tuple, Mask: maskOf(x.Tuple), Protocol: unix.IPPROTO_TCP, Helper: "sane"}
+			want := ExpectationEntry{Master: master, Tuple: x.Tuple, Mask: maskOf(x.Tuple), Protocol: unix.IPPROTO_TCP, Helper: "sane"}
 			if diff := cmp.Diff(want, e, compareAddrs); diff != "" {
 				t.Errorf("listed (-want +got):\n%s", diff)
 			}
@@ -175,7 +175,7 @@ func TestZones(t *testing.T) {
 			}}
 			zones := func() (zones []uint16) {
 				t.Helper()
-				found, err := c.Masters(master)
+				found, err := c.FindConnections(master)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -275,13 +275,16 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// markOf returns the mark of the connection t.
-func markOf(t *testing.T, c *Conn, of conntrack.Tuple) (mark uint32) {
+// markOf returns the mark of the connection of, 0 if the kernel lists none.
+func markOf(t *testing.T, c *Conn, of conntrack.Tuple) uint32 {
 	t.Helper()
-	for a := lookedUp(t, c, of); a.Next(); {
-		if a.Type() == ctaMark {
-			mark = a.Uint32()
-		}
+	a, ok := lookedUp(t, c, of)[ctaMark]
+	if !ok {
+		return 0
+	}
+	mark, err := a.Uint32()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return mark
 }
@@ -308,7 +311,7 @@ func TestKernelRefuses(t *testing.T) {
 	if name := helperOf(t, c, plain); name != "" {
 		t.Errorf("connection without helper: helper %q", name)
 	}
-	_, err := c.Connection(unknown)
+	_, err := c.Lookup(unknown)
 	wantErrno(t, err, unix.ENOENT)
 
 	data := conntrack.Tuple{Src: addrPort("127.0.0.1:0"), Dst: addrPort("127.0.0.1:31240")}
@@ -391,7 +394,7 @@ func TestNoPrivilege(t *testing.T) {
 		"expect": func() error { return c.Expect(active4()) },
 		"delete": func() error { return c.Delete(active4()) },
 		"list":   func() error { _, err := c.Expectations(); return err },
-		"lookup": func() error { _, err := c.Connection(active4().Master); return err },
+		"lookup": func() error { _, err := c.Lookup(active4().Master); return err },
 		"create": func() error { return c.CreateEntry(active4().Tuple, active4().Master) },
 	} {
 		if err := do(); !errors.Is(err, os.ErrPermission) {
@@ -418,7 +421,7 @@ func TestConcurrentUse(t *testing.T) {
 				if err := c.Expect(x); err != nil {
 					t.Errorf("expect: %v", err)
 				}
-				if found, err := c.Connection(master); found.Original != master || err != nil {
+				if found, err := c.Lookup(master); found.Original != master || err != nil {
 					t.Errorf("found %+v, error %v, for %v", found, err, master)
 				}
 				if err := c.Delete(x); err != nil {

@@ -25,41 +25,48 @@ import (
 // and the timeout of the connection t.
 func status(t *testing.T, c *Conn, of conntrack.Tuple) (bits uint32, timeout time.Duration) {
 	t.Helper()
-	for a := lookedUp(t, c, of); a.Next(); {
-		switch a.Type() {
-		case ctaStatus:
-			bits = a.Uint32()
-		case ctaTimeout:
-			timeout = time.Duration(a.Uint32()) * time.Second
+	attrs := lookedUp(t, c, of)
+	bits, err := attrs[ctaStatus].Uint32()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, ok := attrs[ctaTimeout]; ok {
+		if timeout, err = seconds(a); err != nil {
+			t.Fatal(err)
 		}
 	}
 	return bits, timeout
 }
 
 // helperOf returns the name of the helper of the connection t, empty if it has none.
-func helperOf(t *testing.T, c *Conn, of conntrack.Tuple) (name string) {
+func helperOf(t *testing.T, c *Conn, of conntrack.Tuple) string {
 	t.Helper()
-	for a := lookedUp(t, c, of); a.Next(); {
-		if a.Type() != ctaHelp {
-			continue
-		}
-		for help := nfnetlink.ParseAttributes(a.Bytes()); help.Next(); {
-			if help.Type() == ctaHelpName {
-				name = help.String()
-			}
-		}
-	}
-	return name
+	help := lookedUp(t, c, of)[ctaHelp]
+	return attributes(t, help.Value)[ctaHelpName].Text()
 }
 
-// lookedUp returns what the kernel says of the connection t.
-func lookedUp(t *testing.T, c *Conn, of conntrack.Tuple) nfnetlink.Attributes {
+// attributes returns the attributes in b by type.
+func attributes(t *testing.T, b []byte) map[uint16]nfnetlink.Attr {
 	t.Helper()
-	data, err := c.lookup(of)
+	attrs := make(map[uint16]nfnetlink.Attr)
+	err := nfnetlink.EachAttr(b, func(a nfnetlink.Attr) error {
+		attrs[a.Type] = a
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return nfnetlink.Message{Body: data}.Attributes()
+	return attrs
+}
+
+// lookedUp returns the attributes of the connection in the kernel's table.
+func lookedUp(t *testing.T, c *Conn, of conntrack.Tuple) map[uint16]nfnetlink.Attr {
+	t.Helper()
+	body, err := c.lookup(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return attributes(t, body[4:])
 }
 
 // ipsSeenReply is a bit of a connection's status.

@@ -12,18 +12,18 @@ import (
 	"ftpctd/conntrack"
 )
 
-// Op is what was asked of the kernel.
+// Op is an operation of the kernel.
 type Op string
 
 // The operations.
 const (
 	OpDial   Op = "dial"   // open the netlink socket
 	OpExpect Op = "expect" // insert an expectation
-	OpDelete Op = "delete" // withdraw an expectation
+	OpDelete Op = "delete" // delete an expectation
 	OpList   Op = "list"   // list the expectations
-	OpLookup Op = "lookup" // look a control connection up
-	OpCreate Op = "create" // make the entry of a data connection
-	OpProbe  Op = "probe"  // ask what the kernel can do
+	OpLookup Op = "lookup" // look up connections
+	OpCreate Op = "create" // create the entry of a data connection
+	OpProbe  Op = "probe"  // find out what the kernel supports
 
 	OpRegister   Op = "register"     // register a helper
 	OpUnregister Op = "unregister"   // delete a helper
@@ -36,21 +36,19 @@ type Error struct {
 	// Tuple is the data connection, or for OpLookup the control connection; the
 	// zero Tuple if there is none.
 	Tuple conntrack.Tuple
-	// Helper is the name of the helper that was registered, deleted or probed;
-	// else empty.
+	// Helper is the name of the helper that was to be registered, deleted or probed.
 	Helper string
-	// Message is what the kernel added in words (NLMSGERR_ATTR_MSG), or empty.
+	// Message is the kernel's message (NLMSGERR_ATTR_MSG), if there is one.
 	Message string
 	// Err is a syscall.Errno where the kernel answered, so that errors.Is works
 	// with the constants of package unix and with os.ErrPermission.
 	Err error
 }
 
-// Explain turns an error of the kernel into an *[Error]. It is for answers that
-// arrive by another way than a [Conn]: those to messages made by [AppendExpect],
-// [AppendDelete] and [AppendEntry] that were sent on the socket of a queue. t is
-// the data connection. Explain(op, t, nil) is nil.
-func Explain(op Op, t conntrack.Tuple, err error) error {
+// WrapError wraps an error of the kernel in an *[Error]. It is for messages of
+// [AppendExpect] and the like that were not sent on a [Conn] but on the socket of a
+// queue. t is the data connection. WrapError(op, t, nil) is nil.
+func WrapError(op Op, t conntrack.Tuple, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -86,7 +84,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// end names one end of a connection, without the port where it is a wildcard.
+// end returns the text of one end of a connection, without a wildcard port.
 func end(a netip.AddrPort) string {
 	if a.Port() == 0 {
 		return a.Addr().String()
@@ -97,7 +95,7 @@ func end(a netip.AddrPort) string {
 // Unwrap returns the error of the kernel.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is reports whether target is [ErrNoCTHelper] and the error says so.
+// Is reports whether target is [ErrNoCTHelper] and e means that.
 func (e *Error) Is(target error) bool {
 	return target == ErrNoCTHelper && e.onHelpers() &&
 		(errors.Is(e.Err, unix.EINVAL) || errors.Is(e.Err, unix.EPERM))

@@ -13,7 +13,7 @@ import (
 	"ftpctd/conntrack"
 )
 
-func TestExplain(t *testing.T) {
+func TestWrapError(t *testing.T) {
 	data := active4().Tuple
 	const endpoint = "203.0.113.1 -> 192.168.0.211:39632"
 	tests := []struct {
@@ -79,7 +79,7 @@ func TestExplain(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := Explain(tt.op, tt.t, tt.err)
+			err := WrapError(tt.op, tt.t, tt.err)
 			if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
 				t.Errorf("text (-want +got):\n%s", diff)
 			}
@@ -92,10 +92,10 @@ func TestExplain(t *testing.T) {
 			}
 		})
 	}
-	if err := Explain(OpExpect, data, nil); err != nil {
-		t.Errorf("Explain of no error is %v", err)
+	if err := WrapError(OpExpect, data, nil); err != nil {
+		t.Errorf("WrapError of no error is %v", err)
 	}
-	if err := Explain(OpList, conntrack.Tuple{}, unix.EPERM); !errors.Is(err, os.ErrPermission) {
+	if err := WrapError(OpList, conntrack.Tuple{}, unix.EPERM); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("%v is not os.ErrPermission", err)
 	}
 }

@@ -7,10 +7,10 @@ import (
 	"ftpctd/nfq/nfnetlink"
 )
 
-// Listed is an expectation as the kernel lists it. Expectations of every helper
-// are listed, so the protocol need not be TCP.
-type Listed struct {
-	// Master is the original direction of the connection that expects.
+// ExpectationEntry is an expectation in the kernel's table. It may be any helper's, so
+// the protocol need not be TCP.
+type ExpectationEntry struct {
+	// Master is the original direction of the connection that expects it.
 	Master conntrack.Tuple
 	// Tuple and Mask select the first packet of the expected connection: it
 	// matches where it equals Tuple in the bits that Mask has set.
@@ -18,9 +18,9 @@ type Listed struct {
 	// Protocol is the IP protocol number of Tuple. Ports are 0 for a protocol
 	// that has none.
 	Protocol uint8
-	// Timeout is what is left of the life of the expectation, in whole seconds.
+	// Timeout is the time until it expires, in whole seconds.
 	Timeout time.Duration
-	// ID tells two expectations of one tuple apart that followed each other.
+	// ID differs for two expectations that had the same tuple one after the other.
 	ID uint32
 	// Helper is the name of the helper whose policy applies, Class the number
 	// of the policy.
@@ -31,35 +31,48 @@ type Listed struct {
 	Flags uint32
 }
 
-// parseExpect decodes what follows the netlink header of an
-// IPCTNL_MSG_EXP_NEW message.
-func parseExpect(data []byte) (Listed, error) {
-	var e Listed
+// parseExpect decodes the body of an IPCTNL_MSG_EXP_NEW message.
+func parseExpect(body []byte) (ExpectationEntry, error) {
+	var e ExpectationEntry
 	var master, tuple, mask tupleAttr
-	a := nfnetlink.Message{Body: data}.Attributes()
-	for a.Next() {
-		switch a.Type() {
+	err := eachAttr(body, func(a nfnetlink.Attr) (err error) {
+		switch a.Type {
 		case ctaExpectMaster:
-			a.Do(master.parse)
+			err = master.parse(a.Value)
 		case ctaExpectTuple:
-			a.Do(tuple.parse)
+			err = tuple.parse(a.Value)
 		case ctaExpectMask:
-			a.Do(mask.parse)
+			err = mask.parse(a.Value)
 		case ctaExpectTimeout:
-			e.Timeout = time.Duration(a.Uint32()) * time.Second
+			e.Timeout, err = seconds(a)
 		case ctaExpectID:
-			e.ID = a.Uint32()
+			e.ID, err = a.Uint32()
 		case ctaExpectHelpName:
-			e.Helper = a.String()
+			e.Helper = a.Text()
 		case ctaExpectFlags:
-			e.Flags = a.Uint32()
+			e.Flags, err = a.Uint32()
 		case ctaExpectClass:
-			e.Class = a.Uint32()
+			e.Class, err = a.Uint32()
 		}
-	}
-	if err := a.Err(); err != nil {
-		return Listed{}, err
+		return err
+	})
+	if err != nil {
+		return ExpectationEntry{}, err
 	}
 	e.Master, e.Tuple, e.Mask, e.Protocol = master.Tuple, tuple.Tuple, mask.Tuple, tuple.protocol
 	return e, nil
+}
+
+// eachAttr calls f with each attribute in the body of a message.
+func eachAttr(body []byte, f func(nfnetlink.Attr) error) error {
+	b, err := nfnetlink.Message{Body: body}.Attributes()
+	if err != nil {
+		return err
+	}
+	return nfnetlink.EachAttr(b, f)
+}
+
+func seconds(a nfnetlink.Attr) (time.Duration, error) {
+	n, err := a.Uint32()
+	return time.Duration(n) * time.Second, err
 }

@@ -57,10 +57,10 @@ func TestParseExpect(t *testing.T) {
 	tests := []struct {
 		name string
 		data []byte
-		want Listed
+		want ExpectationEntry
 		err  bool
 	}{
-		{name: "whole", data: whole, want: Listed{
+		{name: "whole", data: whole, want: ExpectationEntry{
 			Master:   conntrack.Tuple{Src: addrPort("127.0.0.1:40001"), Dst: addrPort("127.0.0.1:21")},
 			Tuple:    conntrack.Tuple{Src: addrPort("127.0.0.1:0"), Dst: addrPort("127.0.0.1:31240")},
 			Mask:     exact,
@@ -71,7 +71,7 @@ func TestParseExpect(t *testing.T) {
 			Class:    1,
 			Flags:    4,
 		}},
-		{name: "no attributes", data: whole[:4], want: Listed{}},
+		{name: "no attributes", data: whole[:4], want: ExpectationEntry{}},
 		{name: "cut within the header", data: whole[:3], err: true},
 		{name: "cut within an attribute", data: whole[:30], err: true},
 		{name: "address of five bytes", data: labtest.ParseHex(t, "02000000 1400 0180 1000 0180 0900 0100 7f00000100 000000"), err: true},
@@ -113,7 +113,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("cannot read what was written: %v", err)
 		}
-		want := Listed{
+		want := ExpectationEntry{
 			Master:   unmap(first.Master),
 			Tuple:    unmap(anySource(first.Tuple)),
 			Mask:     maskOf(first.Tuple),

@@ -14,15 +14,14 @@ import (
 	"ftpctd/nfq/nfnetlink"
 )
 
-// HelperConfig says which helper to register.
+// HelperConfig describes a helper to register.
 type HelperConfig struct {
-	// Name is the name that rules assign the helper by: 1 to 15 bytes.
+	// Name is the name by which rules assign the helper: 1 to 15 bytes.
 	Name string
 	// MaxExpected is how many unused expectations one connection may have, 1 to
-	// 255. One more takes the place of the oldest.
+	// 255. One more replaces the oldest.
 	MaxExpected uint32
-	// Timeout is the life of an expectation that is not used. The kernel counts
-	// whole seconds, at least 1.
+	// Timeout is the lifetime of an unused expectation, in whole seconds, at least 1.
 	Timeout time.Duration
 }
 
@@ -35,11 +34,11 @@ const (
 func (h HelperConfig) validate() error {
 	switch {
 	case h.Name == "" || len(h.Name) > maxHelperName || strings.Contains(h.Name, "\x00"):
-		return fmt.Errorf("the name of a helper has 1 to %d bytes", maxHelperName)
+		return fmt.Errorf("helper name must be 1 to %d bytes", maxHelperName)
 	case h.MaxExpected < 1 || h.MaxExpected > maxExpected:
-		return fmt.Errorf("a helper may have 1 to %d expectations, not %d", maxExpected, h.MaxExpected)
+		return fmt.Errorf("MaxExpected must be 1 to %d, got %d", maxExpected, h.MaxExpected)
 	case h.Timeout < time.Second:
-		return fmt.Errorf("expectations live for at least a second, not %v", h.Timeout)
+		return fmt.Errorf("Timeout must be at least 1s, got %v", h.Timeout)
 	}
 	return nil
 }
@@ -52,27 +51,26 @@ type Helper struct {
 	Protocol uint8
 }
 
-// ErrNoCTHelper is what errors.Is finds in the error of an operation on helpers
-// if the kernel knows no user-space helpers, or leaves them to processes with
-// CAP_NET_ADMIN in the initial user namespace and this is none.
+// ErrNoCTHelper matches, with errors.Is, the error of an operation on helpers if the
+// kernel does not support user-space helpers, or if the process lacks CAP_NET_ADMIN in
+// the initial user namespace.
 var ErrNoCTHelper = errors.New("no user-space helpers")
 
-// families are those that a helper is registered for.
+// families are the address families that a helper is registered for.
 var families = [...]uint16{unix.AF_INET, unix.AF_INET6}
 
-// RegisterHelper registers a helper for TCP over IPv4 and IPv6. It sees no
-// packets (its status is disabled): it gives connections that a rule assigns it
-// to the policy that expectations need.
+// RegisterHelper registers a helper for TCP over IPv4 and IPv6. No packets are passed
+// to it (its status is disabled): its policy is what a connection needs to have
+// expectations.
 //
-// Helpers are global: they belong to no network namespace, and last until they
-// are deleted. One of the same name that is there already, left by a daemon that
-// was killed or used by one in another namespace, is given the policy of cfg; if
-// the kernel cannot do that because it differs in more than that, it is replaced.
+// Helpers are global: they belong to no network namespace, and stay until they are
+// deleted. If there is one of the same name, which a killed daemon left behind or a
+// daemon in another namespace uses, its policy becomes that of cfg; it is replaced if
+// it differs in anything else.
 //
-// It fails with EBUSY (EEXIST before Linux 6.12) if the kernel has a helper of
-// that name by itself, or if one that would have to be replaced is in use; with
-// [ErrNoCTHelper] where none can be registered. Then it leaves none of one family,
-// unless that is in use.
+// It fails with EBUSY (EEXIST before Linux 6.12) if the name is one of the kernel's own
+// helpers, or if the helper to be replaced is in use; with [ErrNoCTHelper] if the kernel
+// registers none. It then deletes what it has registered, unless that is in use.
 func (c *Conn) RegisterHelper(cfg HelperConfig) error {
 	if err := cfg.validate(); err != nil {
 		return &Error{Op: OpRegister, Helper: cfg.Name, Err: err}
@@ -88,38 +86,37 @@ func (c *Conn) RegisterHelper(cfg HelperConfig) error {
 			for _, registered := range families[:i] {
 				_ = c.deleteHelper(cfg.Name, registered, time.Now()) // stays if it is in use
 			}
-			return explainHelper(OpRegister, cfg.Name, err)
+			return wrapHelperError(OpRegister, cfg.Name, err)
 		}
 	}
 	return nil
 }
 
-// The kernel gives up the objects of a deleted ruleset a little later, and a
-// helper is in use until then.
+// The kernel releases the objects of a deleted ruleset with a delay, and a helper is in
+// use until then.
 const (
 	releaseWait  = 500 * time.Millisecond
 	releaseEvery = 10 * time.Millisecond
 )
 
-// DeleteHelper deletes a helper that RegisterHelper has registered. Connections
-// lose it, and their expectations with it.
+// DeleteHelper deletes a helper that RegisterHelper has registered. Connections lose it,
+// and their expectations.
 //
-// It is no error if there is none, nor if a rule of whatever network namespace
-// still assigns it: then it stays. (Kernels that count the users of a helper,
-// Linux 7.x, delete it all the same.) Rules that were removed just before are
-// waited for, half a second at most.
+// It is no error if there is none, or if a rule in any network namespace still assigns
+// it: then it stays. (Linux 7.x, which counts the users of a helper, deletes it anyway.)
+// It waits up to half a second for rules that were removed just before.
 func (c *Conn) DeleteHelper(name string) error {
 	deadline := time.Now().Add(releaseWait)
 	for _, family := range families {
 		err := c.deleteHelper(name, family, deadline)
 		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
-			return explainHelper(OpUnregister, name, err)
+			return wrapHelperError(OpUnregister, name, err)
 		}
 	}
 	return nil
 }
 
-// deleteHelper waits until the deadline for rules that use the helper to go.
+// deleteHelper retries until the deadline while rules use the helper.
 func (c *Conn) deleteHelper(name string, family uint16, deadline time.Time) error {
 	for {
 		_, err := c.execute(appendDeleteHelper(nil, name, family), netlink.Acknowledge)
@@ -130,58 +127,57 @@ func (c *Conn) deleteHelper(name string, family uint16, deadline time.Time) erro
 	}
 }
 
-// Helpers lists the user-space helpers, those of other programs included. It asks
-// for nothing but that, and so is the way to find out whether helpers can be
-// registered here: if not, its error is [ErrNoCTHelper].
+// Helpers lists the user-space helpers, those of other programs included. It changes
+// nothing, so it also serves to find out whether helpers can be registered: if not, its
+// error is [ErrNoCTHelper].
 func (c *Conn) Helpers() ([]Helper, error) {
 	msgs, err := c.execute(appendHelperDump(nil), 0)
 	if err != nil {
-		return nil, explainHelper(OpHelpers, "", err)
+		return nil, wrapHelperError(OpHelpers, "", err)
 	}
 	helpers := make([]Helper, 0, len(msgs))
 	for _, m := range msgs {
 		h, err := parseHelper(m.Data)
 		if err != nil {
-			return nil, explainHelper(OpHelpers, "", err)
+			return nil, wrapHelperError(OpHelpers, "", err)
 		}
 		helpers = append(helpers, h)
 	}
 	return helpers, nil
 }
 
-// ProbeHelper asks whether connections can be given the helper name, one of the
-// kernel's or one that was registered, for TCP over IPv4 and IPv6, so that
-// expectations can be made of them. It fails with EOPNOTSUPP if not.
+// ProbeHelper reports whether the helper name, the kernel's or a registered one, can be
+// assigned to TCP connections over IPv4 and IPv6. It fails with EOPNOTSUPP if not.
 //
-// Nothing is made: it asks for an entry with the helper that is RELATED to a
-// connection that is not there. The kernel looks for the helper first, and loads
-// its module if it can (ctnetlink_create_conntrack).
+// It creates nothing: it asks for an entry that has the helper and is RELATED to a
+// connection that does not exist. The kernel looks up the helper first, and loads its
+// module if it can (ctnetlink_create_conntrack).
 func (c *Conn) ProbeHelper(name string) error {
 	return c.probe(name)
 }
 
-// ProbeEntry asks whether entries can be made for data connections, in the way of
-// ProbeHelper.
+// ProbeEntry reports, like ProbeHelper, whether the entries of data connections can be
+// created.
 func (c *Conn) ProbeEntry() error {
 	return c.probe("")
 }
 
 func (c *Conn) probe(helper string) error {
 	for _, probed := range [...]struct{ data, master conntrack.Tuple }{
-		{documented("192.0.2.1"), documented("192.0.2.2")},
-		{documented("2001:db8::1"), documented("2001:db8::2")},
+		{testNetTuple("192.0.2.1"), testNetTuple("192.0.2.2")},
+		{testNetTuple("2001:db8::1"), testNetTuple("2001:db8::2")},
 	} {
 		_, err := c.execute(appendProbe(nil, helper, probed.data, probed.master), netlink.Acknowledge)
 		if !errors.Is(err, unix.ENOENT) {
-			return explainHelper(OpProbe, helper, err)
+			return wrapHelperError(OpProbe, helper, err)
 		}
 	}
 	return nil
 }
 
-// documented returns a tuple that is of no real connection: its address is
+// testNetTuple returns the tuple of a connection that cannot exist: its address is
 // reserved for documentation (RFC 5737, RFC 3849).
-func documented(addr string) conntrack.Tuple {
+func testNetTuple(addr string) conntrack.Tuple {
 	end := netip.AddrPortFrom(netip.MustParseAddr(addr), 1)
 	return conntrack.Tuple{Src: end, Dst: end}
 }
@@ -189,61 +185,54 @@ func documented(addr string) conntrack.Tuple {
 // parseHelper decodes the body of an NFNL_MSG_CTHELPER_NEW message. Of several
 // policies it takes the first.
 func parseHelper(body []byte) (h Helper, err error) {
-	a := nfnetlink.Message{Body: body}.Attributes()
-	for a.Next() {
-		switch a.Type() {
+	err = eachAttr(body, func(a nfnetlink.Attr) error {
+		switch a.Type {
 		case nfcthName:
-			h.Name = a.String()
+			h.Name = a.Text()
 		case nfcthTuple:
-			a.Do(h.parseTuple)
+			return h.parseTuple(a.Value)
 		case nfcthPolicy:
-			a.Do(h.parsePolicies)
+			return h.parsePolicies(a.Value)
 		}
-	}
-	if err := a.Err(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return Helper{}, err
 	}
 	return h, nil
 }
 
 func (h *Helper) parseTuple(b []byte) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) (err error) {
+		switch a.Type {
 		case nfcthTupleL3Proto:
-			h.Family = a.Uint16()
+			h.Family, err = a.Uint16()
 		case nfcthTupleL4Proto:
-			h.Protocol = a.Uint8()
+			h.Protocol, err = a.Uint8()
 		}
-	}
-	return a.Err()
+		return err
+	})
 }
 
 func (h *Helper) parsePolicies(b []byte) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		if a.Type() == nfcthPolicySet1 {
-			a.Do(h.parsePolicy)
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) error {
+		if a.Type != nfcthPolicySet1 {
+			return nil
 		}
-	}
-	return a.Err()
+		return nfnetlink.EachAttr(a.Value, func(a nfnetlink.Attr) (err error) {
+			switch a.Type {
+			case nfcthPolicyMax:
+				h.MaxExpected, err = a.Uint32()
+			case nfcthPolicyTimeout:
+				h.Timeout, err = seconds(a)
+			}
+			return err
+		})
+	})
 }
 
-func (h *Helper) parsePolicy(b []byte) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
-		case nfcthPolicyMax:
-			h.MaxExpected = a.Uint32()
-		case nfcthPolicyTimeout:
-			h.Timeout = time.Duration(a.Uint32()) * time.Second
-		}
-	}
-	return a.Err()
-}
-
-func explainHelper(op Op, name string, err error) error {
-	e, ok := errors.AsType[*Error](Explain(op, conntrack.Tuple{}, err))
+func wrapHelperError(op Op, name string, err error) error {
+	e, ok := errors.AsType[*Error](WrapError(op, conntrack.Tuple{}, err))
 	if !ok {
 		return nil
 	}

@@ -367,7 +367,7 @@ func TestProbe(t *testing.T) {
 		t.Errorf("%v does not name the helper", err)
 	}
 	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
-		_, err := c.Connection(documented(addr)) // which the probe must not leave
+		_, err := c.Lookup(testNetTuple(addr)) // which the probe must not leave
 		wantErrno(t, err, unix.ENOENT)
 	}
 }

@@ -124,14 +124,14 @@ const (
 // the attributes CTA_EXPECT_MASTER, _TUPLE and _MASK, and _ZONE, _NAT and _FN where
 // x has a zone or NAT. It does not allocate when b has room (368 bytes suffice).
 //
-// The flags are REQUEST, CREATE and EXCL, not ACK: the kernel answers only with
-// an error, which carries seq and which [Explain] puts into words. The class is
-// 0 because CTA_EXPECT_CLASS is absent, and the timeout is that of the helper's
-// policy: the kernel ignores CTA_EXPECT_TIMEOUT in a message that creates
-// (ctnetlink_create_expect in net/netfilter/nf_conntrack_netlink.c).
+// The flags are REQUEST, CREATE and EXCL, not ACK: the kernel replies only with an
+// error, which carries seq and is for [WrapError]. The class is 0 because
+// CTA_EXPECT_CLASS is absent, and the timeout is that of the helper's policy: the kernel
+// ignores CTA_EXPECT_TIMEOUT when it creates an expectation (ctnetlink_create_expect in
+// net/netfilter/nf_conntrack_netlink.c).
 //
-// The source port of x.Tuple is taken as a wildcard whatever it says. Addresses
-// must be valid and of one family; an IPv4-mapped IPv6 address is IPv4.
+// The source port of x.Tuple is ignored: any port matches. Addresses must be valid and
+// of one family; an IPv4-mapped IPv6 address is IPv4.
 func AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	start := len(b)
 	b = appendHeader(b, msgExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, seq, family(x.Tuple))
@@ -152,11 +152,11 @@ const (
 	dirReply    = 1
 )
 
-// appendFollowMaster appends what has the data connection translated like its
-// master, as nf_nat_ftp does. The kernel's function takes the addresses from the
-// master: they are those of the side that x comes from, in the direction in which
-// that side sends. From the message it takes the direction and the source port of
-// the tuple, which is to be the destination's (nf_nat_follow_master in
+// appendFollowMaster appends the attributes that make the kernel translate the data
+// connection like its master, as nf_nat_ftp does. The kernel's function takes the
+// addresses from the master: those of the side that x comes from, in the direction in
+// which that side sends. From the message it takes the direction, and the source port of
+// the tuple, which becomes the destination port (nf_nat_follow_master in
 // net/netfilter/nf_nat_helper.c).
 func appendFollowMaster(b []byte, x *conntrack.Expectation) []byte {
 	direction := uint32(dirOriginal)
@@ -176,9 +176,8 @@ func appendFollowMaster(b []byte, x *conntrack.Expectation) []byte {
 // suffice).
 //
 // The expectation is found by its tuple and zone alone. The only flag is REQUEST: the
-// kernel answers only with an error, which carries seq. ENOENT means that the
-// expectation was used by its data connection, ran out, or went away with its
-// master.
+// kernel replies only with an error, which carries seq. ENOENT means that the
+// expectation was used, expired, or was removed with its master.
 func AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte {
 	start := len(b)
 	b = appendHeader(b, msgExpectDelete, 0, seq, family(x.Tuple))
@@ -197,33 +196,31 @@ func appendGetExpect(b []byte, x *conntrack.Expectation) []byte {
 	return nfnetlink.EndMessage(b, start)
 }
 
-// appendDeleteID appends the message of AppendDelete for the expectation with an ID:
-// another one with the same tuple stays, and the kernel answers ENOENT.
+// appendDeleteID appends the message of AppendDelete for the expectation with an ID: the
+// kernel does not delete another one with the same tuple, and replies ENOENT.
 func appendDeleteID(b []byte, x *conntrack.Expectation, id uint32) []byte {
 	start := len(b)
 	b = AppendDelete(b, 0, x)
 	return nfnetlink.EndMessage(nfnetlink.AppendUint32(b, ctaExpectID, id), start)
 }
 
-// entryTimeout is what an entry has until the connection's first packet gives it
-// that of its state, in seconds: as long as the kernel waits for the answer to a
-// SYN (nf_conntrack_tcp_timeout_syn_sent).
+// entryTimeout is the timeout of an entry until the connection's first packet, in
+// seconds: as long as the kernel waits for the answer to a SYN
+// (nf_conntrack_tcp_timeout_syn_sent).
 const entryTimeout = 120
 
 // AppendEntry appends one complete IPCTNL_MSG_CT_NEW message to b and returns the
 // extended slice. It does not allocate when b has room (256 bytes suffice).
 //
-// The message makes an entry for the data connection data ahead of its first
-// packet, as RELATED to the connection master, which may be given in either
-// direction and needs no helper: the packet is RELATED, and so is each time it
-// is sent again, until it is answered. The source port of data is taken
-// literally. The entry is without NAT, as if the NAT rules had not matched, and
-// does not inherit the master's mark.
+// The message creates the entry of the data connection data ahead of its first packet,
+// as RELATED to the connection master, which may be given in either direction and needs
+// no helper. The packet and its retransmissions are RELATED until it is answered. The
+// source port of data must match. The entry has no NAT, as if no NAT rule had matched,
+// and does not inherit the master's mark.
 //
-// The flags are REQUEST, CREATE and EXCL, not ACK: the kernel answers only with
-// an error, which carries seq. EEXIST means that the data connection has an
-// entry. Addresses must be valid and of one family; an IPv4-mapped IPv6 address
-// is IPv4.
+// The flags are REQUEST, CREATE and EXCL, not ACK: the kernel replies only with an
+// error, which carries seq. EEXIST means that the data connection has an entry.
+// Addresses must be valid and of one family; an IPv4-mapped IPv6 address is IPv4.
 func AppendEntry(b []byte, seq uint32, data, master conntrack.Tuple) []byte {
 	start := len(b)
 	b = appendHeader(b, msgConntrackNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, seq, family(data))
@@ -237,14 +234,13 @@ func AppendEntry(b []byte, seq uint32, data, master conntrack.Tuple) []byte {
 // AppendMark appends one complete IPCTNL_MSG_CT_NEW message to b and returns the
 // extended slice. It does not allocate when b has room (128 bytes suffice).
 //
-// The message gives the bits in mask of the conntrack mark of the connection t,
-// which may be given in either direction, the values that they have in mark, and
-// leaves the others as they are (ctnetlink_change_mark in
-// net/netfilter/nf_conntrack_netlink.c). mark must have no bit outside mask. A
-// kernel without CONFIG_NF_CONNTRACK_MARK ignores it.
+// The message sets the bits in mask of the conntrack mark of the connection t, which may
+// be given in either direction, to those of mark, and leaves the others unchanged
+// (ctnetlink_change_mark in net/netfilter/nf_conntrack_netlink.c). mark must have no bit
+// outside mask. A kernel without CONFIG_NF_CONNTRACK_MARK ignores it.
 //
-// The only flag is REQUEST: the kernel answers only with an error, which carries
-// seq. ENOENT means that there is no such connection in the zone.
+// The only flag is REQUEST: the kernel replies only with an error, which carries seq.
+// ENOENT means that there is no such connection in the zone.
 func AppendMark(b []byte, seq uint32, zone uint16, t conntrack.Tuple, mark, mask uint32) []byte {
 	start := len(b)
 	b = appendHeader(b, msgConntrackNew, 0, seq, family(t))
@@ -259,9 +255,9 @@ func AppendMark(b []byte, seq uint32, zone uint16, t conntrack.Tuple, mark, mask
 // extended slice. It does not allocate when b has room (160 bytes suffice).
 //
 // The message sets or clears [conntrack.UnreadLabel] of the connection t, which may be
-// given in either direction, and leaves other labels as they are
+// given in either direction, and leaves other labels unchanged
 // (ctnetlink_attach_labels in net/netfilter/nf_conntrack_netlink.c). The only flag is
-// REQUEST: the kernel answers only with an error, which carries seq. ENOSPC means that the
+// REQUEST: the kernel replies only with an error, which carries seq. ENOSPC means that the
 // connection cannot have labels: it is older than the rules that use them.
 func AppendUnread(b []byte, seq uint32, zone uint16, t conntrack.Tuple, unread bool) []byte {
 	start := len(b)
@@ -278,8 +274,8 @@ func AppendUnread(b []byte, seq uint32, zone uint16, t conntrack.Tuple, unread b
 	return nfnetlink.EndMessage(b, start)
 }
 
-// Labels is the bitmap of a connection with labels, each from 0 to 127, in words of the
-// host (struct nf_conn_labels of include/net/netfilter/nf_conntrack_labels.h).
+// Labels returns the bitmap of labels, each from 0 to 127, in words of the host (struct
+// nf_conn_labels of include/net/netfilter/nf_conntrack_labels.h).
 func Labels(labels ...uint) (bitmap [16]byte) {
 	for _, l := range labels {
 		word := bitmap[l/64*8:]
@@ -292,9 +288,9 @@ func Labels(labels ...uint) (bitmap [16]byte) {
 // returns the extended slice. It does not allocate when b has room (96 bytes
 // suffice).
 //
-// The message removes the entry of the connection t, given in either direction,
-// whoever made it. The only flag is REQUEST: the kernel answers only with an error,
-// which carries seq. ENOENT means that there is none.
+// The message removes the entry of the connection t, given in either direction, whoever
+// created it. The only flag is REQUEST: the kernel replies only with an error, which
+// carries seq. ENOENT means that there is none.
 func AppendDeleteConnection(b []byte, seq uint32, t conntrack.Tuple) []byte {
 	start := len(b)
 	b = appendHeader(b, msgConntrackDelete, 0, seq, family(t))
@@ -311,7 +307,7 @@ func appendLookup(b []byte, t conntrack.Tuple) []byte {
 }
 
 // appendDeleteAll appends an IPCTNL_MSG_EXP_DELETE message for the expectations of
-// all connections that have a helper, in whatever zone (ctnetlink_del_expect).
+// all connections with a helper, in every zone (ctnetlink_del_expect).
 func appendDeleteAll(b []byte, helper string) []byte {
 	start := len(b)
 	b = appendHeader(b, msgExpectDelete, 0, 0, unix.AF_UNSPEC)
@@ -319,9 +315,9 @@ func appendDeleteAll(b []byte, helper string) []byte {
 	return nfnetlink.EndMessage(b, start)
 }
 
-// filterPorts has a dump of connections compare the protocol and both ports, and not
-// the zone (CTA_FILTER_F_CTA_PROTO_NUM and so on of net/netfilter/nf_internals.h). Nor
-// the addresses: Linux 6.18 leaves out those of IPv6 that are equal
+// Flags of a dump of connections: which parts of a tuple it compares
+// (CTA_FILTER_F_CTA_PROTO_NUM and so on of net/netfilter/nf_internals.h). Not the zone,
+// and not the addresses: Linux 6.18 skips connections whose IPv6 addresses are equal
 // (ctnetlink_filter_match_tuple).
 const (
 	filterProtocol   = 1 << 3
@@ -329,9 +325,9 @@ const (
 	filterPorts      = filterProtocol | filterSourcePort | 1<<5
 )
 
-// appendFind appends an IPCTNL_MSG_CT_GET message that asks for the connections of
+// appendDumpByPorts appends an IPCTNL_MSG_CT_GET message that asks for the connections of
 // all zones whose original direction has the ports of t, in t's family.
-func appendFind(b []byte, t conntrack.Tuple) []byte {
+func appendDumpByPorts(b []byte, t conntrack.Tuple) []byte {
 	start := len(b)
 	b = appendHeader(b, msgConntrackGet, unix.NLM_F_DUMP, 0, family(t))
 	b = appendTuple(b, ctaTupleOrig, t)
@@ -339,10 +335,10 @@ func appendFind(b []byte, t conntrack.Tuple) []byte {
 	return nfnetlink.EndMessage(b, start)
 }
 
-// appendFindServers appends an IPCTNL_MSG_CT_GET message that asks for the connections
+// appendDumpByServerPort appends an IPCTNL_MSG_CT_GET message that asks for the connections
 // of all zones whose replies come from a port, in the family of unspecified. The reply
 // direction names the server's own port, whatever NAT makes of it.
-func appendFindServers(b []byte, unspecified netip.Addr, port uint16) []byte {
+func appendDumpByServerPort(b []byte, unspecified netip.Addr, port uint16) []byte {
 	start := len(b)
 	t := conntrack.Tuple{Src: netip.AddrPortFrom(unspecified, port), Dst: netip.AddrPortFrom(unspecified, 0)}
 	b = appendHeader(b, msgConntrackGet, unix.NLM_F_DUMP, 0, family(t))
@@ -351,11 +347,11 @@ func appendFindServers(b []byte, unspecified netip.Addr, port uint16) []byte {
 	return nfnetlink.EndMessage(b, start)
 }
 
-// appendFilter appends the flags of what a dump compares in one direction.
+// appendFilter appends the flags of a dump for one direction.
 func appendFilter(b []byte, direction uint16, flags uint32) []byte {
 	filter := len(b)
 	b = nfnetlink.AppendNest(b, ctaFilter)
-	// Unlike others, in the order of the host.
+	// Unlike other values, in host byte order.
 	b = binary.NativeEndian.AppendUint32(nfnetlink.AppendAttr(b, direction, 4), flags)
 	return nfnetlink.EndAttr(b, filter)
 }
@@ -443,9 +439,9 @@ func anySource(t conntrack.Tuple) conntrack.Tuple {
 	return conntrack.Tuple{Src: netip.AddrPortFrom(t.Src.Addr(), 0), Dst: t.Dst}
 }
 
-// maskOf returns the mask of an expectation of t's family: everything must
-// match but the source port. The kernel reads only the source half of it, yet
-// refuses a mask without the other (ctnetlink_parse_tuple).
+// maskOf returns the mask of an expectation of t's family: all but the source port must
+// match. The kernel uses only the source half of it, but rejects a mask without the
+// other (ctnetlink_parse_tuple).
 func maskOf(t conntrack.Tuple) conntrack.Tuple {
 	ones := netip.AddrFrom16([16]byte{
 		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -493,8 +489,8 @@ func appendTuple(b []byte, typ uint16, t conntrack.Tuple) []byte {
 	return nfnetlink.EndAttr(b, tuple)
 }
 
-// appendZone appends a zone as the attribute typ, unless it is the default: a
-// kernel without CONFIG_NF_CONNTRACK_ZONES refuses the attribute.
+// appendZone appends a zone as the attribute typ, unless it is the default: a kernel
+// without CONFIG_NF_CONNTRACK_ZONES rejects the attribute.
 func appendZone(b []byte, typ, zone uint16) []byte {
 	if zone == 0 {
 		return b

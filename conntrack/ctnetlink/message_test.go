@@ -397,9 +397,9 @@ func TestPrivateMessages(t *testing.T) {
 		{"delete helper", appendDeleteHelper(nil, "ftpctd", unix.AF_INET), labtest.ParseHex(t, deleteHelper4)},
 		{"list helpers", appendHelperDump(nil), labtest.ParseHex(t, dumpHelpers)},
 		{"delete a helper's expectations", appendDeleteAll(nil, "ftpctd"), labtest.ParseHex(t, deleteAll)},
-		{"find connections", appendFind(nil, active4().Master), labtest.ParseHex(t, findActive4)},
-		{"find connections to a port, IPv4", appendFindServers(nil, netip.IPv4Unspecified(), 21), labtest.ParseHex(t, findServers4)},
-		{"find connections to a port, IPv6", appendFindServers(nil, netip.IPv6Unspecified(), 2121), labtest.ParseHex(t, findServers6)},
+		{"find connections", appendDumpByPorts(nil, active4().Master), labtest.ParseHex(t, findActive4)},
+		{"find connections to a port, IPv4", appendDumpByServerPort(nil, netip.IPv4Unspecified(), 21), labtest.ParseHex(t, findServers4)},
+		{"find connections to a port, IPv6", appendDumpByServerPort(nil, netip.IPv6Unspecified(), 2121), labtest.ParseHex(t, findServers6)},
 		{"delete connection", AppendDeleteConnection(nil, 0, active4().Master), labtest.ParseHex(t, deleteConnection4)},
 		{"probe", appendProbe(nil, "sane", data, passive6().Master), probe},
 	}

@@ -6,11 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// GenmsgLen is the size of struct nfgenmsg, in bytes.
-const GenmsgLen = 4
-
 const (
 	headerLen = unix.NLMSG_HDRLEN // struct nlmsghdr
+	genmsgLen = 4                 // struct nfgenmsg
 	attrLen   = unix.SizeofNlAttr
 )
 

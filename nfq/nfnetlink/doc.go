@@ -1,6 +1,6 @@
 // Package nfnetlink writes and reads the netlink messages of netfilter's
 // subsystems: packet queues, conntrack, nftables. It opens no socket and, but for
-// [Attributes.String], allocates nothing.
+// [Attr.Text], allocates nothing.
 //
 // A message is struct nlmsghdr, struct nfgenmsg and attributes, each of which
 // begins with struct nlattr and may hold attributes itself. Headers are in host
@@ -17,4 +17,10 @@
 //	b = nfnetlink.AppendUint32(b, inner, 1)
 //	b = nfnetlink.EndAttr(b, nest)
 //	b = nfnetlink.EndMessage(b, start)
+//
+// To read attributes, pass [EachAttr] what is done with each. Where no error
+// matters, a loop is faster:
+//
+//	for a, b, ok := nfnetlink.NextAttr(b); ok; a, b, ok = nfnetlink.NextAttr(b) {
+//	}
 package nfnetlink

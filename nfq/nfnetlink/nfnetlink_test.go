@@ -14,6 +14,8 @@ import (
 	"ftpctd/nfq/nfnetlink"
 )
 
+const genmsgLen = 4 // struct nfgenmsg
+
 // Types of attributes.
 const (
 	typeNest = 1 + iota
@@ -68,10 +70,10 @@ func TestAppend(t *testing.T) {
 			if diff := cmp.Diff(want, m.Header); diff != "" {
 				t.Errorf("header (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff([]byte{unix.AF_INET6, unix.NFNETLINK_V0, 5, 6}, m.Data[:nfnetlink.GenmsgLen]); diff != "" {
+			if diff := cmp.Diff([]byte{unix.AF_INET6, unix.NFNETLINK_V0, 5, 6}, m.Data[:genmsgLen]); diff != "" {
 				t.Errorf("struct nfgenmsg (-want +got):\n%s", diff)
 			}
-			attributes, err := netlink.UnmarshalAttributes(m.Data[nfnetlink.GenmsgLen:])
+			attributes, err := netlink.UnmarshalAttributes(m.Data[genmsgLen:])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -114,33 +116,35 @@ type values struct {
 }
 
 func (v *values) parse(m nfnetlink.Message) error {
-	a := m.Attributes()
-	for a.Next() {
-		switch a.Type() {
-		case typeNest:
-			a.Do(v.parseNest)
-		case typeUint32:
-			v.Uint32 = a.Uint32()
-		case typeBytes:
-			v.Bytes = string(a.Bytes())
-		case typeString:
-			v.String = a.String()
-		}
+	b, err := m.Attributes()
+	if err != nil {
+		return err
 	}
-	return a.Err()
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) (err error) {
+		switch a.Type {
+		case typeNest:
+			err = v.parseNest(a.Value)
+		case typeUint32:
+			v.Uint32, err = a.Uint32()
+		case typeBytes:
+			v.Bytes = string(a.Value)
+		case typeString:
+			v.String = a.Text()
+		}
+		return err
+	})
 }
 
 func (v *values) parseNest(b []byte) error {
-	a := nfnetlink.ParseAttributes(b)
-	for a.Next() {
-		switch a.Type() {
+	return nfnetlink.EachAttr(b, func(a nfnetlink.Attr) (err error) {
+		switch a.Type {
 		case typeUint8:
-			v.Uint8 = a.Uint8()
+			v.Uint8, err = a.Uint8()
 		case typeUint16:
-			v.Uint16 = a.Uint16()
+			v.Uint16, err = a.Uint16()
 		}
-	}
-	return a.Err()
+		return err
+	})
 }
 
 func TestParse(t *testing.T) {
@@ -160,7 +164,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestMalformedAttributes(t *testing.T) {
-	genmsg := make([]byte, nfnetlink.GenmsgLen)
+	genmsg := make([]byte, genmsgLen)
 	with := func(attributes ...byte) []byte { return append(bytes.Clone(genmsg), attributes...) }
 	nested := func(attribute []byte) []byte {
 		b := nfnetlink.AppendNest(with(), typeNest)
@@ -221,12 +225,9 @@ func TestAllocations(t *testing.T) {
 	buf := make([]byte, 0, 256)
 	var v values
 	n := testing.AllocsPerRun(100, func() {
-		m, _, _ := nfnetlink.NextMessage(appendAll(buf, nil, "name"))
-		a := m.Attributes()
-		for a.Next() {
-			if a.Type() == typeNest {
-				a.Do(v.parseNest)
-			}
+		m, _, _ := nfnetlink.NextMessage(appendAll(buf, nil, "")) // Attr.Text of nothing is free
+		if err := v.parse(m); err != nil {
+			t.Error(err)
 		}
 	})
 	if n != 0 || v.Uint16 == 0 {

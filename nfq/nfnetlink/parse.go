@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,12 +12,12 @@ import (
 // attribute.
 const typeMask = 0x3fff
 
-// The errors of [Attributes.Err].
+// The errors of messages that the kernel does not send.
 var (
 	// ErrMessage is of a message that is too short for struct nfgenmsg.
 	ErrMessage = errors.New("truncated message")
-	// ErrAttribute is of an attribute that goes beyond what holds it, or whose value
-	// has not the size of what was asked for.
+	// ErrAttribute is of an attribute that is longer than what holds it, or whose
+	// value has another size than its type.
 	ErrAttribute = errors.New("malformed attribute")
 )
 
@@ -57,117 +56,77 @@ func (m Message) Errno() (errno unix.Errno, ok bool) {
 	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.Body))), true
 }
 
-// Attributes returns the attributes behind struct nfgenmsg in the body of a
-// message.
-func (m Message) Attributes() Attributes {
-	if len(m.Body) < GenmsgLen {
-		return Attributes{err: ErrMessage}
+// Attributes returns the attributes behind struct nfgenmsg.
+func (m Message) Attributes() ([]byte, error) {
+	if len(m.Body) < genmsgLen {
+		return nil, ErrMessage
 	}
-	return ParseAttributes(m.Body[GenmsgLen:])
+	return m.Body[genmsgLen:], nil
 }
 
-// Attributes reads attributes one after the other:
-//
-//	a := nfnetlink.ParseAttributes(b)
-//	for a.Next() {
-//		switch a.Type() {
-//		case typ:
-//			v = a.Uint32()
-//		}
-//	}
-//	return a.Err()
-//
-// The first error ends the loop.
-type Attributes struct {
-	rest  []byte
-	typ   uint16
-	value []byte
-	err   error
+// Attr is an attribute.
+type Attr struct {
+	Type uint16 // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+	// Value is borrowed, and without padding.
+	Value []byte
 }
 
-// ParseAttributes returns the attributes in b.
-func ParseAttributes(b []byte) Attributes { return Attributes{rest: b} }
-
-// Next goes on to the next attribute. It returns false at the end, and after an
-// error.
-func (a *Attributes) Next() bool {
-	if len(a.rest) == 0 || a.err != nil {
-		return false
+// NextAttr cuts the first attribute off b. ok is false at the end, and where an
+// attribute is malformed.
+func NextAttr(b []byte) (a Attr, rest []byte, ok bool) {
+	if len(b) < attrLen {
+		return Attr{}, b, false
 	}
-	n := 0
-	if len(a.rest) >= attrLen {
-		n = int(binary.NativeEndian.Uint16(a.rest))
+	n := int(binary.NativeEndian.Uint16(b))
+	if n < attrLen || n > len(b) {
+		return Attr{}, b, false
 	}
-	if n < attrLen || n > len(a.rest) {
-		a.err = ErrAttribute
-		return false
-	}
-	a.typ = binary.NativeEndian.Uint16(a.rest[2:]) & typeMask
-	a.value = a.rest[attrLen:n]
-	a.rest = a.rest[min((n+3)&^3, len(a.rest)):]
-	return true
+	a = Attr{Type: binary.NativeEndian.Uint16(b[2:]) & typeMask, Value: b[attrLen:n]}
+	return a, b[min((n+3)&^3, len(b)):], true
 }
 
-// Err returns the first error.
-func (a *Attributes) Err() error { return a.err }
-
-// Type returns the type of the attribute, without its flags.
-func (a *Attributes) Type() uint16 { return a.typ }
-
-// Bytes returns the value of the attribute, borrowed and without padding.
-func (a *Attributes) Bytes() []byte { return a.value }
+// EachAttr calls f with each attribute in b, and returns the first error: f's, or
+// [ErrAttribute] where one is malformed.
+func EachAttr(b []byte, f func(Attr) error) error {
+	for len(b) > 0 {
+		a, rest, ok := NextAttr(b)
+		if !ok {
+			return ErrAttribute
+		}
+		if err := f(a); err != nil {
+			return err
+		}
+		b = rest
+	}
+	return nil
+}
 
 // Uint8 returns a value of one byte.
-func (a *Attributes) Uint8() uint8 {
-	if !a.sized(1) {
-		return 0
+func (a Attr) Uint8() (uint8, error) {
+	if len(a.Value) != 1 {
+		return 0, ErrAttribute
 	}
-	return a.value[0]
+	return a.Value[0], nil
 }
 
 // Uint16 returns a value of two bytes in network byte order.
-func (a *Attributes) Uint16() uint16 {
-	if !a.sized(2) {
-		return 0
+func (a Attr) Uint16() (uint16, error) {
+	if len(a.Value) != 2 {
+		return 0, ErrAttribute
 	}
-	return binary.BigEndian.Uint16(a.value)
+	return binary.BigEndian.Uint16(a.Value), nil
 }
 
 // Uint32 returns a value of four bytes in network byte order.
-func (a *Attributes) Uint32() uint32 {
-	if !a.sized(4) {
-		return 0
+func (a Attr) Uint32() (uint32, error) {
+	if len(a.Value) != 4 {
+		return 0, ErrAttribute
 	}
-	return binary.BigEndian.Uint32(a.value)
+	return binary.BigEndian.Uint32(a.Value), nil
 }
 
-// Addr returns an IPv4 or IPv6 address.
-func (a *Attributes) Addr() netip.Addr {
-	addr, ok := netip.AddrFromSlice(a.value)
-	if !ok {
-		a.err = ErrAttribute
-	}
-	return addr
-}
-
-// String returns a value up to its terminating NUL, if it has one.
-func (a *Attributes) String() string {
-	s, _, _ := bytes.Cut(a.value, []byte{0})
+// Text returns a string without its terminating NUL.
+func (a Attr) Text() string {
+	s, _, _ := bytes.Cut(a.Value, []byte{0})
 	return string(s)
-}
-
-// Do passes the value to parse, such as a function that reads nested attributes,
-// and keeps its error.
-func (a *Attributes) Do(parse func(value []byte) error) {
-	if err := parse(a.value); err != nil {
-		a.err = err
-	}
-}
-
-// sized makes it an error if the value is not of n bytes.
-func (a *Attributes) sized(n int) bool {
-	if len(a.value) != n {
-		a.err = ErrAttribute
-	}
-	return len(a.value) == n
 }

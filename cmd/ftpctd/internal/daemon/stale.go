@@ -19,7 +19,7 @@ func removeStaleExpectations(kernel *ctnetlink.Conn, cfg config.Config, log *slo
 	if err != nil {
 		return err
 	}
-	isOwn := func(e ctnetlink.Listed) bool { return e.Helper == cfg.Helper.Name }
+	isOwn := func(e ctnetlink.ExpectationEntry) bool { return e.Helper == cfg.Helper.Name }
 	if slices.ContainsFunc(entries, isOwn) {
 		if err := kernel.DeleteExpectations(cfg.Helper.Name); err != nil {
 			return fmt.Errorf("stale expectation: %w", err)
@@ -43,13 +43,13 @@ func removeStaleExpectations(kernel *ctnetlink.Conn, cfg config.Config, log *slo
 
 // deleteCarried deletes an expectation of the carrier that was listed. It may have
 // been used since.
-func deleteCarried(kernel *ctnetlink.Conn, e ctnetlink.Listed) (deleted bool, err error) {
+func deleteCarried(kernel *ctnetlink.Conn, e ctnetlink.ExpectationEntry) (deleted bool, err error) {
 	err = kernel.Delete(&conntrack.Expectation{Master: e.Master, Tuple: e.Tuple})
 	if !errors.Is(err, unix.ENOENT) {
 		return err == nil, err
 	}
 	// It may be in a zone, that of its master.
-	masters, err := kernel.Masters(e.Master)
+	masters, err := kernel.FindConnections(e.Master)
 	if err != nil {
 		return false, err
 	}

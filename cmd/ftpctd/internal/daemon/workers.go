@@ -92,7 +92,7 @@ func (w *workers) conntrack() bool { return w.list[0].queue.Conntrack() }
 // newEngine makes the engine of a queue.
 func (d *daemon) newEngine(q *nfq.Queue) *engine.Engine {
 	c := engine.Config{
-		Tracker: d.tracking, Now: time.Now, Lookup: d.kernel.Connection,
+		Tracker: d.tracking, Now: time.Now, Lookup: d.kernel.Lookup,
 		TLSPorts: d.cfg.TLSPorts(), SkipMark: d.cfg.Queue.SkipMark,
 		Accept: q.Accept, Send: q.Send, Log: d.log,
 	}

@@ -101,7 +101,7 @@ func (e *Engine) logUnrelated(now time.Time, data, master conntrack.Tuple, err e
 	if e.mayWarn(now, warnUnrelated, "", master.Src.Addr()) {
 		e.log.Warn("cannot relate a data connection to its control connection",
 			"src", data.Src, "dst", data.Dst, "client", master.Src, "server", master.Dst,
-			"err", ctnetlink.Explain(ctnetlink.OpCreate, data, err))
+			"err", ctnetlink.WrapError(ctnetlink.OpCreate, data, err))
 	}
 }
 

@@ -46,7 +46,7 @@ func (e *Engine) Refused(seq uint32, err error) {
 			e.log.Warn("kernel rejected message", "seq", seq, "err", err)
 		}
 	case m.data == (conntrack.Tuple{}):
-		e.handleRejection(now, &m.x, ctnetlink.Explain(ctnetlink.OpExpect, m.x.Tuple, err))
+		e.handleRejection(now, &m.x, ctnetlink.WrapError(ctnetlink.OpExpect, m.x.Tuple, err))
 	case m.expected || !errors.Is(err, unix.EEXIST):
 		// In TLS, EEXIST may be the first packet, sent again. For one that was announced an
 		// earlier entry was deleted: that of another connection is in the way.
