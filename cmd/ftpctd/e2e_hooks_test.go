@@ -72,6 +72,13 @@ func TestForwardInputOutput(t *testing.T) {
 					if got := mustRead(t, fw.Dropped) - dropped; got != 0 {
 						t.Errorf("%d packets dropped", got)
 					}
+					hooks := 0
+					if admit == "entry" {
+						hooks = 2 // prerouting and output
+					}
+					if got := earlyHooks(t, tt.host(l)); len(got) != hooks {
+						t.Errorf("chains ahead of conntrack: %q, want %d", got, hooks)
+					}
 				})
 			}
 		})

@@ -206,6 +206,21 @@ func traces(t *testing.T, h *lab.Host) []string {
 	return found
 }
 
+// earlyHooks returns the daemon's base chains ahead of conntrack, which cost every packet.
+func earlyHooks(t *testing.T, h *lab.Host) (names []string) {
+	t.Helper()
+	chains, err := (&nftables.Conn{NetNS: h.NetNS()}).ListChains()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range chains {
+		if c.Table.Name == "ftpctd" && c.Hooknum != nil && *c.Priority < *nftables.ChainPriorityConntrack {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
 // modes are the admission modes that the kernel supports: "helper" needs user-space
 // helpers.
 func modes(t *testing.T) []string {

@@ -89,13 +89,16 @@ func (s *supervisor) run(ctx context.Context, workers []*worker, rules *ruleset)
 	}
 }
 
-// checkRuleset restores the table if it was removed, and logs what its rules kept from
-// the daemon.
+// checkRuleset restores the table if it was removed, deletes its idle chains, and logs
+// what its rules kept from the daemon.
 func (s *supervisor) checkRuleset() {
 	if s.rules == nil {
 		return
 	}
 	s.restoreRuleset()
+	if err := s.rules.table.DeleteIdleHooks(); err != nil {
+		s.log.Warn("cannot delete the hooks of data connections", "err", err)
+	}
 	if counters, err := s.rules.table.Counters(); err == nil {
 		s.away.log(s.log, counters, time.Now(), s.cfg.Firewall)
 	}

@@ -38,19 +38,33 @@ var errFamilies = errors.New("addresses are not of one family")
 // carries a batch out within the sendmsg (nfnetlink_rcv_batch of
 // net/netfilter/nfnetlink.c) and puts its errors, if any, into the socket's
 // receive buffer before it returns: an empty one means success.
+//
+// It also adds the hooks of data connections with the first element, and deletes them when
+// they are idle.
 type elements struct {
-	mu  sync.Mutex
-	fd  int // closed: -1
-	out []byte
-	in  []byte
+	now func() time.Time
+
+	mu    sync.Mutex
+	fd    int // closed: -1
+	out   []byte
+	in    []byte
+	hooks hooks
 }
 
-func openElements() (*elements, error) {
+func openElements(cfg Config) (*elements, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, err
 	}
-	return &elements{fd: fd, in: make([]byte, maxAnswer)}, nil
+	h, err := newHooks(cfg)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	s := &elements{now: cfg.Now, fd: fd, in: make([]byte, maxAnswer), hooks: h}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	return s, nil
 }
 
 const (
@@ -81,10 +95,15 @@ func (s *elements) close() {
 func (s *elements) apply(changes []Change) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := s.now()
+	hook := s.hooks.needed(changes)
 	for len(changes) > 0 {
 		n := min(len(changes), maxChanges)
-		removes := true
+		removes := !hook
 		b := appendBatch(s.out[:0], unix.NFNL_MSG_BATCH_BEGIN)
+		if hook {
+			b = append(b, s.hooks.add...)
+		}
 		for i := range changes[:n] {
 			c := &changes[i]
 			if !c.oneFamily() {
@@ -106,6 +125,11 @@ func (s *elements) apply(changes []Change) error {
 		case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBADF): // else it went with the table
 			return newError(OpDelete, err)
 		}
+		if hook {
+			s.hooks.added(now)
+			hook = false
+		}
+		s.hooks.record(now, changes[:n])
 		changes = changes[n:]
 	}
 	return nil
@@ -149,17 +173,22 @@ func appendBatch(b []byte, typ uint16) []byte {
 	return nfnetlink.EndMessage(b, start)
 }
 
+// appendHeader appends what a message to nftables about an inet table begins with.
+func appendHeader(b []byte, msg, flags uint16) []byte {
+	return nfnetlink.AppendHeader(b, nfnetlink.Header{
+		Type: unix.NFNL_SUBSYS_NFTABLES<<8 | msg, Flags: unix.NLM_F_REQUEST | flags, Family: unix.NFPROTO_INET,
+	})
+}
+
 // appendElement appends an NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM message for
 // one element.
 func appendElement(b []byte, msg uint16, c *Change) []byte {
-	h := nfnetlink.Header{
-		Type: unix.NFNL_SUBSYS_NFTABLES<<8 | msg, Flags: unix.NLM_F_REQUEST, Family: unix.NFPROTO_INET,
-	}
+	var flags uint16
 	if msg == unix.NFT_MSG_NEWSETELEM {
-		h.Flags |= unix.NLM_F_CREATE
+		flags = unix.NLM_F_CREATE
 	}
 	start := len(b)
-	b = nfnetlink.AppendHeader(b, h)
+	b = appendHeader(b, msg, flags)
 	b = nfnetlink.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
 	b = nfnetlink.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, c.set())
 	list := len(b)

@@ -130,12 +130,14 @@ type ruleset struct {
 //		chain data-arriving { … the same as data, and "jump data-believed" instead of the queue }
 //		chain data-prerouting {
 //			type filter hook prerouting priority -300;
-//			meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn jump data-arriving
+//			tcp flags & (fin|syn|rst|ack) == syn jump data-arriving
 //		}
 //		chain data-output { type filter hook output priority -300; … jump data }
 //	}
 //
-// Several ports are in a set, "@ports".
+// Several ports are in a set, "@ports". data-prerouting and data-output are not added here:
+// they exist while one of the last four sets has elements, or had some a minute or two ago
+// (see hooks).
 func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any, labels bool) error {
 	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName)), queue: queue, labels: labels}
 	if err := r.addPorts(cfg.Ports); err != nil {
@@ -160,7 +162,7 @@ func (r ruleset) addAssignment(helper string) {
 		r.base("assign-input", nftables.ChainHookInput, priorityAssign),
 		r.base("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
 	} {
-		r.add(base, r.port(offsetDport), jumpTo(chain))
+		r.add(base, r.port(offsetDport), jumpTo(chain.Name))
 	}
 }
 
@@ -202,8 +204,8 @@ func (r ruleset) addControl(cfg Config) {
 	} {
 		// Who opened the connection is its client. A server that answers a client
 		// with a control port as its own is none of FTP.
-		r.add(base.chain, r.port(offsetDport), direction(dirOriginal), jumpTo(base.control))
-		r.add(base.chain, r.port(offsetSport), direction(dirReply), jumpTo(base.control))
+		r.add(base.chain, r.port(offsetDport), direction(dirOriginal), jumpTo(base.control.Name))
+		r.add(base.chain, r.port(offsetSport), direction(dirReply), jumpTo(base.control.Name))
 		if base.control != local && cfg.Helper != "" {
 			r.dropForgedData(base.chain, cfg)
 		}
@@ -358,25 +360,29 @@ func (r ruleset) addData(cfg Config) error {
 			return err
 		}
 	}
-	local := r.addDataChain("data", cfg.TLSPorts, []expr.Any{r.queue})
-	arriving := local
+	r.addDataChain(chainData, cfg.TLSPorts, []expr.Any{r.queue})
 	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
 		believed := r.chain("data-believed")
 		r.add(believed, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
 		r.add(believed, []expr.Any{r.queue})
-		arriving = r.addDataChain("data-arriving", cfg.TLSPorts, jumpTo(believed))
-	}
-	for _, base := range []struct{ chain, data *nftables.Chain }{
-		{r.base("data-prerouting", nftables.ChainHookPrerouting, priorityData), arriving},
-		{r.base("data-output", nftables.ChainHookOutput, priorityData), local},
-	} {
-		r.add(base.chain, tcp(), flags(flagsSYN, expr.CmpOpEq, flagSYN), jumpTo(base.data))
+		r.addDataChain(chainDataArriving, cfg.TLSPorts, jumpTo(believed.Name))
 	}
 	return nil
 }
 
+// The chains that the hooks jump to.
+const (
+	chainData         = "data"
+	chainDataArriving = "data-arriving"
+)
+
+// dataSYN jumps to a chain with the first packets of TCP connections.
+func dataSYN(chain string) []expr.Any {
+	return slices.Concat(tcp(), flags(flagsSYN, expr.CmpOpEq, flagSYN), jumpTo(chain))
+}
+
 // addDataChain adds a chain that does something with the SYNs that the sets name.
-func (r ruleset) addDataChain(name string, tlsPorts conntrack.PortRange, do []expr.Any) *nftables.Chain {
+func (r ruleset) addDataChain(name string, tlsPorts conntrack.PortRange, do []expr.Any) {
 	chain := r.chain(name)
 	for _, f := range families {
 		r.add(chain, f.pair(), load(expr.PayloadBaseTransportHeader, offsetDport, 2, f.port), lookup(f.expected), do)
@@ -386,7 +392,6 @@ func (r ruleset) addDataChain(name string, tlsPorts conntrack.PortRange, do []ex
 			r.add(chain, f.pair(), lookup(f.opaque), dportIn(tlsPorts), do)
 		}
 	}
-	return chain
 }
 
 // addSet adds an empty set whose elements have a timeout each.
@@ -455,8 +460,8 @@ func verdict(kind expr.VerdictKind) []expr.Any {
 	return []expr.Any{&expr.Verdict{Kind: kind}}
 }
 
-func jumpTo(chain *nftables.Chain) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name}}
+func jumpTo(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
 }
 
 func newTable(name string) *nftables.Table {
@@ -644,7 +649,7 @@ func features(cfg Config, queue expr.Any) []feature {
 			func(r ruleset, chain *nftables.Chain) {
 				r.add(chain, spoofed)
 				// Older kernels look the way back up in prerouting alone (nft_fib_validate).
-				r.add(r.base("probe-forward", nftables.ChainHookForward, priorityQueue), jumpTo(chain))
+				r.add(r.base("probe-forward", nftables.ChainHookForward, priorityQueue), jumpTo(chain.Name))
 			},
 		})
 	}

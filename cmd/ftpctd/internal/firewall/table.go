@@ -8,6 +8,7 @@ package firewall
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -34,6 +35,8 @@ type Config struct {
 	QueueNum, QueueCount uint16
 	// AntiSpoof decides whose source address is believed.
 	AntiSpoof AntiSpoof
+	// Now is the clock, by which elements expire here; nil is time.Now.
+	Now func() time.Time
 }
 
 // AntiSpoof decides whose source address is believed. A packet whose source is not
@@ -84,7 +87,7 @@ func Install(cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, newError(OpInstall, err)
 	}
-	elements, err := openElements()
+	elements, err := openElements(cfg)
 	if err != nil {
 		_ = nft.CloseLasting()
 		return nil, newError(OpInstall, err)
@@ -141,6 +144,11 @@ func (t *Table) Labels() bool { return t.labels }
 // error some of the changes may not have been made.
 func (t *Table) Apply(changes []Change) error { return t.elements.apply(changes) }
 
+// DeleteIdleHooks deletes the base chains that queue the first packets of data connections
+// once the sets have had no element for a minute or two. Apply adds them again. It is for
+// a caller that calls it every second or so.
+func (t *Table) DeleteIdleHooks() error { return t.elements.deleteIdleHooks() }
+
 // Restore makes the table again if somebody has removed it, and reports whether
 // that was so. What was added to it is lost then. After Remove it does nothing.
 func (t *Table) Restore() (bool, error) {
@@ -156,7 +164,7 @@ func (t *Table) Restore() (bool, error) {
 	case !errors.Is(err, unix.ENOENT):
 		return false, newError(OpList, err)
 	}
-	if err := t.load(); err != nil {
+	if err := t.elements.replace(t.load); err != nil {
 		return true, err
 	}
 	t.before, t.last = t.before.plus(t.last), Counters{}

@@ -515,8 +515,6 @@ func TestLifecycle(t *testing.T) {
 		"data",
 		"data-arriving",
 		"data-believed",
-		"data-output hook 3 priority -300",
-		"data-prerouting hook 0 priority -300",
 		"queue-forward hook 2 priority -50",
 		"queue-input hook 1 priority -50",
 		"queue-output hook 3 priority -50",

@@ -216,6 +216,7 @@ func TestListing(t *testing.T) {
 		forged   = "tcp flags & (fin|syn|rst|ack) == syn "
 		label    = " ct label set 127"
 		payload  = "@ih,0,8 >= 0x0 ct label ! 125 ct mark & 0x00000100 == 0x00000000 queue"
+		firstOf  = "tcp flags & (fin|syn|rst|ack) == syn jump "
 		ends     = "tcp flags & (fin|syn|rst) != 0x0 queue"
 	)
 	assign := []string{
@@ -238,6 +239,7 @@ func TestListing(t *testing.T) {
 			"control":          {expected, fastOpen, answers, begins, both, begun, payload, ends},
 			"control-arriving": {expected, fastOpen, answers, strings.Replace(forged+strict, ` counter name "spoofed" return`, label, 1), strict, begins, both, begun, payload, ends},
 			"queue-input":      arriving, "queue-forward": arriving, "queue-output": hook("control"),
+			"data-prerouting": {firstOf + "data-arriving"}, "data-output": {firstOf + "data"},
 		}},
 		{"loose", AntiSpoofLoose, map[string][]string{
 			"control-arriving": {expected, fastOpen, answers, strings.Replace(forged+loose, ` counter name "spoofed" return`, label, 1), loose, begins, both, begun, payload, ends},
@@ -245,13 +247,17 @@ func TestListing(t *testing.T) {
 		{"off", AntiSpoofOff, map[string][]string{
 			"control": {expected, fastOpen, answers, begins, both, begun, payload, ends}, "control-arriving": nil,
 			"queue-input": hook("control"), "queue-forward": hook("control"), "queue-output": hook("control"),
+			"data-prerouting": {firstOf + "data"}, "data-output": {firstOf + "data"},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
 			cfg := carried
 			cfg.Ports, cfg.SkipMark, cfg.AntiSpoof = []uint16{21}, 0x100, tt.spoof
-			install(t, cfg)
+			table := install(t, cfg)
+			if err := change(table, addr("192.0.2.1"), addr("203.0.113.1"), 31240, time.Minute); err != nil {
+				t.Fatal(err)
+			}
 			out, err := exec.Command("nft", "list", "table", "inet", tableName).Output()
 			if err != nil {
 				t.Fatal(err)
@@ -282,7 +288,8 @@ func listedRules(listing string) map[string][]string {
 		case chain == "" || len(words) == 0 || words[0] == "type":
 		default:
 			rule := strings.NewReplacer(" oif missing", " oif 0", "@th,104,8 & 0x7", "tcp flags & (fin|syn|rst)",
-				"@th,104,8 & 0x17 == 0x2", "tcp flags & (fin|syn|rst|ack) == syn").Replace(line)
+				"@th,104,8 & 0x17 == 0x2", "tcp flags & (fin|syn|rst|ack) == syn",
+				"tcp flags syn / fin,syn,rst,ack", "tcp flags & (fin|syn|rst|ack) == syn").Replace(line)
 			for _, queue := range []string{"queue ", "xt target", "libxtables"} {
 				if before, _, ok := strings.Cut(rule, queue); ok {
 					rule = before + "queue"
