@@ -91,11 +91,11 @@ func readCounters(nft *nftables.Conn) (Counters, error) {
 }
 
 // addCounter adds a named counter.
-func (r ruleset) addCounter(name string) {
+func (r builder) addCounter(name string) {
 	r.nft.AddObj(&nftables.NamedObj{Table: r.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 }
 
 // count counts a packet with a counter of the table.
-func (r ruleset) count(name string) []expr.Any {
+func (r builder) count(name string) []expr.Any {
 	return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: name}}
 }

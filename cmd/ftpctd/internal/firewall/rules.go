@@ -63,13 +63,13 @@ const (
 	register32 = unix.NFT_REG32_00
 )
 
-// ruleset adds the content of the table to a batch.
-type ruleset struct {
+// builder adds the content of the table to a batch.
+type builder struct {
 	nft   *nftables.Conn
 	table *nftables.Table
-	ports []expr.Any // what compares a port with the control ports
+	ports []expr.Any // compare a port with the control ports
 	queue expr.Any
-	// labels tells that connections have labels: see addControlChain.
+	// labels reports that connections have labels: see addControlChain.
 	labels bool
 }
 
@@ -80,10 +80,10 @@ type ruleset struct {
 //		counter fast-open { }
 //		counter spoofed { }
 //		counter sane-request { }
-//		ct helper carrier4 { type "sane" protocol tcp; l3proto ip; }
-//		ct helper carrier6 { type "sane" protocol tcp; l3proto ip6; }
+//		ct helper helper4 { type "sane" protocol tcp; l3proto ip; }
+//		ct helper helper6 { type "sane" protocol tcp; l3proto ip6; }
 //		chain assign {
-//			ct state new ct helper set "carrier4" ct helper set "carrier6"
+//			ct state new ct helper set "helper4" ct helper set "helper6"
 //			@ih,64,8 >= 0 return
 //			@ih,0,32 7 @ih,56,8 >= 0 counter name "sane-request" drop
 //		}
@@ -139,7 +139,7 @@ type ruleset struct {
 // they exist while one of the last four sets has elements, or had some a minute or two ago
 // (see hooks).
 func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any, labels bool) error {
-	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName)), queue: queue, labels: labels}
+	r := builder{nft: nft, table: nft.AddTable(newTable(tableName)), queue: queue, labels: labels}
 	if err := r.addPorts(cfg.Ports); err != nil {
 		return err
 	}
@@ -150,23 +150,23 @@ func addRuleset(nft *nftables.Conn, cfg Config, queue expr.Any, labels bool) err
 	return r.addData(cfg)
 }
 
-// addAssignment adds what gives new control connections their helper.
-func (r ruleset) addAssignment(helper string) {
-	r.addCarriers(helper)
+// addAssignment adds the rules that assign the helper to new control connections.
+func (r builder) addAssignment(helper string) {
+	r.addHelpers(helper)
 	chain := r.chain("assign")
 	r.add(chain, ctState(expr.CtStateBitNEW), assign())
 	if helper == carrierSANE {
 		r.dropSANERequests(chain)
 	}
 	for _, base := range []*nftables.Chain{
-		r.base("assign-input", nftables.ChainHookInput, priorityAssign),
-		r.base("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
+		r.baseChain("assign-input", nftables.ChainHookInput, priorityAssign),
+		r.baseChain("assign-postrouting", nftables.ChainHookPostrouting, priorityAssign),
 	} {
 		r.add(base, r.port(offsetDport), jumpTo(chain.Name))
 	}
 }
 
-// carrierSANE is the helper of the kernel that has a way to be set off.
+// carrierSANE is the kernel's helper that reacts to a request.
 const carrierSANE = "sane"
 
 // dropSANERequests keeps from the kernel's helper the one thing that it reads: a
@@ -178,15 +178,15 @@ const carrierSANE = "sane"
 // The rules are the last before the helper, behind the queue: a packet that the
 // network driver has put together from several (GRO) comes back from a queue in
 // its pieces, and each of them is read by the helper for itself.
-func (r ruleset) dropSANERequests(chain *nftables.Chain) {
+func (r builder) dropSANERequests(chain *nftables.Chain) {
 	const request = 8
 	r.addCounter(counterSANERequest)
 	r.add(chain, payloadByte(request), verdict(expr.VerdictReturn))
 	r.add(chain, payloadIs([]byte{0, 0, 0, 7}), payloadByte(request-1), r.count(counterSANERequest), verdict(expr.VerdictDrop))
 }
 
-// addControl adds what queues the packets of control connections.
-func (r ruleset) addControl(cfg Config) {
+// addControl adds the rules that queue the packets of control connections.
+func (r builder) addControl(cfg Config) {
 	r.addCounter(counterFastOpen)
 	local := r.addControlChain("control", cfg, nil)
 	arriving := local
@@ -198,9 +198,9 @@ func (r ruleset) addControl(cfg Config) {
 		chain   *nftables.Chain
 		control *nftables.Chain
 	}{
-		{r.base("queue-input", nftables.ChainHookInput, priorityQueue), arriving},
-		{r.base("queue-forward", nftables.ChainHookForward, priorityQueue), arriving},
-		{r.base("queue-output", nftables.ChainHookOutput, priorityQueue), local},
+		{r.baseChain("queue-input", nftables.ChainHookInput, priorityQueue), arriving},
+		{r.baseChain("queue-forward", nftables.ChainHookForward, priorityQueue), arriving},
+		{r.baseChain("queue-output", nftables.ChainHookOutput, priorityQueue), local},
 	} {
 		// Who opened the connection is its client. A server that answers a client
 		// with a control port as its own is none of FTP.
@@ -216,15 +216,14 @@ func (r ruleset) addControl(cfg Config) {
 // believed. Conntrack would take it for the one that was announced: who expects a
 // connection from a host could have begun one from any port of that host, and go on
 // with a SYN of his own to that port, which belongs to the connection then.
-func (r ruleset) dropForgedData(chain *nftables.Chain, cfg Config) {
+func (r builder) dropForgedData(chain *nftables.Chain, cfg Config) {
 	r.add(chain, ctState(expr.CtStateBitRELATED), tcp(), ctHelper(cfg.Helper), cfg.AntiSpoof.spoofed(),
 		r.count(counterSpoofed), verdict(expr.VerdictDrop))
 }
 
 // addControlChain adds a chain that queues a packet to or from a control port, if
-// it matters and conntrack vouches for it. What spoofed matches is left out; nil is
-// nothing.
-func (r ruleset) addControlChain(name string, cfg Config, spoofed []expr.Any) *nftables.Chain {
+// it matters and conntrack vouches for it, unless spoofed matches it; nil matches nothing.
+func (r builder) addControlChain(name string, cfg Config, spoofed []expr.Any) *nftables.Chain {
 	chain := r.chain(name)
 	// What was expected is a data connection, whatever its ports are.
 	r.add(chain, ctStatus(statusExpected, expr.CmpOpNeq), verdict(expr.VerdictReturn))
@@ -268,18 +267,18 @@ const (
 )
 
 // read matches connections that the daemon reads, or has not seen yet.
-func (r ruleset) read() []expr.Any {
+func (r builder) read() []expr.Any {
 	if !r.labels {
 		return nil
 	}
 	return append([]expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: register}},
-		masked(label(labelUnread), expr.CmpOpEq, label())...)
+		bitwiseCmp(label(labelUnread), expr.CmpOpEq, label())...)
 }
 
 // notBegun matches connections whose SYN may be another's than their client's.
 func notBegun() []expr.Any {
 	return append([]expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: register}},
-		masked(label(labelSYN, labelForged), expr.CmpOpNeq, label(labelSYN))...)
+		bitwiseCmp(label(labelSYN, labelForged), expr.CmpOpNeq, label(labelSYN))...)
 }
 
 // setLabel sets a label of the connection.
@@ -298,7 +297,7 @@ func label(labels ...uint) []byte {
 
 // hasLabels reports whether the kernel's connections can have labels.
 func hasLabels() bool {
-	return feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, setLabel(labelSYN)) }}.probe() == nil
+	return feature{add: func(r builder, chain *nftables.Chain) { r.add(chain, setLabel(labelSYN)) }}.probe() == nil
 }
 
 // spoofed matches packets whose source address is not believed, and is nil where
@@ -335,7 +334,7 @@ func noWayBack(mark bool) []expr.Any {
 
 // addPorts sets r.ports. Every packet of the host is compared several times, and
 // with one port a comparison is cheaper than a look into a set.
-func (r *ruleset) addPorts(ports []uint16) error {
+func (r *builder) addPorts(ports []uint16) error {
 	if len(ports) == 1 {
 		r.ports = []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.BigEndian.PutUint16(ports[0])}}
 		return nil
@@ -349,9 +348,10 @@ func (r *ruleset) addPorts(ports []uint16) error {
 	return r.nft.AddSet(set, elements)
 }
 
-// addData adds what queues the first packets of data connections. One whose source is
-// not believed is left out: see dropForgedData. It then meets the filters as any other.
-func (r ruleset) addData(cfg Config) error {
+// addData adds the sets of data connections and the chains that queue their first packets.
+// One whose source is not believed is left out: see dropForgedData. It then meets the
+// filters as any other.
+func (r builder) addData(cfg Config) error {
 	for _, f := range families {
 		if err := r.addSet(f.expected, f.addr, f.addr, nftables.TypeInetService); err != nil {
 			return err
@@ -382,20 +382,20 @@ func dataSYN(chain string) []expr.Any {
 }
 
 // addDataChain adds a chain that does something with the SYNs that the sets name.
-func (r ruleset) addDataChain(name string, tlsPorts conntrack.PortRange, do []expr.Any) {
+func (r builder) addDataChain(name string, tlsPorts conntrack.PortRange, do []expr.Any) {
 	chain := r.chain(name)
 	for _, f := range families {
-		r.add(chain, f.pair(), load(expr.PayloadBaseTransportHeader, offsetDport, 2, f.port), lookup(f.expected), do)
+		r.add(chain, f.matchAddrs(), load(expr.PayloadBaseTransportHeader, offsetDport, 2, f.port), lookup(f.expected), do)
 	}
 	if tlsPorts != (conntrack.PortRange{}) {
 		for _, f := range families {
-			r.add(chain, f.pair(), lookup(f.opaque), dportIn(tlsPorts), do)
+			r.add(chain, f.matchAddrs(), lookup(f.opaque), dportIn(tlsPorts), do)
 		}
 	}
 }
 
 // addSet adds an empty set whose elements have a timeout each.
-func (r ruleset) addSet(name string, types ...nftables.SetDatatype) error {
+func (r builder) addSet(name string, types ...nftables.SetDatatype) error {
 	key, err := nftables.ConcatSetType(types...)
 	if err != nil {
 		return err
@@ -408,7 +408,7 @@ func (r ruleset) addSet(name string, types ...nftables.SetDatatype) error {
 // family is what sets the rules for IPv4 and IPv6 apart.
 type family struct {
 	expected, opaque string // names of sets
-	carrier          string // name of the object that stands for the helper
+	helper           string // name of the object that stands for the helper
 	addr             nftables.SetDatatype
 	nfproto          byte
 	src, dst         uint32 // offsets of the addresses in the IP header
@@ -419,18 +419,18 @@ type family struct {
 
 var (
 	ipv4 = family{
-		expected: "expected4", opaque: "opaque4", carrier: "carrier4", addr: nftables.TypeIPAddr, nfproto: unix.NFPROTO_IPV4,
+		expected: "expected4", opaque: "opaque4", helper: "helper4", addr: nftables.TypeIPAddr, nfproto: unix.NFPROTO_IPV4,
 		src: 12, dst: 16, srcReg: register32, dstReg: register32 + 1, port: register32 + 2,
 	}
 	ipv6 = family{
-		expected: "expected6", opaque: "opaque6", carrier: "carrier6", addr: nftables.TypeIP6Addr, nfproto: unix.NFPROTO_IPV6,
+		expected: "expected6", opaque: "opaque6", helper: "helper6", addr: nftables.TypeIP6Addr, nfproto: unix.NFPROTO_IPV6,
 		src: 8, dst: 24, srcReg: register, dstReg: register + 1, port: register32 + 8,
 	}
 	families = [...]*family{&ipv4, &ipv6}
 )
 
-// pair loads the addresses of a packet of the family.
-func (f *family) pair() []expr.Any {
+// matchAddrs loads the addresses of a packet of the family.
+func (f *family) matchAddrs() []expr.Any {
 	return slices.Concat(
 		[]expr.Any{
 			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register},
@@ -469,19 +469,19 @@ func newTable(name string) *nftables.Table {
 }
 
 // chain adds a chain that others jump to.
-func (r ruleset) chain(name string) *nftables.Chain {
+func (r builder) chain(name string) *nftables.Chain {
 	return r.nft.AddChain(&nftables.Chain{Table: r.table, Name: name})
 }
 
-// base adds a chain at a hook. Its policy is to accept.
-func (r ruleset) base(name string, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
+// baseChain adds a chain at a hook. Its policy is to accept.
+func (r builder) baseChain(name string, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
 	return r.nft.AddChain(&nftables.Chain{
 		Table: r.table, Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority,
 	})
 }
 
 // add adds a rule.
-func (r ruleset) add(chain *nftables.Chain, parts ...[]expr.Any) {
+func (r builder) add(chain *nftables.Chain, parts ...[]expr.Any) {
 	rule := &nftables.Rule{Table: r.table, Chain: chain}
 	for _, part := range parts {
 		rule.Exprs = append(rule.Exprs, part...)
@@ -498,17 +498,17 @@ func tcp() []expr.Any {
 
 // port matches TCP with a control port at offset. Every packet of the host comes
 // here, and most have another port, whatever their protocol: that is seen first.
-func (r ruleset) port(offset uint32) []expr.Any {
+func (r builder) port(offset uint32) []expr.Any {
 	return slices.Concat(load(expr.PayloadBaseTransportHeader, offset, 2, register), r.ports, tcp())
 }
 
 // flags compares those of the TCP flags that are in mask.
 func flags(mask byte, op expr.CmpOp, value byte) []expr.Any {
-	return append(load(expr.PayloadBaseTransportHeader, offsetFlags, 1, register), masked([]byte{mask}, op, []byte{value})...)
+	return append(load(expr.PayloadBaseTransportHeader, offsetFlags, 1, register), bitwiseCmp([]byte{mask}, op, []byte{value})...)
 }
 
-// masked compares those bits of the register that are in mask.
-func masked(mask []byte, op expr.CmpOp, value []byte) []expr.Any {
+// bitwiseCmp compares those bits of the register that are in mask.
+func bitwiseCmp(mask []byte, op expr.CmpOp, value []byte) []expr.Any {
 	return []expr.Any{
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
 		&expr.Cmp{Op: op, Register: register, Data: value},
@@ -572,25 +572,25 @@ func unmarked(mask uint32) []expr.Any {
 
 // ct compares with 0 those bits of what conntrack knows that are in mask.
 func ct(key expr.CtKey, mask uint32, op expr.CmpOp) []expr.Any {
-	return append([]expr.Any{&expr.Ct{Key: key, Register: register}}, masked(binaryutil.NativeEndian.PutUint32(mask), op, make([]byte, 4))...)
+	return append([]expr.Any{&expr.Ct{Key: key, Register: register}}, bitwiseCmp(binaryutil.NativeEndian.PutUint32(mask), op, make([]byte, 4))...)
 }
 
-// addCarriers adds the objects that name the kernel's helper, one a family: one
+// addHelpers adds the objects that name the kernel's helper, one a family: one
 // for both would do with a helper that the kernel has for either.
-func (r ruleset) addCarriers(helper string) {
+func (r builder) addHelpers(helper string) {
 	for _, f := range families {
 		r.nft.AddObj(&nftables.NamedObj{
-			Table: r.table, Name: f.carrier, Type: nftables.ObjTypeCtHelper,
+			Table: r.table, Name: f.helper, Type: nftables.ObjTypeCtHelper,
 			Obj: &expr.CtHelper{Name: helper, L3Proto: uint16(f.nfproto), L4Proto: unix.IPPROTO_TCP},
 		})
 	}
 }
 
-// assign gives a connection the helper of its family; the other one does nothing.
+// assign assigns the helper of its family to a connection; the other one does nothing.
 func assign() []expr.Any {
 	var exprs []expr.Any
 	for _, f := range families {
-		exprs = append(exprs, &expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: f.carrier})
+		exprs = append(exprs, &expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: f.helper})
 	}
 	return exprs
 }
@@ -616,28 +616,28 @@ func xtQueue(cfg Config) expr.Any {
 type feature struct {
 	name Feature
 	// add adds a rule, or more, that uses it to chain.
-	add func(r ruleset, chain *nftables.Chain)
+	add func(r builder, chain *nftables.Chain)
 }
 
-// features are what the table for cfg needs, each building on those before.
+// features are those that the table for cfg needs, each building on those before.
 func features(cfg Config, queue expr.Any) []feature {
 	list := []feature{
-		{FeatureTables, func(ruleset, *nftables.Chain) {}},
+		{FeatureTables, func(builder, *nftables.Chain) {}},
 		{
 			FeatureCT,
-			func(r ruleset, chain *nftables.Chain) { r.add(chain, ctState(expr.CtStateBitNEW)) },
+			func(r builder, chain *nftables.Chain) { r.add(chain, ctState(expr.CtStateBitNEW)) },
 		},
 		{
 			FeaturePayload,
-			func(r ruleset, chain *nftables.Chain) { r.add(chain, payloadByte(0)) },
+			func(r builder, chain *nftables.Chain) { r.add(chain, payloadByte(0)) },
 		},
 		{
 			FeatureQueue,
-			func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) },
+			func(r builder, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) },
 		},
 		{
 			FeatureObjects,
-			func(r ruleset, chain *nftables.Chain) {
+			func(r builder, chain *nftables.Chain) {
 				r.addCounter(counterFastOpen)
 				r.add(chain, r.count(counterFastOpen))
 			},
@@ -646,23 +646,23 @@ func features(cfg Config, queue expr.Any) []feature {
 	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
 		list = append(list, feature{
 			FeatureFIB,
-			func(r ruleset, chain *nftables.Chain) {
+			func(r builder, chain *nftables.Chain) {
 				r.add(chain, spoofed)
 				// Older kernels look the way back up in prerouting alone (nft_fib_validate).
-				r.add(r.base("probe-forward", nftables.ChainHookForward, priorityQueue), jumpTo(chain.Name))
+				r.add(r.baseChain("probe-forward", nftables.ChainHookForward, priorityQueue), jumpTo(chain.Name))
 			},
 		})
 	}
 	if cfg.SkipMark != 0 {
 		list = append(list, feature{
 			FeatureMark,
-			func(r ruleset, chain *nftables.Chain) { r.add(chain, unmarked(cfg.SkipMark)) },
+			func(r builder, chain *nftables.Chain) { r.add(chain, unmarked(cfg.SkipMark)) },
 		})
 	}
 	if cfg.Helper != "" {
 		list = append(list, feature{
 			FeatureHelper,
-			func(r ruleset, _ *nftables.Chain) { r.addCarriers(cfg.Helper) },
+			func(r builder, _ *nftables.Chain) { r.addHelpers(cfg.Helper) },
 		})
 	}
 	return list
@@ -676,7 +676,7 @@ func (f feature) probe() error {
 	if err != nil {
 		return err
 	}
-	r := ruleset{nft: nft, table: nft.AddTable(newTable(tableName + "-probe"))}
+	r := builder{nft: nft, table: nft.AddTable(newTable(tableName + "-probe"))}
 	f.add(r, nft.AddChain(&nftables.Chain{Table: r.table, Name: "probe"}))
 	nft.DelTable(r.table)
 	return nft.Flush()

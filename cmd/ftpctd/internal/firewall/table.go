@@ -1,7 +1,6 @@
-// Package firewall owns the daemon's nftables table "inet ftpctd": the rules that
-// assign the helper to new control connections and send the control
-// connections' packets to the queue, and the sets that say of which data
-// connections the first packet is sent there too. It touches no other table and needs no
+// Package firewall owns the daemon's nftables table "inet ftpctd": the rules that assign the
+// helper to new control connections and queue their packets, and the sets of the data
+// connections whose first packet is queued too. It touches no other table and runs no
 // program. Everything happens in the network namespace of the calling thread.
 package firewall
 
@@ -17,16 +16,15 @@ import (
 	"ftpctd/conntrack"
 )
 
-// Config says what the rules are for.
+// Config sets the rules up.
 type Config struct {
 	// Ports are the servers' ports of control connections.
 	Ports []uint16
-	// Helper is the name of the conntrack helper that new control connections are
-	// given, one of the kernel's or one that was registered with it, or empty for
-	// none.
+	// Helper is the conntrack helper that is assigned to new control connections, one of
+	// the kernel's or one that was registered; empty for none.
 	Helper string
-	// TLSPorts are the ports to which the pairs of [Table.AddOpaque] may open data
-	// connections. The zero value is none.
+	// TLSPorts are the ports to which hosts may open data connections that are in the
+	// table without a port. The zero value is none.
 	TLSPorts conntrack.PortRange
 	// SkipMark are bits of the conntrack mark: of a connection that has one of them
 	// set, the packets that begin and end it are queued, but no payload. 0 is none.
@@ -72,15 +70,15 @@ type Table struct {
 	before, last Counters
 }
 
-// Install makes the table, in place of one that a killed daemon left, in one
-// step: there is no moment without rules, and if it fails nothing has changed.
+// Install creates the table, or replaces the one that a killed daemon left, in one
+// transaction: there is no moment without rules, and if it fails nothing has changed.
 //
 // An error is an *[Error] that names what the kernel lacks; os.ErrPermission
 // without CAP_NET_ADMIN; ENOENT if there is no helper of that name for both IPv4
 // and IPv6. Once installed, the rules keep a helper from being unregistered.
 func Install(cfg Config) (*Table, error) {
 	queue, mode := nftQueue(cfg), "nft queue"
-	if (feature{add: func(r ruleset, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) }}).probe() != nil {
+	if (feature{add: func(r builder, chain *nftables.Chain) { r.add(chain, []expr.Any{queue}) }}).probe() != nil {
 		queue, mode = xtQueue(cfg), "xt NFQUEUE"
 	}
 	nft, err := nftables.New(nftables.AsLasting())
@@ -130,18 +128,18 @@ func missingFeature(cfg Config, queue expr.Any) Feature {
 	return ""
 }
 
-// Mode tells how packets are queued: "nft queue", or "xt NFQUEUE" on a kernel
+// Mode returns how packets are queued: "nft queue", or "xt NFQUEUE" on a kernel
 // without the former.
 func (t *Table) Mode() string { return t.mode }
 
-// Labels tells whether the rules use labels of connections, and so keep a SYN/ACK away
-// whose SYN was forged, also in the middle of a connection. It needs
+// Labels reports whether the rules use labels of connections. With them a SYN/ACK whose SYN
+// was forged is not queued, also in the middle of a connection. It needs
 // CONFIG_NF_CONNTRACK_LABELS.
 func (t *Table) Labels() bool { return t.labels }
 
-// Apply changes the sets of data connections, in the order of changes. It takes effect
-// before it returns, and does not wait for anything but the kernel's own work. After an
-// error some of the changes may not have been made.
+// Apply changes the sets of data connections, in the order of changes. The changes are in
+// effect when it returns; it waits for nothing but the kernel's own work. After an error
+// some of them may not have been made.
 func (t *Table) Apply(changes []Change) error { return t.elements.apply(changes) }
 
 // DeleteIdleHooks deletes the base chains that queue the first packets of data connections
@@ -149,8 +147,8 @@ func (t *Table) Apply(changes []Change) error { return t.elements.apply(changes)
 // a caller that calls it every second or so.
 func (t *Table) DeleteIdleHooks() error { return t.elements.deleteIdleHooks() }
 
-// Restore makes the table again if somebody has removed it, and reports whether
-// that was so. What was added to it is lost then. After Remove it does nothing.
+// Restore restores the table if somebody has removed it, and reports whether that was so.
+// The elements are lost then. After Remove it does nothing.
 func (t *Table) Restore() (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

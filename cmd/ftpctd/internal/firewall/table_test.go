@@ -315,8 +315,8 @@ func countRelated(t *testing.T) func() uint64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := ruleset{nft: nft, table: nft.AddTable(newTable("test"))}
-	chain := r.base("input", nftables.ChainHookInput, 0)
+	r := builder{nft: nft, table: nft.AddTable(newTable("test"))}
+	chain := r.baseChain("input", nftables.ChainHookInput, 0)
 	r.add(chain, ctState(expr.CtStateBitRELATED), []expr.Any{&expr.Counter{}})
 	if err := nft.Flush(); err != nil {
 		t.Fatal(err)
@@ -685,10 +685,10 @@ func TestUntracked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := ruleset{nft: nft, table: nft.AddTable(newTable("test"))}
+	r := builder{nft: nft, table: nft.AddTable(newTable("test"))}
 	for _, chain := range []*nftables.Chain{
-		r.base("prerouting", nftables.ChainHookPrerouting, -300),
-		r.base("output", nftables.ChainHookOutput, -300),
+		r.baseChain("prerouting", nftables.ChainHookPrerouting, -300),
+		r.baseChain("output", nftables.ChainHookOutput, -300),
 	} {
 		r.add(chain, []expr.Any{&expr.Notrack{}})
 	}

@@ -220,7 +220,7 @@ func TestListing(t *testing.T) {
 		ends     = "tcp flags & (fin|syn|rst) != 0x0 queue"
 	)
 	assign := []string{
-		`ct state new ct helper set "carrier4" ct helper set "carrier6"`,
+		`ct state new ct helper set "helper4" ct helper set "helper6"`,
 		"@ih,64,8 >= 0x0 return",
 		`@ih,0,32 0x7 @ih,56,8 >= 0x0 counter name "sane-request" drop`,
 	}
