@@ -13,8 +13,8 @@ import (
 	"ftpctd/ftpparse"
 )
 
-// levels tells an administrator what went against somebody's wish, and keeps
-// what happens at every transfer for those who ask.
+// levels are those of the events that an administrator should see. The others happen at
+// every transfer, and are logged at debug.
 var levels = map[conntrack.EventKind]slog.Level{
 	conntrack.EventReject: slog.LevelInfo,
 	conntrack.EventOpaque: slog.LevelInfo,
