@@ -11,7 +11,7 @@ import (
 )
 
 // TestSilent has the kernel refuse two messages, one of which is silent: the
-// other's refusal is the first thing to come.
+// other's rejection is the first thing to come.
 func TestSilent(t *testing.T) {
 	labtest.EnterNetns(t)
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
@@ -38,7 +38,7 @@ func TestSilent(t *testing.T) {
 	}
 	m, _, _ := nfnetlink.NextMessage(buf[:n])
 	if errno, ok := m.Errno(); !ok || m.Seq != 77 || errno != unix.ENOENT {
-		t.Errorf("message %+v, want the refusal of number 77", m)
+		t.Errorf("message %+v, want the rejection of number 77", m)
 	}
 	if n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT); err != unix.EAGAIN {
 		t.Errorf("another message of %d bytes (%v)", n, err)

@@ -48,7 +48,7 @@ const (
 	// SeqVerdict marks verdicts. A message of a handler must not use it.
 	SeqVerdict uint32 = 0
 	// SeqSilent marks messages of a handler whose errors do not matter to it, such as
-	// the deletion of what may not exist: Handler.Refused is not called, and the loop
+	// the deletion of what may not exist: Handler.Rejected is not called, and the loop
 	// is not woken.
 	SeqSilent uint32 = 1
 	// SeqPing marks the messages of [Queue.Ping]. A message of a handler must not

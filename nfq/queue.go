@@ -22,9 +22,9 @@ type Handler interface {
 	// Flush is called after Packet was called with every packet of a batch, before
 	// their verdicts are sent.
 	Flush()
-	// Refused is called with the error, a syscall.Errno, with which the kernel
+	// Rejected is called with the error, a syscall.Errno, with which the kernel
 	// rejected the message of Verdict.Before that has the sequence number seq.
-	Refused(seq uint32, err error)
+	Rejected(seq uint32, err error)
 }
 
 // Verdict says what to do with a packet. The zero Verdict accepts it.
@@ -32,7 +32,7 @@ type Verdict struct {
 	// Before holds complete netlink messages of any subsystem of nfnetlink. They
 	// are sent ahead of the verdict in the same datagram, so that the kernel has
 	// carried them out before the packet moves on. They should not ask for ACKs;
-	// Handler.Refused is called with their errors. They are borrowed until the next
+	// Handler.Rejected is called with their errors. They are borrowed until the next
 	// call of the handler. Their sequence numbers are the handler's, except
 	// [SeqVerdict], [SeqPing] and [SeqRelease]; errors of those with [SeqSilent]
 	// are ignored.
@@ -398,7 +398,7 @@ func (q *Queue) rejected(seq uint32, errno unix.Errno) {
 		q.countSendError(newError("verdict", q.num, errno))
 	default:
 		q.handlerSpawned = true
-		q.handler.Refused(seq, errno)
+		q.handler.Rejected(seq, errno)
 	}
 }
 

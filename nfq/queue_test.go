@@ -30,10 +30,10 @@ import (
 // handler is a Handler made of functions, of which packet may be nil.
 type handler struct {
 	packet  func(*packet.Packet) Verdict
-	refused chan refusal
+	rejected chan rejection
 }
 
-type refusal struct {
+type rejection struct {
 	Seq uint32
 	Err error
 }
@@ -48,7 +48,7 @@ func (h handler) Packet(p *packet.Packet) Verdict {
 // Flush implements Handler.
 func (handler) Flush() {}
 
-func (h handler) Refused(seq uint32, err error) { h.refused <- refusal{seq, err} }
+func (h handler) Rejected(seq uint32, err error) { h.rejected <- rejection{seq, err} }
 
 // eachDriver runs a test for each of the drivers.
 func eachDriver(t *testing.T, test func(t *testing.T, driver string)) {
@@ -225,7 +225,7 @@ func testBefore(t *testing.T, driver string) {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
 			var q *Queue
-			h := handler{refused: make(chan refusal, 100)}
+			h := handler{rejected: make(chan rejection, 100)}
 			h.packet = func(p *packet.Packet) Verdict {
 				if tt.hold {
 					id := p.ID
@@ -261,8 +261,8 @@ func testBefore(t *testing.T, driver string) {
 					t.Fatalf("%d packets passed with the mark, want %d", n, i+1)
 				}
 			}
-			if len(h.refused) > 0 {
-				t.Errorf("refused: %v", <-h.refused)
+			if len(h.rejected) > 0 {
+				t.Errorf("rejected: %v", <-h.rejected)
 			}
 		})
 	}
@@ -364,11 +364,11 @@ func TestConntrackFlag(t *testing.T) {
 	}
 }
 
-func TestRefused(t *testing.T) { eachDriver(t, testRefused) }
+func TestRejected(t *testing.T) { eachDriver(t, testRejected) }
 
-func testRefused(t *testing.T, driver string) {
+func testRejected(t *testing.T, driver string) {
 	labtest.EnterNetns(t)
-	h := handler{refused: make(chan refusal, 1)}
+	h := handler{rejected: make(chan rejection, 1)}
 	h.packet = func(p *packet.Packet) Verdict {
 		// There is no such connection: an update without CREATE fails.
 		nobody := netip.AddrPortFrom(p.Dst.Addr(), 9)
@@ -379,8 +379,8 @@ func testRefused(t *testing.T, driver string) {
 	client, server := connect(t, "127.0.0.1")
 	write(t, client, "PASV\r\n")
 	read(t, server, 6) // the packet passes nevertheless
-	if got := <-h.refused; got.Seq != 77 || !errors.Is(got.Err, unix.ENOENT) {
-		t.Errorf("refused %v, want sequence number 77 and ENOENT", got)
+	if got := <-h.rejected; got.Seq != 77 || !errors.Is(got.Err, unix.ENOENT) {
+		t.Errorf("rejected %v, want sequence number 77 and ENOENT", got)
 	}
 }
 
@@ -495,7 +495,7 @@ func testOpenUnderTraffic(t *testing.T, driver string) {
 }
 
 // TestAdmitPackets holds that a packet that the kernel queued while the socket
-// refused packets does not wait for ever.
+// dropped packets does not wait for ever.
 func TestAdmitPackets(t *testing.T) { eachDriver(t, testAdmitPackets) }
 
 func testAdmitPackets(t *testing.T, driver string) {
@@ -790,7 +790,7 @@ func FuzzDatagram(f *testing.F) {
 		q := newQueue(Config{Num: queue})
 		q.handler = handler{
 			packet:  func(p *packet.Packet) Verdict { ids = append(ids, p.ID); return Verdict{} },
-			refused: make(chan refusal, len(b)),
+			rejected: make(chan rejection, len(b)),
 		}
 		d := &socket{q: q, fd: -1}
 		d.datagram(b)

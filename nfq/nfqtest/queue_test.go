@@ -26,7 +26,7 @@ func (r *recorder) Packet(p *packet.Packet) nfq.Verdict {
 
 func (r *recorder) Flush() { r.flushes++ }
 
-func (r *recorder) Refused(seq uint32, _ error) { r.rejected = append(r.rejected, seq) }
+func (r *recorder) Rejected(seq uint32, _ error) { r.rejected = append(r.rejected, seq) }
 
 // appendPacket appends an NFQNL_MSG_PACKET message with a SYN to port 21.
 func appendPacket(b []byte) []byte {

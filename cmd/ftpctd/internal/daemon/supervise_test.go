@@ -38,7 +38,7 @@ func (h stuckHandler) Packet(*packet.Packet) nfq.Verdict {
 // Flush implements nfq.Handler.
 func (stuckHandler) Flush() {}
 
-func (stuckHandler) Refused(uint32, error) {}
+func (stuckHandler) Rejected(uint32, error) {}
 
 // TestWatchdogOfStuckHandler makes sure that the watchdog is fed by what the
 // packets need, and not by a clock: a handler that does not return starves it.

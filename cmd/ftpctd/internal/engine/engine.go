@@ -39,7 +39,7 @@ const (
 type Admitter interface {
 	// AppendExpect admits x with the packet at hand: it appends the message that does so
 	// to b, or keeps x for the end of the batch. What the kernel rejects comes to
-	// Engine.Refused with seq, or from the flush.
+	// Engine.Rejected with seq, or from the flush.
 	AppendExpect(b []byte, seq uint32, x *conntrack.Expectation) ([]byte, error)
 	// AppendDelete takes x back likewise, if it is unused.
 	AppendDelete(b []byte, seq uint32, x *conntrack.Expectation) []byte
@@ -50,7 +50,7 @@ type Admitter interface {
 	Delete(x *conntrack.Expectation) error
 }
 
-// Engine handles the packets of one queue; it is an nfq.Handler. Packet, Flush and Refused
+// Engine handles the packets of one queue; it is an nfq.Handler. Packet, Flush and Rejected
 // are called by that queue, one at a time; the rest is safe for concurrent use.
 type Engine struct {
 	mu      sync.Mutex // guards tracker and waiting

@@ -389,11 +389,11 @@ func TestEntry(t *testing.T) {
 		if got := syn(b, data); got != "" {
 			t.Errorf("sent again:\n%s", got)
 		}
-		b.Refused(seq, unix.EEXIST)
+		b.Rejected(seq, unix.EEXIST)
 		if !strings.Contains(b.log.String(), "file exists") {
 			t.Errorf("no word of another connection's entry in its place: %s", &b.log)
 		}
-		b.Refused(seq, unix.ENOMEM)
+		b.Rejected(seq, unix.ENOMEM)
 		for _, word := range []string{"src=192.0.2.10:40001", "client=" + client, "the connection table is full"} {
 			if !strings.Contains(b.log.String(), word) {
 				t.Errorf("log lacks %q:\n%s", word, &b.log)
@@ -419,7 +419,7 @@ func TestEntry(t *testing.T) {
 			if diff := cmp.Diff(hex.Dump(want), syn(b, inside)); diff != "" {
 				t.Errorf("messages (-want +got):\n%s", diff)
 			}
-			b.Refused(seq, unix.EEXIST)
+			b.Rejected(seq, unix.EEXIST)
 		}
 		if b.log.String() != "" {
 			t.Errorf("log of a first packet sent again:\n%s", &b.log)
@@ -712,7 +712,7 @@ func TestRefused(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench()
 				b.announce("192.0.2.10:40000")
-				b.Refused(firstSeq, tt.err)
+				b.Rejected(firstSeq, tt.err)
 				b.tasks.Wait()
 				if got := b.kernel.tries > 0; got != tt.retried {
 					t.Errorf("tried again %v, want %v", got, tt.retried)
@@ -744,14 +744,14 @@ func TestRefused(t *testing.T) {
 	})
 	t.Run("a mark", func(t *testing.T) {
 		b := newBench()
-		b.Refused(markSeq, unix.ENOENT)
+		b.Rejected(markSeq, unix.ENOENT)
 		if !strings.Contains(b.log.String(), "cannot mark a connection") {
 			t.Errorf("log %s", &b.log)
 		}
 	})
 	t.Run("not ours", func(t *testing.T) {
 		b := newBench()
-		b.Refused(77, errors.New("x"))
+		b.Rejected(77, errors.New("x"))
 		if !strings.Contains(b.log.String(), "seq=77") {
 			t.Errorf("log %s", &b.log)
 		}
@@ -931,7 +931,7 @@ func TestFallback(t *testing.T) {
 			}
 			b.Engine = New(b.cfg)
 			b.announce("192.0.2.10:40000")
-			b.Refused(firstSeq, tt.err)
+			b.Rejected(firstSeq, tt.err)
 			if diff := cmp.Diff(tt.added, table.added); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}

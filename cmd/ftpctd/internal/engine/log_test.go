@@ -64,7 +64,7 @@ func TestLogFlood(t *testing.T) {
 		},
 		{
 			name: "kernel does not mark", level: slog.LevelInfo,
-			line: func(b *bench, _ time.Time) { b.Refused(markSeq, errors.New("no")) },
+			line: func(b *bench, _ time.Time) { b.Rejected(markSeq, errors.New("no")) },
 			text: `msg="cannot mark a connection`, lines: 5,
 			want: []string{`level=WARN msg="similar log lines suppressed" suppressed=995 event=unmarked`},
 		},
@@ -106,7 +106,7 @@ func TestLogRest(t *testing.T) {
 		b := newBench()
 		for range 2 {
 			for range 10 {
-				b.Refused(markSeq, errors.New("no"))
+				b.Rejected(markSeq, errors.New("no"))
 			}
 			b.logSuppressed(time.Now())
 		}

@@ -32,8 +32,8 @@ func (e *Engine) recordSent(m inFlight) {
 	}
 }
 
-// Refused implements nfq.Handler: the kernel rejected a message that left with a verdict.
-func (e *Engine) Refused(seq uint32, err error) {
+// Rejected implements nfq.Handler: the kernel rejected a message that left with a verdict.
+func (e *Engine) Rejected(seq uint32, err error) {
 	now := e.now()
 	m := &e.inFlight[seq%uint32(len(e.inFlight))]
 	switch {

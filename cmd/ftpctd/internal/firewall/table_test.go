@@ -74,7 +74,7 @@ func (r *recorder) Packet(p *packet.Packet) nfq.Verdict {
 // Flush implements nfq.Handler.
 func (*recorder) Flush() {}
 
-func (r *recorder) Refused(_ uint32, err error) {
+func (r *recorder) Rejected(_ uint32, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.errs = append(r.errs, err)
