@@ -940,6 +940,20 @@ func TestFallback(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a client's share is used up, no rules for entries", func(t *testing.T) {
+		b := newBench()
+		defer b.Close()
+		b.cfg.Tracker.KernelShare = 1
+		b.Engine = New(b.cfg)
+		b.announce("192.0.2.10:40000")
+		if v := b.announce("192.0.2.10:40001"); len(v.Before) != 0 || v.Hold {
+			t.Errorf("%+v, want nothing for the kernel's table", v)
+		}
+		b.Flush()
+		if !strings.Contains(b.log.String(), "reason=client-limit") || b.Stats().Outstanding != 1 {
+			t.Errorf("%d expectations, want the first; log:\n%s", b.Stats().Outstanding, &b.log)
+		}
+	})
 	t.Run("a client's share is used up", func(t *testing.T) {
 		b := newBench()
 		defer b.Close()
