@@ -72,6 +72,30 @@ func installTarget(target expr.Any) (rules, error) {
 	return r, nft.Flush()
 }
 
+// dropArriving drops packets to lab.ControlPort before they reach the queue, until
+// pass is called. Packets that are held stay as they are.
+func (r rules) dropArriving(t *testing.T) (pass func()) {
+	t.Helper()
+	chain := r.nft.AddChain(&nftables.Chain{
+		Table: r.table, Name: "prerouting", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	})
+	r.nft.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: append(
+		lab.ToControlPort(), &expr.Verdict{Kind: expr.VerdictDrop},
+	)})
+	if err := r.nft.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		r.nft.FlushChain(chain)
+		r.nft.DelChain(chain)
+		if err := r.nft.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // countMarked returns how many packets passed with the conntrack mark set.
 func (r rules) countMarked(t *testing.T) uint64 {
 	t.Helper()
