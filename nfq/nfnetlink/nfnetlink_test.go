@@ -200,7 +200,7 @@ func TestMalformedAttributes(t *testing.T) {
 }
 
 func TestErrno(t *testing.T) {
-	refused := binary.NativeEndian.AppendUint32(nil, 1<<32-2) // -ENOENT
+	rejected := binary.NativeEndian.AppendUint32(nil, 1<<32-2) // -ENOENT
 	tests := []struct {
 		name  string
 		m     nfnetlink.Message
@@ -208,9 +208,9 @@ func TestErrno(t *testing.T) {
 		ok    bool
 	}{
 		{"ACK", nfnetlink.Message{Type: unix.NLMSG_ERROR, Body: make([]byte, 20)}, 0, true},
-		{"error", nfnetlink.Message{Type: unix.NLMSG_ERROR, Body: refused}, unix.ENOENT, true},
-		{"cut", nfnetlink.Message{Type: unix.NLMSG_ERROR, Body: refused[:3]}, 0, false},
-		{"other message", nfnetlink.Message{Type: unix.NLMSG_DONE, Body: refused}, 0, false},
+		{"error", nfnetlink.Message{Type: unix.NLMSG_ERROR, Body: rejected}, unix.ENOENT, true},
+		{"cut", nfnetlink.Message{Type: unix.NLMSG_ERROR, Body: rejected[:3]}, 0, false},
+		{"other message", nfnetlink.Message{Type: unix.NLMSG_DONE, Body: rejected}, 0, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

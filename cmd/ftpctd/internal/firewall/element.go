@@ -29,18 +29,17 @@ func (c Change) Same(other Change) bool {
 	return c.Port == other.Port && c.Src == other.Src && c.Dst == other.Dst
 }
 
-var errFamilies = errors.New("addresses are not of one family")
+var errFamilies = errors.New("addresses are of different families")
 
 // elements adds elements to the sets and deletes them.
 //
-// Packets wait meanwhile, and so this does by hand what package nftables
-// does in many times the time: one buffer, one sendmsg, no waiting. The kernel
-// carries a batch out within the sendmsg (nfnetlink_rcv_batch of
-// net/netfilter/nfnetlink.c) and puts its errors, if any, into the socket's
-// receive buffer before it returns: an empty one means success.
+// Packets wait for it, and package nftables takes many times as long: this uses one
+// buffer and one write. The kernel carries out a batch within the write
+// (nfnetlink_rcv_batch of net/netfilter/nfnetlink.c) and puts its errors into the
+// socket's receive buffer before it returns: an empty buffer means success.
 //
-// It also adds the hooks of data connections with the first element, and deletes them when
-// they are idle.
+// It also adds the hooks of data connections with the first element, and deletes them
+// when they are idle.
 type elements struct {
 	now func() time.Time
 
@@ -60,7 +59,7 @@ func openElements(cfg Config) (*elements, error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	s := &elements{now: cfg.Now, fd: fd, in: make([]byte, maxAnswer), hooks: h}
+	s := &elements{now: cfg.Now, fd: fd, in: make([]byte, maxReply), hooks: h}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -68,11 +67,11 @@ func openElements(cfg Config) (*elements, error) {
 }
 
 const (
-	// maxAnswer is more than what the kernel answers to a change: the header of an
-	// error and the message that it is about.
-	maxAnswer = 512
-	// maxChanges bounds the changes of one transaction, to about 32 KiB: well below
-	// what the send buffer of any system takes.
+	// maxReply is more than the size of the kernel's reply to a change: an error and
+	// the message that it is about.
+	maxReply = 512
+	// maxChanges limits the changes of one transaction to about 32 KiB: well below the
+	// send buffer of any system.
 	maxChanges = 128
 )
 
@@ -87,11 +86,11 @@ func (s *elements) close() {
 
 // apply carries out changes in their order, up to maxChanges in a transaction.
 //
-// A transaction that fails costs as much as a thousand that do not: the kernel waits
-// for a grace period of RCU when it undoes one (__nf_tables_abort of
-// net/netfilter/nf_tables_api.c). So none may fail: an element is added before it is
-// deleted, which is no error if it is there, and deleted before it is added,
-// because Linux before 6.12 cannot change the time of an element.
+// A transaction that fails costs as much as a thousand that do not: the kernel waits for
+// an RCU grace period when it aborts one (__nf_tables_abort of
+// net/netfilter/nf_tables_api.c). So none may fail: an element is added, which is no
+// error if it exists, before it is deleted, and deleted before it is added with its
+// timeout, which Linux before 6.12 cannot change.
 func (s *elements) apply(changes []Change) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,9 +134,9 @@ func (s *elements) apply(changes []Change) error {
 	return nil
 }
 
-// send sends the batch b and returns the kernel's first error. It leaves nothing in the
-// receive buffer, which the next batch would take for its own error: not even if there
-// were more errors than that holds, which the kernel says first of all.
+// send sends the batch b and returns the kernel's first error. It empties the receive
+// buffer, so that the next batch does not read this one's errors, even if there were more
+// than the buffer holds, which the kernel reports first.
 func (s *elements) send(b []byte) error {
 	if _, err := unix.Write(s.fd, b); err != nil {
 		return err
