@@ -23,7 +23,7 @@ func kernelTracking(kernel *ctnetlink.Conn, cfg config.Config, admission admit.A
 	}
 	tracking.Older = conntrack.NewOlder(connections, cfg.Ports, cfg.Limits.Connections)
 	if n, leftOut := tracking.Older.Len(); n > 0 {
-		log.Info("control connections predate the daemon; picking them up in the middle", "connections", n, "left out", leftOut)
+		log.Info("control connections predate the daemon; picking them up in the middle", "connections", n, "skipped", leftOut)
 	}
 	if admission.Mode != config.AdmitEntry {
 		tracking.KernelShare = kernelShare()
