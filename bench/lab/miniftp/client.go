@@ -22,7 +22,7 @@ type Client struct {
 	// Dial sets it to DefaultDataTimeout.
 	DataTimeout time.Duration
 
-	// GiveUp, unless it is nil, ends the wait for a data connection when it is closed.
+	// GiveUp, unless nil, ends the wait for a data connection when it is closed.
 	GiveUp <-chan struct{}
 
 	// ActivePort is the port announced by PORT and EPRT; with 0 the kernel

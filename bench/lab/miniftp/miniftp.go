@@ -130,8 +130,8 @@ func parseHostPort(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[:4])), uint16(b[4])<<8|uint16(b[5])), nil
 }
 
-// parseExtended parses |family|address|port|. Family and address may be absent
-// together (RFC 2428 section 3), and then the address is invalid.
+// parseExtended parses |family|address|port|. Without both family and address (RFC 2428
+// section 3), the returned address is invalid.
 func parseExtended(s string) (netip.AddrPort, error) {
 	fields := strings.Split(s, "|")
 	if len(fields) != 5 || fields[0] != "" || fields[4] != "" {
