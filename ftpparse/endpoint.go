@@ -141,32 +141,34 @@ func (c *cursor) delimiter() (byte, bool) {
 }
 
 // addrField reads an address of a family (1 IPv4, 2 IPv6) and the delimiter behind it.
-func (c *cursor) addrField(family uint32, d byte) (netip.Addr, Reason) {
-	var addr netip.Addr
+func (c *cursor) addrField(family uint32, d byte) (addr netip.Addr, why Reason) {
 	switch family {
 	case 1:
 		var a [4]byte
-		if why := c.octets(a[:], '.', BadAddress); why != "" {
-			return netip.Addr{}, why
-		}
+		why = c.octets(a[:], '.', BadAddress)
 		addr = netip.AddrFrom4(a)
 	case 2:
-		start := c.i
-		for !c.done() && c.b[c.i] != d {
-			c.i++
-		}
-		a, ok := parseIPv6(c.b[start:c.i])
-		if !ok {
-			return netip.Addr{}, BadAddress
-		}
-		addr = a.Unmap()
+		addr, why = c.ipv6Field(d)
 	default:
-		return netip.Addr{}, BadFamily
+		why = BadFamily
 	}
-	if !c.accept(d) {
-		return netip.Addr{}, Malformed
+	if why == "" && !c.accept(d) {
+		why = Malformed
 	}
-	return addr, ""
+	return addr, why
+}
+
+// ipv6Field reads an IPv6 address up to the delimiter.
+func (c *cursor) ipv6Field(d byte) (netip.Addr, Reason) {
+	start := c.i
+	for !c.done() && c.b[c.i] != d {
+		c.i++
+	}
+	addr, ok := parseIPv6(c.b[start:c.i])
+	if !ok {
+		return netip.Addr{}, BadAddress
+	}
+	return addr.Unmap(), ""
 }
 
 // parseExtendedPassive reads (<d>net-prt<d>net-addr<d>tcp-port<d>) in the text of a 229
