@@ -133,7 +133,12 @@ func appendHeader(b []byte, typ, flags uint16, seq uint32, num uint16) []byte {
 // a payload is one of a packet without bytes.
 func parsePacket(m nfnetlink.Message) (id uint32, payload, conntrack []byte, ok bool) {
 	b, _ := m.Attributes()
-	for a, b, whole := nfnetlink.NextAttr(b); whole; a, b, whole = nfnetlink.NextAttr(b) {
+	for {
+		a, rest, whole := nfnetlink.NextAttr(b)
+		if !whole {
+			return id, payload, conntrack, ok
+		}
+		b = rest
 		switch a.Type {
 		case nfqaPacketHeader:
 			if len(a.Value) >= 4 {
@@ -145,5 +150,4 @@ func parsePacket(m nfnetlink.Message) (id uint32, payload, conntrack []byte, ok 
 			conntrack = a.Value
 		}
 	}
-	return id, payload, conntrack, ok
 }

@@ -18,9 +18,6 @@
 //	b = nfnetlink.EndAttr(b, nest)
 //	b = nfnetlink.EndMessage(b, start)
 //
-// To read attributes, pass [EachAttr] what is done with each. Where no error
-// matters, a loop is faster:
-//
-//	for a, b, ok := nfnetlink.NextAttr(b); ok; a, b, ok = nfnetlink.NextAttr(b) {
-//	}
+// [EachAttr] reads attributes; where errors do not matter, a loop with [NextAttr] is
+// faster.
 package nfnetlink

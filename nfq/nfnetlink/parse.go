@@ -82,7 +82,10 @@ func NextAttr(b []byte) (a Attr, rest []byte, ok bool) {
 		return Attr{}, b, false
 	}
 	a = Attr{Type: binary.NativeEndian.Uint16(b[2:]) & typeMask, Value: b[attrLen:n]}
-	return a, b[min((n+3)&^3, len(b)):], true
+	if n = (n + 3) &^ 3; n > len(b) { // min would be slower
+		n = len(b)
+	}
+	return a, b[n:], true
 }
 
 // EachAttr calls f with each attribute in b, and returns the first error: f's, or
