@@ -29,7 +29,7 @@ import (
 
 // handler is a Handler made of functions, of which packet may be nil.
 type handler struct {
-	packet  func(*packet.Packet) Verdict
+	packet   func(*packet.Packet) Verdict
 	rejected chan rejection
 }
 
@@ -787,7 +787,7 @@ func FuzzDatagram(f *testing.F) {
 		var ids []uint32
 		q := newQueue(Config{Num: queue})
 		q.handler = handler{
-			packet:  func(p *packet.Packet) Verdict { ids = append(ids, p.ID); return Verdict{} },
+			packet:   func(p *packet.Packet) Verdict { ids = append(ids, p.ID); return Verdict{} },
 			rejected: make(chan rejection, len(b)),
 		}
 		d := &socket{q: q, fd: -1}
