@@ -13,11 +13,11 @@ import (
 
 func TestReason(t *testing.T) {
 	answered := func(errno unix.Errno) error {
-		return ctnetlink.Explain(ctnetlink.OpExpect, conntrack.Tuple{}, errno)
+		return ctnetlink.WrapError(ctnetlink.OpExpect, conntrack.Tuple{}, errno)
 	}
 	var none *Entry
 	_, share := none.AppendExpect(nil, 0, &conntrack.Expectation{})
-	_, nat := NewEntry(nil, 0).AppendExpect(nil, 0, &conntrack.Expectation{Readdressed: true})
+	_, nat := NewEntry(nil, 0).AppendExpect(nil, 0, &conntrack.Expectation{AddrNAT: true})
 	for _, tt := range []struct {
 		name string
 		err  error
@@ -28,9 +28,9 @@ func TestReason(t *testing.T) {
 		{name: "no helper", err: answered(unix.EOPNOTSUPP), want: conntrack.NoHelper},
 		{name: "no control connection", err: answered(unix.ENOENT), want: conntrack.NoMaster},
 		{name: "table full", err: answered(unix.EMFILE), want: conntrack.TableFull},
-		{name: "another errno", err: answered(unix.EINVAL), want: conntrack.Kernel},
-		{name: "no errno", err: errors.New("no errno"), want: conntrack.Kernel},
-		{name: "the daemon's table is gone", err: &firewall.Error{Op: "add to", Err: unix.ENOENT}, want: conntrack.Kernel},
+		{name: "another errno", err: answered(unix.EINVAL), want: conntrack.KernelRejected},
+		{name: "no errno", err: errors.New("no errno"), want: conntrack.KernelRejected},
+		{name: "the daemon's table is gone", err: &firewall.Error{Op: "add to", Err: unix.ENOENT}, want: conntrack.KernelRejected},
 		{name: "an entry behind NAT", err: nat, want: conntrack.Translated},
 		{name: "no entries", err: share, want: conntrack.ClientLimit},
 	} {
