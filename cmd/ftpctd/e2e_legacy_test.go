@@ -193,9 +193,7 @@ func TestLegacyIptablesRules(t *testing.T) {
 					t.Errorf("downloaded %d bytes, %v, that differ from the file's %d", len(got), err, len(want))
 				}
 				announced(t, wire)
-				if d.log.count("data connection expected", tt.endpoint) != 1 {
-					t.Errorf("the daemon did not expect %s, once", tt.endpoint)
-				}
+				expectLogTimes(t, d, 1, "data connection expected", tt.endpoint)
 			})
 		})
 	}
