@@ -38,7 +38,7 @@ func (h HelperConfig) validate() error {
 	case h.MaxExpected < 1 || h.MaxExpected > maxExpected:
 		return fmt.Errorf("MaxExpected must be 1 to %d, got %d", maxExpected, h.MaxExpected)
 	case h.Timeout < time.Second:
-		return fmt.Errorf("Timeout must be at least 1s, got %v", h.Timeout)
+		return fmt.Errorf("timeout must be at least 1s, got %v", h.Timeout)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 // errors.Join are explained one by one. An error that there is no advice about, or
 // that was explained before, is returned as it is.
 func Explain(err error) error {
-	if joined, ok := explainJoined(err); ok {
+	if joined := explainJoined(err); joined != nil {
 		return joined
 	}
 	if _, ok := errors.AsType[*explained](err); ok {
@@ -29,19 +29,22 @@ func Explain(err error) error {
 }
 
 // explainJoined explains the errors that errors.Join has joined: their texts are the
-// lines of err's. ok is false if err is another one.
-func explainJoined(err error) (joined error, ok bool) {
+// lines of err's. It returns nil if err is another one.
+func explainJoined(err error) error {
 	list, ok := err.(interface{ Unwrap() []error })
 	if !ok {
-		return nil, false
+		return nil
 	}
 	var lines []string
-	var after []error
+	var explained []error
 	for _, e := range list.Unwrap() {
 		lines = append(lines, e.Error())
-		after = append(after, Explain(e))
+		explained = append(explained, Explain(e))
 	}
-	return errors.Join(after...), err.Error() == strings.Join(lines, "\n")
+	if err.Error() != strings.Join(lines, "\n") {
+		return nil
+	}
+	return errors.Join(explained...)
 }
 
 // Attr explains the errors in a log: it is a ReplaceAttr of slog.HandlerOptions.

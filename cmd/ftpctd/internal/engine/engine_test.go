@@ -1013,10 +1013,7 @@ func TestReinstallTLS(t *testing.T) {
 }
 
 // timedTable notes until when the pair of hosts stands in it.
-type timedTable struct {
-	fakeTable
-	until time.Time
-}
+type timedTable struct{ until time.Time }
 
 func (f *timedTable) Apply(changes []firewall.Change) error {
 	for _, c := range changes {
