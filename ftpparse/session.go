@@ -170,7 +170,9 @@ func (s *Session) payload(dst []Event, st *stream, seq uint32, data []byte) []Ev
 			// More than a window's worth is waiting: the missing bytes will not come.
 			dst = s.gap(dst, st, st.firstHeld(seq))
 		}
-		dst = s.drain(dst, st)
+		if st.held != nil {
+			dst = s.drain(dst, st)
+		}
 	}
 	return dst
 }
