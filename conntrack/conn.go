@@ -144,7 +144,7 @@ func (r rank) timeout() time.Duration {
 // for each rank. It is a hash table with chains and of a fixed size: a map would store
 // every key twice, and leave garbage as it grows.
 type connTable struct {
-	seed   [3]uint64
+	seed   [4]uint64
 	chains []*conn // their number is a power of two
 	n      int
 	lru    [ranks]conn // rings: next is the most recently used, prev the least
@@ -152,20 +152,34 @@ type connTable struct {
 }
 
 func (t *connTable) init(limit int) {
-	t.seed = [...]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64()}
+	for i := range t.seed {
+		t.seed[i] = rand.Uint64()
+	}
 	t.chains = make([]*conn, 1<<bits.Len(uint(max(limit, 1)-1)))
 	for r := range t.lru {
 		t.lru[r].next, t.lru[r].prev = &t.lru[r], &t.lru[r]
 	}
 }
 
-// chain returns the first connection with the hash of key. The hash folds products, like
-// wyhash; as the seed is secret, nobody can choose keys that share a chain.
+// chain returns the first connection with the hash of key.
+//
+// The hash folds products, like wyhash. Each step covers its operands with a secret: the
+// seed, or the hash so far. Otherwise a sender of forged packets could choose keys that
+// share a chain, whatever the seed.
 func (t *connTable) chain(key *connKey) **conn {
-	rest := uint64(key.clientPort) | uint64(key.serverPort)<<16 | uint64(key.family)<<32 | uint64(key.zone)<<48
-	high1, low1 := bits.Mul64(binary.LittleEndian.Uint64(key.client[:8])^t.seed[0], binary.LittleEndian.Uint64(key.client[8:])^t.seed[1])
-	high2, low2 := bits.Mul64(binary.LittleEndian.Uint64(key.server[:8])^rest, binary.LittleEndian.Uint64(key.server[8:])^t.seed[2])
-	return &t.chains[(high1^low1^high2^low2)&uint64(len(t.chains)-1)]
+	ports := uint64(key.clientPort) | uint64(key.serverPort)<<16 | uint64(key.family)<<32 | uint64(key.zone)<<48
+	h := fold(word(key.client[:8])^t.seed[0], word(key.client[8:])^t.seed[1])
+	h = fold(word(key.server[:8])^h, word(key.server[8:])^t.seed[2])
+	h = fold(ports^h, t.seed[3])
+	return &t.chains[h&uint64(len(t.chains)-1)]
+}
+
+func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+
+// fold returns both halves of a product in one.
+func fold(a, b uint64) uint64 {
+	high, low := bits.Mul64(a, b)
+	return high ^ low
 }
 
 func (t *connTable) find(key *connKey) *conn {

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -324,6 +325,50 @@ func TestManyConnections(t *testing.T) {
 	tr.Expire(w.now.Add(time.Hour))
 	if s := tr.Stats(); s.Connections != 0 || s.Outstanding != 0 {
 		t.Errorf("%+v after all have ended", s)
+	}
+}
+
+// TestChosenKeys adds connections whose addresses and ports a sender of forged packets may
+// have chosen to make them share a chain of the table.
+func TestChosenKeys(t *testing.T) {
+	const n = 1 << 12
+	tests := []struct {
+		name string
+		vary func(k *connKey, i uint16)
+	}{
+		{"client port", func(k *connKey, i uint16) { k.clientPort = i }},
+		{"client host", func(k *connKey, i uint16) { binary.BigEndian.PutUint16(k.client[14:], i) }},
+		{"client network", func(k *connKey, i uint16) { binary.BigEndian.PutUint16(k.client[6:], i) }},
+		{"server host", func(k *connKey, i uint16) { binary.BigEndian.PutUint16(k.server[14:], i) }},
+		{"client port, and the server's network with it", func(k *connKey, i uint16) {
+			k.clientPort = i
+			binary.LittleEndian.PutUint16(k.server[:], i)
+		}},
+		{"server host, in a network that equals the ports", func(k *connKey, i uint16) {
+			k.clientPort = 0x0120
+			k.server = [16]byte{0x20, 0x01, 21, 0, 6}
+			binary.BigEndian.PutUint16(k.server[14:], i)
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var table connTable
+			table.init(n)
+			longest := 0
+			for i := range uint16(n) {
+				key := keyOf(netip.MustParseAddrPort("[2001:db8::1]:40000"), netip.MustParseAddrPort("[2001:db8:1::2]:21"))
+				tt.vary(&key, i)
+				table.add(&key, rankSilent, 0)
+				length := 0
+				for c := *table.chain(&key); c != nil; c = c.chain {
+					length++
+				}
+				longest = max(longest, length)
+			}
+			if longest > 32 { // of as many chains as connections; chance makes it about 7
+				t.Errorf("%d of %d connections share a chain", longest, n)
+			}
+		})
 	}
 }
 
