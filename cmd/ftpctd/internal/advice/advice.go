@@ -78,7 +78,7 @@ func find(err error) string {
 		if e.Op == ctnetlink.OpRegister || e.Op == ctnetlink.OpUnregister || e.Op == ctnetlink.OpHelpers {
 			from = inHelpers
 		}
-		return strings.ReplaceAll(lookup(from, string(e.Op), errno), nameOf, e.Helper)
+		return aboutHelper(lookup(from, string(e.Op), errno), e.Helper)
 	}
 	if e, ok := errors.AsType[*nfq.Error](err); ok {
 		if e.Owner != nil {
@@ -88,11 +88,20 @@ func find(err error) string {
 	}
 	if e, ok := errors.AsType[*firewall.Error](err); ok {
 		if text, ok := missing[e.Missing]; ok && errno != unix.EPERM {
-			return strings.ReplaceAll(text, nameOf, e.Helper)
+			return aboutHelper(text, e.Helper)
 		}
 		return lookup(inFirewall, e.Op, errno)
 	}
 	return ""
+}
+
+// aboutHelper writes the name of the helper into an advice. An advice about a helper is
+// none about an error that concerns no helper.
+func aboutHelper(advice, helper string) string {
+	if helper == "" && strings.Contains(advice, nameOf) {
+		return ""
+	}
+	return strings.ReplaceAll(advice, nameOf, helper)
 }
 
 // lookup returns the advice of the first row that fits.

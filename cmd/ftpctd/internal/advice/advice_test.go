@@ -45,6 +45,7 @@ func TestExplain(t *testing.T) {
 		{"entry is there", conntrackErr(ctnetlink.OpCreate, unix.EEXIST), "in the connection table already"},
 		{"entry of an unknown master", conntrackErr(ctnetlink.OpCreate, unix.ENOENT), "the control connection is not in the connection table"},
 		{"no carrier", conntrackErr(ctnetlink.OpProbe, unix.EOPNOTSUPP), "nf_conntrack_sane)"},
+		{"no entries", &ctnetlink.Error{Op: ctnetlink.OpProbe, Err: unix.EOPNOTSUPP}, ""},
 		{"list without privilege", conntrackErr(ctnetlink.OpList, unix.EPERM), "CAP_NET_ADMIN is needed in the user namespace that owns this network namespace"},
 		{"no ctnetlink", conntrackErr(ctnetlink.OpLookup, unix.EINVAL), "load the module nf_conntrack_netlink"},
 		{"no nfnetlink", conntrackErr(ctnetlink.OpDial, unix.EPROTONOSUPPORT), "load the module nfnetlink "},
