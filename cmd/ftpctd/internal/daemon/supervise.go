@@ -112,7 +112,7 @@ func (s *supervisor) restoreRuleset() {
 			s.log.Error(`cannot restore nftables table "inet ftpctd"; retrying`, "err", err)
 		}
 	case gone:
-		s.log.Warn(`nftables table "inet ftpctd" was removed (nft flush ruleset?); restored it`)
+		s.log.Warn(`nftables table "inet ftpctd" was removed or replaced (nft flush ruleset?); restored it`)
 		for _, w := range s.workers {
 			w.engine.ReinstallTLS()
 		}

@@ -25,6 +25,12 @@ type hooks struct {
 	next time.Time // of the checks
 }
 
+// Names of the hooks.
+const (
+	hookPrerouting = "data-prerouting"
+	hookOutput     = "data-output"
+)
+
 // idleFor is how long there must have been no element before the hooks are deleted, at
 // least.
 const idleFor = time.Minute
@@ -41,8 +47,8 @@ func newHooks(cfg Config) (hooks, error) {
 		hook uint32
 		jump string
 	}{
-		{"data-prerouting", unix.NF_INET_PRE_ROUTING, arriving},
-		{"data-output", unix.NF_INET_LOCAL_OUT, chainData},
+		{hookPrerouting, unix.NF_INET_PRE_ROUTING, arriving},
+		{hookOutput, unix.NF_INET_LOCAL_OUT, chainData},
 	} {
 		h.add = appendBaseChain(h.add, base.name, base.hook, priorityData)
 		var err error
@@ -115,6 +121,13 @@ func (s *elements) deleteIdleHooks() error {
 	}
 	s.hooks.gone()
 	return nil
+}
+
+// hooked reports whether the hooks were added, and are to exist.
+func (s *elements) hooked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hooks.exist
 }
 
 // replace calls load, which replaces the table.

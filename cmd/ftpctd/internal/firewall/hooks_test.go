@@ -29,6 +29,21 @@ func dataHooks(t *testing.T) (names []string) {
 	return names
 }
 
+// deleteDataHooks deletes the base chains ahead of conntrack.
+func deleteDataHooks(t *testing.T) {
+	t.Helper()
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range dataHooks(t) {
+		nft.DelChain(&nftables.Chain{Table: newTable(tableName), Name: name})
+	}
+	if err := nft.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestHooks makes sure that the base chains ahead of conntrack exist only while there are
 // elements for them to find, and for a while longer.
 func TestHooks(t *testing.T) {
@@ -43,6 +58,7 @@ func TestHooks(t *testing.T) {
 		after   time.Duration
 		apply   []Change // nothing: DeleteIdleHooks is called
 		restore bool     // somebody removes the table, and it is restored
+		reload  bool     // somebody loads the table as it was without hooks, and it is restored
 		exist   bool
 	}
 	for _, tt := range []struct {
@@ -90,6 +106,12 @@ func TestHooks(t *testing.T) {
 			{after: idleFor},
 			{apply: []Change{inTLS}, exist: true},
 		}},
+		{"a saved table is loaded", []step{
+			{reload: true},
+			{apply: []Change{expected}, exist: true},
+			{reload: true},
+			{apply: []Change{inTLS}, exist: true},
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			labtest.EnterNetns(t)
@@ -104,6 +126,12 @@ func TestHooks(t *testing.T) {
 				case s.restore:
 					if err = RemoveStale(); err == nil {
 						_, err = table.Restore()
+					}
+				case s.reload:
+					deleteDataHooks(t)
+					var lost bool
+					if lost, err = table.Restore(); lost != (i > 0) {
+						t.Errorf("step %d: restored %v, want that where hooks are gone", i, lost)
 					}
 				case s.apply != nil:
 					err = table.Apply(s.apply)
@@ -136,6 +164,30 @@ func TestHooksWithTheTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := RemoveStale(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		now = now.Add(idleFor)
+		if err := table.DeleteIdleHooks(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestHooksAfterRemove makes sure that a supervisor may still run when the table goes.
+func TestHooksAfterRemove(t *testing.T) {
+	labtest.EnterNetns(t)
+	now := time.Unix(1000, 0)
+	cfg := carried
+	cfg.Now = func() time.Time { return now }
+	table, err := Install(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := change(table, addr("192.0.2.1"), addr("203.0.113.1"), 31240, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Remove(); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {

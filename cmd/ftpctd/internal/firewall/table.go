@@ -6,6 +6,7 @@ package firewall
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -144,29 +145,53 @@ func (t *Table) Apply(changes []Change) error { return t.elements.apply(changes)
 
 // DeleteIdleHooks deletes the base chains that queue the first packets of data connections
 // once the sets have had no element for a minute or two. Apply adds them again. It is for
-// a caller that calls it every second or so.
-func (t *Table) DeleteIdleHooks() error { return t.elements.deleteIdleHooks() }
+// a caller that calls it every second or so. After Remove it does nothing.
+func (t *Table) DeleteIdleHooks() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.nft == nil {
+		return nil
+	}
+	return t.elements.deleteIdleHooks()
+}
 
-// Restore restores the table if somebody has removed it, and reports whether that was so.
-// The elements are lost then. After Remove it does nothing.
+// Restore restores the table if somebody has removed it, or has loaded a ruleset that was
+// saved while there were no hooks, and reports whether that was so. The elements are lost
+// then. After Remove it does nothing.
 func (t *Table) Restore() (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.nft == nil {
 		return false, nil
 	}
-	_, err := t.nft.ListTableOfFamily(tableName, nftables.TableFamilyINet)
-	switch {
-	case err == nil:
-		return false, nil
-	case !errors.Is(err, unix.ENOENT):
-		return false, newError(OpList, err)
+	if err := t.find(); !errors.Is(err, unix.ENOENT) {
+		return false, err
 	}
 	if err := t.elements.replace(t.load); err != nil {
 		return true, err
 	}
 	t.before, t.last = t.before.plus(t.last), Counters{}
 	return true, nil
+}
+
+// find returns ENOENT if the table or its hooks, while they are to exist, are gone.
+func (t *Table) find() error {
+	if _, err := t.nft.ListTableOfFamily(tableName, nftables.TableFamilyINet); err != nil {
+		return newError(OpList, err)
+	}
+	if !t.elements.hooked() {
+		return nil
+	}
+	chains, err := t.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return newError(OpList, err)
+	}
+	for _, hook := range [...]string{hookPrerouting, hookOutput} {
+		if !slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == tableName && c.Name == hook }) {
+			return newError(OpList, unix.ENOENT)
+		}
+	}
+	return nil
 }
 
 // Remove removes the table from the namespace that it was installed in. It is no
