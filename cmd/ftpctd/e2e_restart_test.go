@@ -245,31 +245,61 @@ func TestStaleExpectationInZone(t *testing.T) {
 	`)
 	c := connect(ctx, t, l)
 	c.expectReply(t, 220)
-	named := netip.AddrPortFrom(l.Server.IPv4(), 30000)
-	err := l.Router.Do(func() error {
-		kernel, err := ctnetlink.Dial()
-		if err != nil {
-			return err
-		}
-		err = kernel.Expect(&conntrack.Expectation{
-			Zone:   7,
-			Master: conntrack.Tuple{Src: c.addr, Dst: netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort)},
-			Tuple:  conntrack.Tuple{Src: netip.AddrPortFrom(c.addr.Addr(), 0), Dst: named},
-		})
-		return errors.Join(err, kernel.Close())
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]string{"expectation " + l.Client.IPv4().String() + " > " + named.String()}, traces(t, l.Router)); diff != "" {
+	x := expectationOf(l, c.addr, 7)
+	inConntrack(t, l, func(kernel *ctnetlink.Conn) error { return kernel.Expect(x) })
+	if diff := cmp.Diff([]string{"expectation " + l.Client.IPv4().String() + " > " + x.Tuple.Dst.String()}, traces(t, l.Router)); diff != "" {
 		t.Fatalf("before the daemon (-want +got):\n%s", diff)
 	}
 	d := start(t, l.Router, "")
 	if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 		t.Errorf("of the daemon (-want +got):\n%s", diff)
 	}
-	if n := d.log.count("removed stale expectation", "dst="+named.String()); n != 1 {
+	if n := d.log.count("removed stale expectation", "dst="+x.Tuple.Dst.String()); n != 1 {
 		t.Errorf("withdrawn %d times in the log, want once", n)
+	}
+}
+
+// TestExpectationOfKernelHelper leaves the expectations of the kernel's own helper "ftp" to
+// it, though helper.name is the same.
+func TestExpectationOfKernelHelper(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	l := labtest.New(t, lab.Config{})
+	labtest.Serve(t, l.Server, &miniftp.Server{})
+	iptables(t, l.Router, "-t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp")
+	c := connect(ctx, t, l)
+	c.expectReply(t, 220)
+	x := expectationOf(l, c.addr, 0)
+	inConntrack(t, l, func(kernel *ctnetlink.Conn) error { return kernel.Expect(x) })
+	start(t, l.Router, "[helper]\nname = \"ftp\"\n")
+	want := slices.Insert(slices.Clone(running), 2, "expectation "+l.Client.IPv4().String()+" > "+x.Tuple.Dst.String())
+	if diff := cmp.Diff(want, traces(t, l.Router)); diff != "" {
+		t.Errorf("of the daemon (-want +got):\n%s", diff)
+	}
+	inConntrack(t, l, func(kernel *ctnetlink.Conn) error { return kernel.Delete(x) })
+}
+
+// expectationOf is an expectation of a control connection in a zone.
+func expectationOf(l *lab.Lab, client netip.AddrPort, zone uint16) *conntrack.Expectation {
+	return &conntrack.Expectation{
+		Zone:   zone,
+		Master: conntrack.Tuple{Src: client, Dst: netip.AddrPortFrom(l.Server.IPv4(), lab.ControlPort)},
+		Tuple:  conntrack.Tuple{Src: netip.AddrPortFrom(client.Addr(), 0), Dst: netip.AddrPortFrom(l.Server.IPv4(), 30000)},
+	}
+}
+
+// inConntrack calls f with a socket of the router's network namespace.
+func inConntrack(t *testing.T, l *lab.Lab, f func(*ctnetlink.Conn) error) {
+	t.Helper()
+	err := l.Router.Do(func() error {
+		kernel, err := ctnetlink.Dial()
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(kernel), kernel.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -19,7 +19,8 @@ func removeStaleExpectations(kernel *ctnetlink.Conn, cfg config.Config, log *slo
 	if err != nil {
 		return err
 	}
-	isOwn := func(e ctnetlink.ExpectationEntry) bool { return e.Helper == cfg.Helper.Name }
+	registered := isRegistered(kernel, cfg.Helper.Name)
+	isOwn := func(e ctnetlink.ExpectationEntry) bool { return registered && e.Helper == cfg.Helper.Name }
 	if slices.ContainsFunc(entries, isOwn) {
 		if err := kernel.DeleteExpectations(cfg.Helper.Name); err != nil {
 			return fmt.Errorf("stale expectation: %w", err)
@@ -39,6 +40,13 @@ func removeStaleExpectations(kernel *ctnetlink.Conn, cfg config.Config, log *slo
 		}
 	}
 	return nil
+}
+
+// isRegistered reports whether a user-space helper has the name, so that the expectations
+// under it are not those of a helper that the kernel has built in, such as "ftp".
+func isRegistered(kernel *ctnetlink.Conn, name string) bool {
+	helpers, err := kernel.Helpers()
+	return err == nil && slices.ContainsFunc(helpers, func(h ctnetlink.Helper) bool { return h.Name == name })
 }
 
 // deleteCarried deletes an expectation of the carrier that was listed. It may have
