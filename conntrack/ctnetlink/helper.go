@@ -49,6 +49,9 @@ type Helper struct {
 	// Family is unix.AF_INET or unix.AF_INET6, Protocol the IP protocol number.
 	Family   uint16
 	Protocol uint8
+	// Enabled reports whether packets are passed to it, which RegisterHelper does not ask
+	// for: it is another program's then.
+	Enabled bool
 }
 
 // ErrNoCTHelper matches, with errors.Is, the error of an operation on helpers if the
@@ -193,6 +196,10 @@ func parseHelper(body []byte) (h Helper, err error) {
 			return h.parseTuple(a.Value)
 		case nfcthPolicy:
 			return h.parsePolicies(a.Value)
+		case nfcthStatus:
+			status, err := a.Uint32()
+			h.Enabled = status != statusDisabled
+			return err
 		}
 		return nil
 	})

@@ -210,6 +210,10 @@ func TestParseHelper(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("helper (-want +got):\n%s", diff)
 	}
+	enabled := strings.TrimSuffix(whole, "0") + "1"
+	if got, err := parseHelper(labtest.ParseHex(t, enabled)); err != nil || !got.Enabled {
+		t.Errorf("helper %+v, %v, want one that is enabled", got, err)
+	}
 	for _, cut := range []int{0, 3, 6, 30, 62} {
 		if _, err := parseHelper(labtest.ParseHex(t, whole)[:cut]); err == nil {
 			t.Errorf("no error for the first %d bytes", cut)
@@ -253,7 +257,11 @@ func TestOwnHelper(t *testing.T) {
 		if len(got) == 2 && got[0].Family != unix.AF_INET {
 			got[0], got[1] = got[1], got[0]
 		}
-		if diff := cmp.Diff([]Helper{{want, unix.AF_INET, unix.IPPROTO_TCP}, {want, unix.AF_INET6, unix.IPPROTO_TCP}}, got); diff != "" {
+		both := []Helper{
+			{HelperConfig: want, Family: unix.AF_INET, Protocol: unix.IPPROTO_TCP},
+			{HelperConfig: want, Family: unix.AF_INET6, Protocol: unix.IPPROTO_TCP},
+		}
+		if diff := cmp.Diff(both, got); diff != "" {
 			t.Errorf("helpers (-want +got):\n%s", diff)
 		}
 	}

@@ -105,11 +105,19 @@ func register(kernel HelperAPI, cfg config.Config) error {
 }
 
 func deleteStale(kernel HelperAPI, name string) error {
-	helpers, err := kernel.Helpers()
-	if err != nil || !slices.ContainsFunc(helpers, func(h ctnetlink.Helper) bool { return h.Name == name }) {
-		return nil // a kernel without user-space helpers has none that is stale
+	if !IsRegistered(kernel, name) {
+		return nil
 	}
 	return kernel.DeleteHelper(name)
+}
+
+// IsRegistered reports whether the helper name is one that a daemon has registered, and
+// not the kernel's own or another program's.
+func IsRegistered(kernel HelperAPI, name string) bool {
+	helpers, err := kernel.Helpers() // it fails where the kernel has no user-space helpers
+	return err == nil && slices.ContainsFunc(helpers, func(h ctnetlink.Helper) bool {
+		return h.Name == name && !h.Enabled
+	})
 }
 
 // registerTries is how often Install registers a helper that is gone: each of its two

@@ -41,6 +41,7 @@ func (f *fakeHelpers) DeleteHelper(name string) error {
 func TestPrepare(t *testing.T) {
 	none := unix.EOPNOTSUPP
 	own := []ctnetlink.Helper{{HelperConfig: ctnetlink.HelperConfig{Name: "ftpctd"}}}
+	enabled := []ctnetlink.Helper{{HelperConfig: ctnetlink.HelperConfig{Name: "ftpctd"}, Enabled: true}}
 	others := []ctnetlink.Helper{{HelperConfig: ctnetlink.HelperConfig{Name: "ftp"}}}
 	tests := []struct {
 		name        string
@@ -58,6 +59,7 @@ func TestPrepare(t *testing.T) {
 		{name: "auto, nothing works", admit: config.AdmitAuto, kernel: fakeHelpers{carrierErr: none, entryErr: unix.EPERM}, wantErr: "conntrack entries cannot be created", wantErrs: []error{none, unix.EPERM}},
 		{name: "auto, a killed daemon's helper", admit: config.AdmitAuto, kernel: fakeHelpers{helpers: own}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}, wantDeleted: "ftpctd"},
 		{name: "auto, another program's helper", admit: config.AdmitAuto, kernel: fakeHelpers{helpers: others}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
+		{name: "auto, another program's helper of the same name", admit: config.AdmitAuto, kernel: fakeHelpers{helpers: enabled}, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
 		{name: "expect", admit: config.AdmitExpect, want: Admission{Mode: config.AdmitExpect, Helper: "sane"}},
 		{name: "expect, no carrier", admit: config.AdmitExpect, kernel: fakeHelpers{carrierErr: none}, wantErr: `helper.carrier = "sane"`, wantErrs: []error{none}},
 		{name: "entry", admit: config.AdmitEntry, want: Admission{Mode: config.AdmitEntry}},

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ftpctd/cmd/ftpctd/internal/admit"
 	"ftpctd/cmd/ftpctd/internal/config"
 	"ftpctd/conntrack"
 	"ftpctd/conntrack/ctnetlink"
@@ -19,7 +20,7 @@ func removeStaleExpectations(kernel *ctnetlink.Conn, cfg config.Config, log *slo
 	if err != nil {
 		return err
 	}
-	registered := isRegistered(kernel, cfg.Helper.Name)
+	registered := admit.IsRegistered(kernel, cfg.Helper.Name)
 	isOwn := func(e ctnetlink.ExpectationEntry) bool { return registered && e.Helper == cfg.Helper.Name }
 	if slices.ContainsFunc(entries, isOwn) {
 		if err := kernel.DeleteExpectations(cfg.Helper.Name); err != nil {
@@ -40,13 +41,6 @@ func removeStaleExpectations(kernel *ctnetlink.Conn, cfg config.Config, log *slo
 		}
 	}
 	return nil
-}
-
-// isRegistered reports whether a user-space helper has the name, so that the expectations
-// under it are not those of a helper that the kernel has built in, such as "ftp".
-func isRegistered(kernel *ctnetlink.Conn, name string) bool {
-	helpers, err := kernel.Helpers()
-	return err == nil && slices.ContainsFunc(helpers, func(h ctnetlink.Helper) bool { return h.Name == name })
 }
 
 // deleteCarried deletes an expectation of the carrier that was listed. It may have
