@@ -96,7 +96,7 @@ func TestNAT(t *testing.T) {
 						t.Errorf("%s: a download succeeds: the server can reach an address inside", via)
 					}
 					checkAlive(ctx, t, c)
-					d.expectLog(t, "data connection refused", "via="+via.String(), "reason=active-behind-nat")
+					d.expectLog(t, "data connection rejected", "via="+via.String(), "reason=active-behind-nat")
 					continue
 				}
 				before := mustRead(t, fw.Related)
@@ -176,7 +176,7 @@ func TestTLSPortsBehindNAT(t *testing.T) {
 	if n := mustRead(t, fw.Related); n != 0 {
 		t.Errorf("%d related packets, want none", n)
 	}
-	d.expectLog(t, "control connection went into TLS", "reason=translated")
+	d.expectLog(t, "switched to TLS", "reason=translated")
 }
 
 // TestZone is a router that tracks its connections in a conntrack zone.

@@ -47,29 +47,29 @@ func TestAttacks(t *testing.T) {
 		},
 		{
 			name: "PORT of a third host", login: true, lines: []string{"PORT " + third}, from: l.Server,
-			log: []string{"refused", "via=PORT", "reason=foreign-address"},
+			log: []string{"data connection rejected", "via=PORT", "reason=foreign-address"},
 		},
 		{
 			name: "EPRT of a third host", login: true, lines: []string{"EPRT |1|192.0.2.1|39632|"}, from: l.Server,
-			log: []string{"refused", "via=EPRT", "reason=foreign-address"},
+			log: []string{"data connection rejected", "via=EPRT", "reason=foreign-address"},
 		},
 		{
 			name: "PORT of port 22", login: true, lines: []string{"PORT " + secure}, from: l.Server, port: 22,
-			log: []string{"refused", "via=PORT", "reason=below-min-port"},
+			log: []string{"data connection rejected", "via=PORT", "reason=below-min-port"},
 		},
 		{
 			name: "227 of port 22", login: true, lines: []string{"PASV"}, from: l.Client, port: 22,
 			server: script{"PASV": "227 (203,0,113,10,0,22)"},
-			log:    []string{"refused", "via=227", "reason=below-min-port"},
+			log:    []string{"data connection rejected", "via=227", "reason=below-min-port"},
 		},
 		{
 			name: "227 without PASV", login: true, lines: []string{"NOOP"}, from: l.Client,
 			server: script{"NOOP": "227 (" + there + ")"},
-			log:    []string{"refused", "via=227", "reason=unpaired"},
+			log:    []string{"data connection rejected", "via=227", "reason=unpaired"},
 		},
 		{
 			name: "PORT before the login", lines: []string{"PORT " + here}, from: l.Server,
-			log: []string{"refused", "via=PORT", "reason=login-required"},
+			log: []string{"data connection rejected", "via=PORT", "reason=login-required"},
 		},
 		{
 			name: "PORT that the server refuses", login: true, lines: []string{"PORT " + here}, from: l.Server,
@@ -78,29 +78,29 @@ func TestAttacks(t *testing.T) {
 		},
 		{
 			name: "HTTP", lines: post, from: l.Server,
-			log: []string{"is not read", "reason=not-a-verb"},
+			log: []string{"control connection skipped", "reason=not-a-verb"},
 		},
 		{
 			name: "HTTP to a server without a greeting", lines: post, from: l.Server,
 			server: script{greeting: silent},
-			log:    []string{"is not read", "reason=no-greeting"},
+			log:    []string{"control connection skipped", "reason=no-greeting"},
 		},
 		{
 			name: "227 of a third host, strict", login: true, lines: []string{"PASV"}, from: l.Client,
 			config: "[passive]\naddress = \"strict\"\n",
 			server: script{"PASV": "227 (" + third + ")"},
-			log:    []string{"refused", "via=227", "reason=foreign-address"},
+			log:    []string{"data connection rejected", "via=227", "reason=foreign-address"},
 		},
 		{
 			name: "227 out of the range", login: true, lines: []string{"PASV"}, from: l.Client,
 			config: "[passive]\nports = \"30000-30999\"\n",
 			server: script{"PASV": "227 (" + there + ")"},
-			log:    []string{"refused", "via=227", "reason=port-not-allowed"},
+			log:    []string{"data connection rejected", "via=227", "reason=port-not-allowed"},
 		},
 		{
 			name: "PORT, passive only", login: true, lines: []string{"PORT " + here}, from: l.Server,
 			config: "[active]\nenabled = false\n",
-			log:    []string{"refused", "via=PORT", "reason=active-disabled"},
+			log:    []string{"data connection rejected", "via=PORT", "reason=active-disabled"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

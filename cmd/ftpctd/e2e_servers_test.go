@@ -144,8 +144,8 @@ func TestAnnouncedAddress(t *testing.T) {
 					runClient(ctx, t, l, fw, c, realftp.Transfer{Server: l.Server.IPv4(), Via: ftpparse.R227})
 				})
 			}
-			if n := d.log.count("data connection refused"); n != 0 {
-				t.Errorf("%d data connections refused", n)
+			if n := d.log.count("data connection rejected"); n != 0 {
+				t.Errorf("%d data connections rejected", n)
 			}
 		})
 		t.Run("strict", func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestAnnouncedAddress(t *testing.T) {
 			if got := mustRead(t, fw.Related) - related; got != 0 {
 				t.Errorf("%d related packets", got)
 			}
-			d.expectLog(t, "data connection refused", "via=227", "dst="+endpoint.String(), "reason=foreign-address")
+			d.expectLog(t, "data connection rejected", "via=227", "dst="+endpoint.String(), "reason=foreign-address")
 			checkAlive(ctx, t, c)
 			// The address is all that is wrong with it: 229 names none.
 			mustRetrieve(ctx, t, c, ftpparse.R229)
@@ -209,7 +209,7 @@ func TestPASVOverIPv6(t *testing.T) {
 		// It means its own address.
 		"vsftpd": {"Entering Passive Mode (0,0,0,0,", []string{"data connection expected", "via=227"}},
 		// The last group of its address, and then the port: (10,p1,p2).
-		"ProFTPD":   {"Entering Passive Mode (10,", []string{"data connection refused", "via=227", "reason=malformed"}},
+		"ProFTPD":   {"Entering Passive Mode (10,", []string{"data connection rejected", "via=227", "reason=malformed"}},
 		"Pure-FTPd": {"You cannot use PASV on IPv6 connections.", nil},
 	}
 	atHooks(t, realftp.Servers(), func(t *testing.T, s realftp.Server, l *lab.Lab, at place) {
@@ -260,7 +260,7 @@ func TestAuthTLS(t *testing.T) {
 				for _, via := range []ftpparse.Via{ftpparse.R227, ftpparse.R229} {
 					expectTransferBlocked(ctx, t, fw.Dropped, c, via, down)
 				}
-				expectLogTimes(t, d, 1, "went into TLS", client)
+				expectLogTimes(t, d, 1, "switched to TLS", client)
 				if s.Name == "vsftpd" {
 					if _, err := c.Command(ctx, 500, "CCC"); err != nil {
 						t.Errorf("CCC, which vsftpd does not know: %v", err)
@@ -307,7 +307,7 @@ func TestCCC(t *testing.T) {
 					t.Run(c.Name+" "+w.String()+" "+p.String(), func(t *testing.T) {
 						runClient(testContext(t), t, l, fw, c, realftp.Transfer{Server: w.Server, Via: w.Via, Protection: p, CCC: true})
 						sessions++
-						expectLogTimes(t, d, sessions, "went into TLS")
+						expectLogTimes(t, d, sessions, "switched to TLS")
 					})
 				}
 			}
@@ -386,7 +386,7 @@ func (c joined) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// tlsNetwork is a host with a client whose control connection can go into TLS.
+// tlsNetwork is a host with a client whose control connection can switch to TLS.
 // Its data connections stay in clear text.
 type tlsNetwork struct {
 	*lab.Host
@@ -404,7 +404,7 @@ func (n *tlsNetwork) DialTCP(ctx context.Context, local, remote netip.AddrPort) 
 	return n.control, nil
 }
 
-// login returns a client of a real server that has gone into TLS and logged in.
+// login returns a client of a real server that has switched to TLS and logged in.
 func (n *tlsNetwork) login(ctx context.Context, t *testing.T, server netip.Addr) *miniftp.Client {
 	t.Helper()
 	c := labtest.Dial(ctx, t, n, netip.AddrPortFrom(server, lab.ControlPort))

@@ -83,11 +83,11 @@ func TestSkipMark(t *testing.T) {
 		skipped, marked    bool
 	}{
 		{name: "FTP", config: skip + "skip_tls = true\n", line: "NOOP", log: "opened"},
-		{name: "no FTP", config: skip, line: "GET / HTTP/1.1", log: "is not read", skipped: true, marked: true},
-		{name: "no FTP, entries", config: "admit = \"entry\"\n" + skip, line: "GET / HTTP/1.1", log: "is not read", skipped: true, marked: true},
-		{name: "no FTP, no mark", line: "GET / HTTP/1.1", log: "is not read", skipped: true}, // but a label
-		{name: "TLS", config: skip + "skip_tls = true\n", line: "AUTH TLS", log: "went into TLS", skipped: true, marked: true},
-		{name: "TLS that may return", config: skip, line: "AUTH TLS", log: "went into TLS"},
+		{name: "no FTP", config: skip, line: "GET / HTTP/1.1", log: "control connection skipped", skipped: true, marked: true},
+		{name: "no FTP, entries", config: "admit = \"entry\"\n" + skip, line: "GET / HTTP/1.1", log: "control connection skipped", skipped: true, marked: true},
+		{name: "no FTP, no mark", line: "GET / HTTP/1.1", log: "control connection skipped", skipped: true}, // but a label
+		{name: "TLS", config: skip + "skip_tls = true\n", line: "AUTH TLS", log: "switched to TLS", skipped: true, marked: true},
+		{name: "TLS that may return", config: skip, line: "AUTH TLS", log: "switched to TLS"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := start(t, l.Router, tt.config)
@@ -139,7 +139,7 @@ func TestSkippedPortsAgain(t *testing.T) {
 	if err := first.PrintfLine("GET / HTTP/1.1"); err != nil {
 		t.Fatal(err)
 	}
-	d.expectLog(t, "is not read")
+	d.expectLog(t, "control connection skipped")
 	if err := conn.(*net.TCPConn).SetLinger(0); err != nil { // to be closed by a RST
 		t.Fatal(err)
 	}

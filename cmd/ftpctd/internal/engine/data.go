@@ -109,9 +109,9 @@ func (e *Engine) applyTLS(h conntrack.HostPair) {
 	if err == nil || !e.mayWarn(e.now(), warnTLS, "", h.Client) {
 		return
 	}
-	message := "cannot admit data connections of a session in TLS"
+	message := "cannot open TLS data ports"
 	if timeout == 0 {
-		message = "cannot end the admission of data connections of a session in TLS"
+		message = "cannot close TLS data ports"
 	}
 	e.log.Warn(message, "client", h.Client, "server", h.Server, "err", err)
 }

@@ -222,7 +222,7 @@ func (e *Engine) Flush() {
 	}
 	e.mu.Unlock()
 	if others && e.mayWarn(now, warnTable, "", netip.Addr{}) {
-		e.log.Warn("cannot change the table of data connections", "err", err)
+		e.log.Warn("cannot change the sets of data connections", "err", err)
 	}
 }
 

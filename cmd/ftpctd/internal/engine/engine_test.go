@@ -468,7 +468,7 @@ func taken(try int) error {
 	return nil
 }
 
-func TestContestedPacketIsHeld(t *testing.T) {
+func TestConflictingPacketIsHeld(t *testing.T) {
 	tests := []struct {
 		name   string
 		answer func(try int) error
@@ -479,7 +479,7 @@ func TestContestedPacketIsHeld(t *testing.T) {
 		{"the place is free", nil, 0, []string{"expect 198.51.100.20:5000"}, ""},
 		{"free after a while", taken, 9 * retryEvery, []string{"expect 198.51.100.20:5000"}, ""},
 		{"never free", func(int) error { return unix.EBUSY }, holdFor + retryEvery, []string{"delete 198.51.100.20:5000"}, "reason=clash"},
-		{"refused for another reason", func(int) error { return unix.EMFILE }, 0, nil, "reason=table-full"},
+		{"rejected for another reason", func(int) error { return unix.EMFILE }, 0, nil, "reason=table-full"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -694,7 +694,7 @@ func TestWithdrawnWhileContended(t *testing.T) {
 	})
 }
 
-func TestRefused(t *testing.T) {
+func TestRejected(t *testing.T) {
 	tests := []struct {
 		name    string
 		err     error
@@ -745,7 +745,7 @@ func TestRefused(t *testing.T) {
 	t.Run("a mark", func(t *testing.T) {
 		b := newBench()
 		b.Rejected(markSeq, unix.ENOENT)
-		if !strings.Contains(b.log.String(), "cannot mark a connection") {
+		if !strings.Contains(b.log.String(), "cannot set conntrack mark") {
 			t.Errorf("log %s", &b.log)
 		}
 	})

@@ -25,10 +25,10 @@ var messages = map[conntrack.EventKind]string{
 	conntrack.EventOpen:     "control connection opened",
 	conntrack.EventClose:    "control connection closed",
 	conntrack.EventExpect:   "data connection expected",
-	conntrack.EventReject:   "data connection refused",
+	conntrack.EventReject:   "data connection rejected",
 	conntrack.EventWithdraw: "expectation withdrawn",
-	conntrack.EventOpaque:   "control connection went into TLS: its data ports cannot be learned; give the server a passive port range, and open it or name it in passive.tls_ports",
-	conntrack.EventNotFTP:   "control connection is not read: nothing will be expected on it",
+	conntrack.EventOpaque:   "control connection switched to TLS; its data ports are unknown (set passive.tls_ports to the server's passive range)",
+	conntrack.EventNotFTP:   "control connection skipped; none of its data connections will be expected",
 }
 
 // Warnings about a packet, as the limiter and its summaries name them.
@@ -55,9 +55,9 @@ func (e *Engine) logEvent(ev conntrack.Event) {
 	switch {
 	case ev.Kind != conntrack.EventOpaque:
 	case ev.Reason == conntrack.Translated:
-		message = "control connection went into TLS: its data ports cannot be learned, and passive.tls_ports do not serve a connection behind NAT; give the server a passive port range, and open it"
+		message = "control connection switched to TLS; its data ports are unknown, and passive.tls_ports does not apply behind NAT (open the server's passive range in your own rules)"
 	case e.servesTLS():
-		message = "control connection went into TLS: its client may connect to the server's passive.tls_ports"
+		message = "control connection switched to TLS; its client may connect to passive.tls_ports of the server"
 	}
 	attrs := []slog.Attr{slog.Any("client", ev.Master.Src), slog.Any("server", ev.Master.Dst)}
 	if ev.Via != ftpparse.ViaNone {
@@ -99,7 +99,7 @@ func (e *Engine) logKernelRejected(now time.Time, x *conntrack.Expectation, reas
 // logUnrelated warns that the kernel rejected the entry of a data connection.
 func (e *Engine) logUnrelated(now time.Time, data, master conntrack.Tuple, err error) {
 	if e.mayWarn(now, warnUnrelated, "", master.Src.Addr()) {
-		e.log.Warn("cannot relate a data connection to its control connection",
+		e.log.Warn("cannot create conntrack entry for data connection",
 			"src", data.Src, "dst", data.Dst, "client", master.Src, "server", master.Dst,
 			"err", ctnetlink.WrapError(ctnetlink.OpCreate, data, err))
 	}

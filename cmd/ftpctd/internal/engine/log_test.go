@@ -35,18 +35,18 @@ func TestLogFlood(t *testing.T) {
 		{
 			name: "event", level: slog.LevelInfo,
 			line: func(b *bench, now time.Time) { rejected.Time = now; b.logEvent(rejected) },
-			text: `msg="data connection refused"`, lines: 5,
+			text: `msg="data connection rejected"`, lines: 5,
 			want: []string{`level=INFO msg="similar log lines suppressed" suppressed=995 event=reject reason=` + string(ftpparse.BadPort) + " mostly_from=192.0.2.10"},
 		},
 		{
 			name: "event at debug", level: slog.LevelDebug,
 			line: func(b *bench, now time.Time) { rejected.Time = now; b.logEvent(rejected) },
-			text: `msg="data connection refused"`, lines: n,
+			text: `msg="data connection rejected"`, lines: n,
 		},
 		{
 			name: "event at warn", level: slog.LevelWarn,
 			line: func(b *bench, now time.Time) { rejected.Time = now; b.logEvent(rejected) },
-			text: `msg="data connection refused"`, lines: 0,
+			text: `msg="data connection rejected"`, lines: 0,
 		},
 		{
 			name: "kernel rejects an expectation", level: slog.LevelInfo,
@@ -59,13 +59,13 @@ func TestLogFlood(t *testing.T) {
 		{
 			name: "kernel rejects an entry", level: slog.LevelInfo,
 			line: func(b *bench, _ time.Time) { b.logUnrelated(b.now(), rejected.Tuple, master, errors.New("full")) },
-			text: `msg="cannot relate a data connection`, lines: 5,
+			text: `msg="cannot create conntrack entry`, lines: 5,
 			want: []string{`level=WARN msg="similar log lines suppressed" suppressed=995 event=unrelated mostly_from=192.0.2.10`},
 		},
 		{
 			name: "kernel does not mark", level: slog.LevelInfo,
 			line: func(b *bench, _ time.Time) { b.Rejected(markSeq, errors.New("no")) },
-			text: `msg="cannot mark a connection`, lines: 5,
+			text: `msg="cannot set conntrack mark`, lines: 5,
 			want: []string{`level=WARN msg="similar log lines suppressed" suppressed=995 event=unmarked`},
 		},
 	} {

@@ -39,11 +39,11 @@ func (e *Engine) Rejected(seq uint32, err error) {
 	switch {
 	case seq == markSeq:
 		if e.mayWarn(now, warnUnmarked, "", netip.Addr{}) {
-			e.log.Warn("cannot mark a connection: its packets go on being queued", "err", err)
+			e.log.Warn("cannot set conntrack mark; packets are still queued", "err", err)
 		}
 	case m.seq != seq:
 		if e.mayWarn(now, warnMessage, "", netip.Addr{}) {
-			e.log.Warn("kernel rejected message", "seq", seq, "err", err)
+			e.log.Warn("kernel rejected netlink message", "seq", seq, "err", err)
 		}
 	case m.data == (conntrack.Tuple{}):
 		e.handleRejection(now, &m.x, ctnetlink.WrapError(ctnetlink.OpExpect, m.x.Tuple, err))

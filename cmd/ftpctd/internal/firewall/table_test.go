@@ -382,8 +382,8 @@ func TestSeveralQueues(t *testing.T) {
 	}
 }
 
-// TestNobodyReads holds that control connections live while no daemon runs.
-func TestNobodyReads(t *testing.T) {
+// TestFailOpenWithoutReader holds that control connections live while no daemon runs.
+func TestFailOpenWithoutReader(t *testing.T) {
 	labtest.EnterNetns(t)
 	install(t, carried)
 	client, server := labtest.DialNetns(t, "127.0.0.1", labtest.ListenNetns(t, "127.0.0.1:21"))
