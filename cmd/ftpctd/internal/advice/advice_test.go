@@ -53,7 +53,8 @@ func TestExplain(t *testing.T) {
 		{"no answer that is known", conntrackErr(ctnetlink.OpDelete, unix.EBUSY), ""},
 		{"helper's name taken", conntrackErr(ctnetlink.OpRegister, unix.EBUSY), "choose another name"},
 		{"helper's name taken, before Linux 6.12", conntrackErr(ctnetlink.OpRegister, unix.EEXIST), "choose another name"},
-		{"no user-space helpers", conntrackErr(ctnetlink.OpHelpers, unix.EINVAL), "load the module nfnetlink_cthelper"},
+		{"no user-space helpers", conntrackErr(ctnetlink.OpHelpers, unix.EINVAL), "load the module nfnetlink_cthelper (CONFIG_NF_CT_NETLINK_HELPER)"},
+		{"no user-space helpers to list", &ctnetlink.Error{Op: ctnetlink.OpHelpers, Err: unix.EINVAL}, "load the module nfnetlink_cthelper (CONFIG_NF_CT_NETLINK_HELPER)"},
 		{"helper in a user namespace", conntrackErr(ctnetlink.OpUnregister, unix.EPERM), "in the initial user namespace"},
 		{"helper out of memory", conntrackErr(ctnetlink.OpRegister, unix.ENOMEM), "out of memory"},
 

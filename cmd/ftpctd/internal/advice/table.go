@@ -25,8 +25,9 @@ type row struct {
 	advice string
 }
 
-// nameOf stands for the name of the conntrack helper that an error is about.
-const nameOf = "HELPER"
+// nameOf stands for the name of the conntrack helper that an error is about. It is none of
+// the words of a kernel option.
+const nameOf = "{helper}"
 
 const (
 	helperTaken     = "a helper of that name is built into the kernel, or used by another program's rules: choose another name"
