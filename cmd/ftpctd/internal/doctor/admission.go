@@ -47,16 +47,28 @@ func carrierModule(cfg config.Config) string { return "nf_conntrack_" + cfg.Help
 func checkAdmission(h Host, cfg config.Config) Result {
 	a, err := h.Choose(cfg)
 	if err != nil {
-		module := carrierModule(cfg)
-		if cfg.Admit == config.AdmitHelper {
-			module = cthelper
-		}
-		return Result{
-			Fail, fmt.Sprintf("no admission mode works: %v", err),
-			"modprobe -a nf_conntrack_netlink " + module + ", or set admit = \"auto\"",
-		}
+		return Result{Fail, fmt.Sprintf("no admission mode works: %v", err), fixAdmission(cfg)}
 	}
 	return Result{Status: OK, Detail: fmt.Sprintf("%s: %s", describe(a), a.Why)}
+}
+
+// fixAdmission is the fix where the kernel or the configuration does not allow the mode.
+func fixAdmission(cfg config.Config) string {
+	const (
+		load = "modprobe -a nf_conntrack_netlink "
+		auto = `, or set admit = "auto"`
+	)
+	switch {
+	case cfg.Admit == config.AdmitAuto:
+		return load + carrierModule(cfg)
+	case cfg.Admit == config.AdmitHelper:
+		return load + cthelper + auto
+	case cfg.Admit == config.AdmitExpect:
+		return load + carrierModule(cfg) + auto
+	case !cfg.Firewall.Manage:
+		return "set firewall.manage = true" + auto
+	}
+	return "modprobe nf_conntrack_netlink" + auto
 }
 
 // describe names an admission mode.

@@ -261,6 +261,8 @@ func TestCheck(t *testing.T) {
 		{name: "entry", check: "admission", host: chooses(admit.Admission{Mode: config.AdmitEntry, Why: "there is no other"}), want: OK, detail: "entries for data connections: there is no other"},
 		{name: "no mode", check: "admission", host: choosesNothing, want: Fail, detail: "no admission mode works: no such thing", fix: "modprobe -a nf_conntrack_netlink nf_conntrack_sane"},
 		{name: "no mode, own helper", check: "admission", host: choosesNothing, cfg: ownHelper, want: Fail, detail: "no such thing", fix: "modprobe -a nf_conntrack_netlink nfnetlink_cthelper"},
+		{name: "no mode, entry", check: "admission", host: choosesNothing, cfg: `admit = "entry"`, want: Fail, detail: "no such thing", fix: `modprobe nf_conntrack_netlink, or set admit = "auto"`},
+		{name: "no mode, entry without the table", check: "admission", host: choosesNothing, cfg: "admit = \"entry\"\n[firewall]\nmanage = false", want: Fail, detail: "no such thing", fix: `set firewall.manage = true, or set admit = "auto"`},
 
 		{name: "no round trip", check: "round-trip", host: func(h fakeHost) fakeHost {
 			h.roundTrip = func(admit.Admission) ([]string, error) { return nil, errNothing }
