@@ -190,14 +190,15 @@ func TestShutdown(t *testing.T) {
 }
 
 // TestStaleExpectation kills the daemon while an expectation is outstanding: the next
-// daemon removes it, whatever mode it runs in.
+// daemon removes it, and a helper of the first one that it does not use, whatever modes
+// they run in.
 func TestStaleExpectation(t *testing.T) {
 	t.Parallel()
 	for _, mode := range modes(t) {
 		if mode == "entry" {
 			continue // leaves none in the kernel
 		}
-		for _, next := range []string{mode, "auto"} {
+		for _, next := range modes(t) {
 			t.Run(mode+", then "+next, func(t *testing.T) {
 				t.Parallel()
 				staleExpectation(t, mode, next)
@@ -212,8 +213,13 @@ func staleExpectation(t *testing.T, mode, next string) {
 	l := labtest.New(t, lab.Config{})
 	labtest.Serve(t, l.Server, &miniftp.Server{})
 	fw := installDropFirewall(t, l.Router, lab.Forward)
+	helper := mode + "-" + next // no other test's: helpers are global
+	config := func(mode string) string {
+		return fmt.Sprintf("admit = %q\nhelper.name = %q\n", mode, helper)
+	}
+	t.Cleanup(func() { expectRegistered(t, helper, false) })
 
-	d := start(t, l.Router, fmt.Sprintf("admit = %q\n", mode))
+	d := start(t, l.Router, config(mode))
 	c := labtest.Connect(ctx, t, l.Client, l.Server.IPv4())
 	named := mustPASV(ctx, t, c)
 	expectation := "expectation " + l.Client.IPv4().String() + " > " + named.String()
@@ -224,12 +230,32 @@ func staleExpectation(t *testing.T, mode, next string) {
 	if diff := cmp.Diff([]string{"table ftpctd", expectation}, traces(t, l.Router)); diff != "" {
 		t.Errorf("of the killed daemon (-want +got):\n%s", diff)
 	}
-	start(t, l.Router, fmt.Sprintf("admit = %q\n", next))
+	expectRegistered(t, helper, mode == "helper")
+	start(t, l.Router, config(next))
 	if diff := cmp.Diff(running, traces(t, l.Router)); diff != "" {
 		t.Errorf("of the second daemon (-want +got):\n%s", diff)
 	}
+	expectRegistered(t, helper, next == "helper")
 	expectBlocked(ctx, t, fw, l.Client, netip.AddrPort{}, named)
 	checkAlive(ctx, t, c)
+}
+
+// expectRegistered fails the test unless the user-space helper is registered, or is not.
+func expectRegistered(t *testing.T, name string, want bool) {
+	t.Helper()
+	kernel, err := ctnetlink.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	helpers, err := kernel.Helpers()
+	if err != nil && !errors.Is(err, ctnetlink.ErrNoCTHelper) {
+		t.Fatal(err)
+	}
+	got := slices.ContainsFunc(helpers, func(h ctnetlink.Helper) bool { return h.Name == name })
+	if got != want {
+		t.Errorf("helper %q registered: %t, want %t", name, got, want)
+	}
 }
 
 // TestStaleExpectationInZone leaves an expectation in a conntrack zone, which the kernel
