@@ -51,7 +51,7 @@ func Checks(h Host, cfg config.Config) []Check {
 		check{"round-trip", func(ctx context.Context) Result { return checkRoundTrip(ctx, h, cfg) }},
 		check{"queue-owner", func(context.Context) Result { return checkQueueOwner(h, cfg) }},
 		check{"kept-away", func(context.Context) Result { return checkKeptAway(h, cfg) }},
-		check{"kernel-ftp-helper", func(context.Context) Result { return checkKernelHelper(h) }},
+		check{"kernel-ftp-helper", func(context.Context) Result { return checkKernelHelper(h, cfg) }},
 		check{"related-rule", func(context.Context) Result { return checkRelatedRule(h) }},
 		check{"expectation-table", func(context.Context) Result { return checkExpectationTable(h) }},
 		check{"connection-table", func(context.Context) Result { return checkConnectionTable(h) }},

@@ -305,6 +305,14 @@ func TestCheck(t *testing.T) {
 			}
 			return h
 		}, want: Warn, detail: "ip raw", fix: "remove the rule from the table ip raw"},
+		{name: "the daemon's helper is called ftp", check: "kernel-ftp-helper", host: func(h fakeHost) fakeHost {
+			h.tables = func() ([]Table, error) { return []Table{{Name: "inet ftpctd", Helpers: []string{"ftp"}}}, nil }
+			return h
+		}, cfg: ownHelper + "\nhelper.name = \"ftp\"", want: OK, detail: "no rule"},
+		{name: "the daemon would call its helper ftp, in another mode", check: "kernel-ftp-helper", host: func(h fakeHost) fakeHost {
+			h.tables = func() ([]Table, error) { return []Table{{Name: "ip raw", Helpers: []string{"ftp"}}}, nil }
+			return h
+		}, cfg: `helper.name = "ftp"`, want: Warn, detail: "ip raw"},
 		{name: "the kernel assigns helpers automatically", check: "kernel-ftp-helper", host: func(h fakeHost) fakeHost {
 			return h.with("proc/sys/net/netfilter/nf_conntrack_helper", "1\n")
 		}, want: Warn, detail: "automatically", fix: "sysctl -w net.netfilter.nf_conntrack_helper=0"},

@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
+
+	"ftpctd/cmd/ftpctd/internal/config"
 )
 
 // Table is a table of nftables or iptables-nft, as far as the checks need it.
@@ -206,8 +208,8 @@ func matchesRelated(m *expr.Match) bool {
 }
 
 // checkKernelHelper looks for rules that give connections the kernel's own
-// helper for FTP.
-func checkKernelHelper(h Host) Result {
+// helper for FTP. If the daemon's helper has its name, the kernel's cannot be there.
+func checkKernelHelper(h Host, cfg config.Config) Result {
 	const conflict = "it conflicts with ftpctd"
 	// Until Linux 6.0 the kernel could assign helpers automatically.
 	if automatic, err := readNumber(h.Files(), "proc/sys/net/netfilter/nf_conntrack_helper"); err == nil && automatic != 0 {
@@ -217,8 +219,9 @@ func checkKernelHelper(h Host) Result {
 	if err != nil {
 		return unreadable(err)
 	}
+	own := cfg.Admit == config.AdmitHelper && cfg.Helper.Name == "ftp"
 	for _, t := range tables {
-		if slices.Contains(t.Helpers, "ftp") {
+		if !own && slices.Contains(t.Helpers, "ftp") {
 			return Result{Warn, fmt.Sprintf("table %s assigns the kernel's ftp helper: %s", t.Name, conflict), "remove the rule from the table " + t.Name}
 		}
 	}
