@@ -41,7 +41,7 @@ func Checks(h Host, cfg config.Config) []Check {
 	return []Check{
 		check{"capabilities", func(context.Context) Result { return checkCapabilities(h) }},
 		check{"kernel-config", func(context.Context) Result { return checkKernelConfig(h, cfg) }},
-		check{"kernel-modules", func(context.Context) Result { return checkKernelModules(h) }},
+		check{"kernel-modules", func(context.Context) Result { return checkKernelModules(h, cfg) }},
 		check{"packet-queue", func(context.Context) Result { return checkPacketQueue(h) }},
 		check{"queue-rule", func(context.Context) Result { return checkQueueRule(h, cfg) }},
 		check{"ctnetlink", func(context.Context) Result { return checkCtnetlink(h) }},

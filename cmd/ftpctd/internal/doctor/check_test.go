@@ -227,6 +227,15 @@ func TestCheck(t *testing.T) {
 			h = h.with("proc/modules", without(h, "nft_compat", "nft_queue", "xt_NFQUEUE"))
 			return h.with("boot/config-6.1.0", strings.Replace(kernelConfig, "CONFIG_NFT_QUEUE=m", "", 1))
 		}, want: Warn, detail: "not loaded", fix: "modprobe -a nft_compat xt_NFQUEUE"},
+		{name: "the carrier not loaded, and not used", check: "kernel-modules", host: func(h fakeHost) fakeHost {
+			return h.with("proc/modules", without(h, "nf_conntrack_sane"))
+		}, cfg: ownHelper, want: OK, detail: "useful modules are loaded"},
+		{name: "the carrier not loaded", check: "kernel-modules", host: func(h fakeHost) fakeHost {
+			return h.with("proc/modules", without(h, "nf_conntrack_sane"))
+		}, cfg: `admit = "expect"`, want: Warn, detail: "not loaded", fix: "modprobe -a nf_conntrack_sane"},
+		{name: "user-space helpers not loaded", check: "kernel-modules", host: func(h fakeHost) fakeHost {
+			return h.with("proc/modules", without(h, "nfnetlink_cthelper"))
+		}, cfg: ownHelper, want: Warn, detail: "not loaded", fix: "modprobe -a nfnetlink_cthelper"},
 		{name: "all built in, no modules", check: "kernel-modules", host: func(h fakeHost) fakeHost {
 			return h.with("proc/modules", "").with("boot/config-6.1.0", strings.ReplaceAll(kernelConfig, "=m", "=y"))
 		}, want: OK, detail: "built in"},

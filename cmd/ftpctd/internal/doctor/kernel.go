@@ -26,6 +26,8 @@ type option struct {
 	// instead names the option that does the same better: where a kernel has it, the
 	// module is not used.
 	instead string
+	// admit are the modes of the configuration that use the module; all if empty.
+	admit []config.Admit
 }
 
 // options are the options that ftpctd uses, and their modules.
@@ -41,9 +43,16 @@ var options = []option{
 	{name: "NFT_QUEUE", module: "nft_queue"},
 	{name: "NFT_COMPAT", module: "nft_compat", instead: "NFT_QUEUE"},
 	{name: "NETFILTER_XT_TARGET_NFQUEUE", module: "xt_NFQUEUE", instead: "NFT_QUEUE"},
-	{name: "NF_CONNTRACK_SANE", module: "nf_conntrack_sane"},
-	{name: "NF_CT_NETLINK_HELPER"}, // the mode "helper" loads nfnetlink_cthelper
+	{name: "NF_CONNTRACK_SANE", module: "nf_conntrack_sane", admit: []config.Admit{config.AdmitAuto, config.AdmitExpect}},
+	{name: "NF_CT_NETLINK_HELPER", module: cthelper, admit: []config.Admit{config.AdmitHelper}},
 	{name: "NETFILTER_NETLINK_GLUE_CT"},
+}
+
+// uses reports whether a daemon with the configuration cfg loads the module of the
+// option on a kernel that has the options set.
+func (o option) uses(set map[string]string, cfg config.Config) bool {
+	return set[o.name] == asModule && o.module != "" && set[o.instead] == "" &&
+		(len(o.admit) == 0 || slices.Contains(o.admit, cfg.Admit))
 }
 
 // Values of an option.
@@ -122,7 +131,7 @@ func checkKernelConfig(h Host, cfg config.Config) Result {
 	return Result{Status: OK, Detail: found}
 }
 
-func checkKernelModules(h Host) Result {
+func checkKernelModules(h Host, cfg config.Config) Result {
 	set, _, err := readConfig(h)
 	if err != nil {
 		return Result{Status: OK, Detail: "unknown: kernel configuration not readable"}
@@ -140,7 +149,7 @@ func checkKernelModules(h Host) Result {
 	var missing []string
 	modules := 0
 	for _, o := range options {
-		if set[o.name] == asModule && o.module != "" && set[o.instead] == "" {
+		if o.uses(set, cfg) {
 			modules++
 			if !loaded[o.module] {
 				missing = append(missing, o.module)
