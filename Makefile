@@ -53,17 +53,18 @@ WITH_DIR = set -e; dir=$$(mktemp -d); trap 'rm -r "$$dir"' EXIT; trap 'exit 1' H
 
 # The tests whose result depends on the kernel and that need no more of it than the
 # daemon does.
-VM_TESTS ?= ^Test(ForwardInputOutput|PassiveRange|OlderConnection|TLSPorts(BehindNAT)?|StaleExpectation(InZone)?|Shutdown|RulesRemoved|NAT|ActiveBehindNAT|Zone|Loopback|AntiSpoof(NAT)?|ForgedSource|FastOpen|ListedAtStart|AlmostSANE|ControlPortAnnounced|Attack.*)$$
+VM_TESTS ?= ^Test(ForwardInputOutput|PassiveRange|OlderConnection|TLSPorts(BehindNAT)?|StaleExpectation(InZone)?|HelperName|Shutdown|RulesRemoved|NAT|ActiveBehindNAT|Zone|Loopback|AntiSpoof(NAT)?|ForgedSource|FastOpen|ListedAtStart|AlmostSANE|ControlPortAnnounced|Attack.*)$$
 
 test-vm: root deps build ## run the demo and the tests that depend on the kernel on Debian's kernels, in virtual machines (as root, KERNEL=all)
 	sh bench/vm/install-deps.sh $(KERNEL)
 	@$(WITH_DIR); vmrun="$$dir/vmrun -kernel $(KERNEL)"; \
 	$(GO) build -o $$dir/ ./bench/vm/vmrun; \
-	$(GO) test -c -o $$dir/ ./cmd/ftpctd ./conntrack/ctnetlink ./nfq; \
+	$(GO) test -c -o $$dir/ ./cmd/ftpctd ./cmd/ftpctd/internal/doctor ./conntrack/ctnetlink ./nfq; \
 	FTPCTD_VM=$(KERNEL) $(GO) test -v -count=1 -timeout 1h -run '^Test(InstallDeps|Boot)' ./bench/vm; \
 	$$vmrun -- $(BIN) demo; \
 	(cd conntrack/ctnetlink && $$vmrun -- $$dir/ctnetlink.test -test.v -test.timeout 10m); \
 	(cd nfq && $$vmrun -- $$dir/nfq.test -test.v -test.timeout 10m); \
+	(cd cmd/ftpctd/internal/doctor && $$vmrun -- $$dir/doctor.test -test.v -test.timeout 10m); \
 	cd cmd/ftpctd; $$vmrun -- sh -c 'modprobe br_netfilter; exec "$$@"' sh \
 		$$dir/ftpctd.test -test.v -test.timeout 25m -test.parallel 1 -test.run '$(VM_TESTS)'; \
 	FTPCTD_SYSTEMD_PROGRAM='$(abspath $(BIN))' \
