@@ -94,8 +94,15 @@ func TestSystemd(t *testing.T) {
 		t.Errorf("reloading made process %d of process %d", got, pid)
 	}
 
+	// The sandbox lets it register a helper, whose module the kernel loads.
+	rewrite("admit = \"helper\"\n")
+	mustRun(t, "systemctl", "restart", "ftpctd.service")
+	expectRegistered(t, "ftpctd", true)
+	s.expectTransfer(t, ftpparse.R227, true)
+
 	rewrite(string(reference))
 	mustRun(t, "systemctl", "restart", "ftpctd.service")
+	expectRegistered(t, "ftpctd", false)
 	s.expectTransfer(t, ftpparse.PORT, true)
 
 	// A daemon that does nothing is ended by the watchdog and started again.
