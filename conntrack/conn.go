@@ -1,9 +1,8 @@
 package conntrack
 
 import (
-	"encoding/binary"
+	"hash/maphash"
 	"math/bits"
-	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -144,7 +143,7 @@ func (r rank) timeout() time.Duration {
 // for each rank. It is a hash table with chains and of a fixed size: a map would store
 // every key twice, and leave garbage as it grows.
 type connTable struct {
-	seed   [4]uint64
+	seed   maphash.Seed
 	chains []*conn // their number is a power of two
 	n      int
 	lru    [ranks]conn // rings: next is the most recently used, prev the least
@@ -152,34 +151,17 @@ type connTable struct {
 }
 
 func (t *connTable) init(limit int) {
-	for i := range t.seed {
-		t.seed[i] = rand.Uint64()
-	}
+	t.seed = maphash.MakeSeed()
 	t.chains = make([]*conn, 1<<bits.Len(uint(max(limit, 1)-1)))
 	for r := range t.lru {
 		t.lru[r].next, t.lru[r].prev = &t.lru[r], &t.lru[r]
 	}
 }
 
-// chain returns the first connection with the hash of key.
-//
-// The hash folds products, like wyhash. Each step covers its operands with a secret: the
-// seed, or the hash so far. Otherwise a sender of forged packets could choose keys that
-// share a chain, whatever the seed.
+// chain returns the first connection with the hash of key. The seed is secret, so that a
+// sender of forged packets cannot choose keys that share a chain.
 func (t *connTable) chain(key *connKey) **conn {
-	ports := uint64(key.clientPort) | uint64(key.serverPort)<<16 | uint64(key.family)<<32 | uint64(key.zone)<<48
-	h := fold(word(key.client[:8])^t.seed[0], word(key.client[8:])^t.seed[1])
-	h = fold(word(key.server[:8])^h, word(key.server[8:])^t.seed[2])
-	h = fold(ports^h, t.seed[3])
-	return &t.chains[h&uint64(len(t.chains)-1)]
-}
-
-func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
-
-// fold returns both halves of a product in one.
-func fold(a, b uint64) uint64 {
-	high, low := bits.Mul64(a, b)
-	return high ^ low
+	return &t.chains[maphash.Comparable(t.seed, *key)&uint64(len(t.chains)-1)]
 }
 
 func (t *connTable) find(key *connKey) *conn {
