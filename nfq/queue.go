@@ -38,7 +38,7 @@ type Verdict struct {
 	// are ignored.
 	Before []byte
 	// Hold keeps the packet in the kernel until Queue.Accept is called with its
-	// ID. Before is sent at once.
+	// ID. Before is sent with the batch, which an earlier Accept overtakes.
 	Hold bool
 }
 

@@ -229,7 +229,10 @@ func testBefore(t *testing.T, driver string) {
 			h.packet = func(p *packet.Packet) Verdict {
 				if tt.hold {
 					id := p.ID
-					time.AfterFunc(time.Millisecond, func() {
+					go func() {
+						for q.busy.Load() { // until Before has been sent
+							time.Sleep(time.Millisecond)
+						}
 						if err := q.Accept(id); err != nil {
 							t.Error(err)
 						}
