@@ -13,7 +13,7 @@ import (
 var (
 	ErrNotTCP    = errors.New("packet: packet is not TCP over IPv4 or IPv6")
 	ErrFragment  = errors.New("packet: packet is a fragment")
-	ErrTruncated = errors.New("packet: packet is cut short")
+	ErrTruncated = errors.New("packet: packet is truncated")
 	ErrMalformed = errors.New("packet: packet has a malformed header")
 )
 
@@ -22,31 +22,28 @@ const (
 	ipv6HeaderLen    = 40
 	ipv6FragmentLen  = 8
 	tcpMinDataOffset = 5
-	// fragmentReserved is what is neither offset nor M flag in the second 16
-	// bits of the fragment header (RFC 8200 section 4.5).
+	// fragmentReserved are the reserved bits beside offset and M flag in the fragment
+	// header (RFC 8200 section 4.5).
 	fragmentReserved = 0b110
 )
 
-// Decoder decodes packets into a [Packet]. It keeps the headers that it reads,
-// so as to allocate nothing, and so is not safe for concurrent use. The zero
-// Decoder is ready.
+// Decoder decodes packets into a [Packet]. It reuses its memory for headers and allocates
+// nothing. It is not safe for concurrent use. The zero Decoder is ready.
 type Decoder struct {
 	ip4 layers.IPv4
 	ext layers.IPv6ExtensionSkipper
 	tcp layers.TCP
 }
 
-// Decode decodes the IP packet b into p, whose Payload borrows from b. It leaves
-// p.ID, p.Zone and p.Conntrack alone, and the rest undefined if it fails.
+// Decode decodes the IP packet b into p, whose Payload borrows from b. It does not change
+// p.ID, p.Zone and p.Conntrack; if it fails, the other fields are undefined.
 //
-// It fails for what is not one whole TCP segment: another protocol, a fragment
-// of a packet, or fewer bytes than the packet says that it has. A reader must
-// not take a line that was cut for a whole one. Checksums are not verified:
-// conntrack has done that for a packet of a queue.
+// It fails unless b is one whole TCP segment: for another protocol, a fragment, or a packet
+// shorter than its header says, because a truncated line must not be parsed as a whole one.
+// Checksums are not verified: conntrack has done that for a queue's packet.
 //
-// Options that make no sense do not make a packet malformed. The hosts that the
-// packet is for pass over them as well (tcp_parse_options), and what they read
-// must not go unread here.
+// Invalid options are ignored, as the receiving host ignores them (tcp_parse_options of
+// net/ipv4/tcp_input.c): a payload that the host accepts must be parsed here too.
 func (d *Decoder) Decode(b []byte, p *Packet) error {
 	if len(b) == 0 {
 		return ErrTruncated
@@ -86,15 +83,15 @@ func (d *Decoder) ipv4(b []byte, p *Packet) error {
 	return d.segment(d.ip4.Payload, src, dst, p)
 }
 
-// ipv6 reads the fixed header by itself: layers.IPv6 takes the hop-by-hop header
-// for a part of it, allocates for each of its options, and counts its length
-// twice, so that every such packet would seem to be cut.
+// ipv6 reads the fixed header without layers.IPv6, which includes the hop-by-hop header,
+// allocates for each of its options, and counts its length twice: every such packet would
+// seem truncated.
 func (d *Decoder) ipv6(b []byte, p *Packet) error {
 	if len(b) < ipv6HeaderLen {
 		return ErrTruncated
 	}
 	length := int(binary.BigEndian.Uint16(b[4:]))
-	if length == 0 { // at best a jumbogram (RFC 2675), which holds no line of text
+	if length == 0 { // at best a jumbogram (RFC 2675), which no control connection sends
 		return ErrMalformed
 	}
 	if ipv6HeaderLen+length > len(b) {
@@ -115,7 +112,7 @@ func (d *Decoder) ipv6(b []byte, p *Packet) error {
 			if len(rest) < ipv6FragmentLen {
 				return ErrMalformed
 			}
-			// A fragment that is the whole of its packet is none (RFC 6946).
+			// An atomic fragment is a whole packet (RFC 6946).
 			if binary.BigEndian.Uint16(rest[2:])&^fragmentReserved != 0 {
 				return ErrFragment
 			}

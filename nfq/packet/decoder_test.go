@@ -75,16 +75,16 @@ func replace(b []byte, at int, with ...byte) []byte {
 var decodeTests = []struct {
 	name string
 	b    []byte
-	want Packet // of which the ports, numbers and flags are filled in by the test
+	want Packet // without sequence numbers, flags and payload, which the test fills in
 	err  error
-	// nonsense is for options of which gopacket complains in words of its own,
-	// which cost an allocation.
-	nonsense bool
+	// invalid is set for invalid options: gopacket formats an error for them, which is
+	// an allocation.
+	invalid bool
 }{
 	{name: "IPv4", b: ipv4(tcp, 0, nil, segment()), want: v4},
 	{name: "IPv4 that must not be fragmented", b: ipv4(tcp, 0x4000, nil, segment()), want: v4},
 	{name: "IPv4 with options", b: ipv4(tcp, 0, []byte{148, 4, 0, 0}, segment(timestamps...)), want: v4},
-	{name: "IPv4 with an option that makes no sense", b: ipv4(tcp, 0, []byte{148, 200, 0, 0}, segment()), want: v4, nonsense: true},
+	{name: "IPv4 with an invalid option", b: ipv4(tcp, 0, []byte{148, 200, 0, 0}, segment()), want: v4, invalid: true},
 	{name: "IPv4 with padding of the link", b: append(ipv4(tcp, 0, nil, segment()), 0, 0, 0, 0), want: v4},
 	{name: "IPv6", b: ipv6(tcp, "fd00::1", "fd00::2", segment()), want: v6},
 	{name: "IPv6 with padding of the link", b: append(ipv6(tcp, "fd00::1", "fd00::2", segment()), 0, 0), want: v6},
@@ -96,8 +96,8 @@ var decodeTests = []struct {
 	{name: "all headers", b: ipv6(hopByHop, "fd00::1", "fd00::2", extension(option), extension(routing), extension(fragment), fragmentHeader(option, 0), extension(tcp), segment(syn...)), want: v6},
 	{name: "fragment that is whole", b: ipv6(fragment, "fd00::1", "fd00::2", fragmentHeader(tcp, 0), segment()), want: v6},
 	{name: "options of a SYN", b: ipv4(tcp, 0, nil, segment(syn...)), want: v4},
-	{name: "TCP option that is too long", b: ipv4(tcp, 0, nil, segment(8, 200, 0, 0)), want: v4, nonsense: true},
-	{name: "TCP option of length 0", b: ipv4(tcp, 0, nil, segment(8, 0, 0, 0)), want: v4, nonsense: true},
+	{name: "TCP option that is too long", b: ipv4(tcp, 0, nil, segment(8, 200, 0, 0)), want: v4, invalid: true},
+	{name: "TCP option of length 0", b: ipv4(tcp, 0, nil, segment(8, 0, 0, 0)), want: v4, invalid: true},
 
 	{name: "nothing", b: nil, err: ErrTruncated},
 	{name: "IPv4 cut within the header", b: ipv4(tcp, 0, nil, segment())[:19], err: ErrTruncated},
@@ -132,11 +132,11 @@ var (
 	mapped = Packet{Src: netip.MustParseAddrPort("[::ffff:192.0.2.1]:40001"), Dst: netip.MustParseAddrPort("[::ffff:198.51.100.2]:21")}
 )
 
-// cut takes the last byte away.
+// cut removes the last byte.
 func cut(b []byte) []byte { return b[:len(b)-1] }
 
 func TestDecode(t *testing.T) {
-	// One Decoder for all rows: what a packet leaves in it must not show.
+	// One Decoder for all rows: an earlier packet must not affect a later one.
 	var d Decoder
 	for _, tt := range decodeTests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -149,7 +149,7 @@ func TestDecode(t *testing.T) {
 				if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 					t.Errorf("packet (-want +got):\n%s", diff)
 				}
-				if n := testing.AllocsPerRun(100, func() { _ = d.Decode(tt.b, &got) }); n != 0 && !tt.nonsense {
+				if n := testing.AllocsPerRun(100, func() { _ = d.Decode(tt.b, &got) }); n != 0 && !tt.invalid {
 					t.Errorf("%v allocations, want none", n)
 				}
 			}
