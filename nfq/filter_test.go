@@ -10,8 +10,8 @@ import (
 	"ftpctd/nfq/nfnetlink"
 )
 
-// TestSilent has the kernel refuse two messages, one of which is silent: the
-// other's rejection is the first thing to come.
+// TestSilent sends two messages that the kernel rejects, one of which is silent: the error
+// of the other must arrive first.
 func TestSilent(t *testing.T) {
 	labtest.EnterNetns(t)
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)

@@ -85,8 +85,8 @@ func TestPingProgress(t *testing.T) {
 	}
 }
 
-// TestPingLostQueue makes sure that a receive loop that goes on is not enough:
-// the kernel must have the queue.
+// TestPingLostQueue checks that a working receive loop is not enough: the kernel must
+// have the queue.
 func TestPingLostQueue(t *testing.T) {
 	labtest.EnterNetns(t)
 	q, _ := start(t, Config{}, handler{})

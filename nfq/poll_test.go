@@ -39,8 +39,8 @@ func TestScore(t *testing.T) {
 	}
 }
 
-// TestBusyPoll holds that packets pass while the loop polls, that the loop goes to
-// sleep when none come any more, and that closing ends it in both states.
+// TestBusyPoll checks that packets pass while the loop polls, that the loop sleeps when no
+// more arrive, and that closing ends it in both states.
 func TestBusyPoll(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -76,7 +76,7 @@ func TestBusyPoll(t *testing.T) {
 	}
 }
 
-// cpuTime is what the process has used of the processors.
+// cpuTime returns the CPU time that the process has used.
 func cpuTime(t *testing.T) time.Duration {
 	t.Helper()
 	var u unix.Rusage

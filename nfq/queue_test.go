@@ -236,7 +236,7 @@ func testBefore(t *testing.T, driver string) {
 						if err := q.Accept(id); err != nil {
 							t.Error(err)
 						}
-					})
+					}()
 				}
 				return Verdict{Before: setMark(p.Src, p.Dst, 1), Hold: tt.hold}
 			}
@@ -302,8 +302,8 @@ func setMark(src, dst netip.AddrPort, seq uint32) []byte {
 	return nfnetlink.EndMessage(append(b, attrs...), 0)
 }
 
-// TestConntrack holds that a packet comes with what conntrack knows of it where
-// the kernel can tell, and without where it cannot.
+// TestConntrack checks that packets come with the attributes of their connection if the
+// kernel supports that, and without them otherwise.
 func TestConntrack(t *testing.T) { eachDriver(t, testConntrack) }
 
 func testConntrack(t *testing.T, driver string) {
@@ -331,8 +331,8 @@ func testConntrack(t *testing.T, driver string) {
 	}
 }
 
-// TestConntrackFlag holds that a queue does without what the kernel does not have, and
-// without nothing else.
+// TestConntrackFlag checks that a queue opens without the flag if the kernel does not know
+// it, and only then.
 func TestConntrackFlag(t *testing.T) {
 	tests := []struct {
 		name      string
@@ -404,8 +404,8 @@ func testUndecoded(t *testing.T, driver string) {
 	}
 }
 
-// TestOverrun stops the handler while more packets come than the receive buffer
-// has room for. They pass, and the queue goes on.
+// TestOverrun stops the handler while more packets arrive than the receive buffer has room
+// for. They pass, and the queue still works afterwards.
 func TestOverrun(t *testing.T) { eachDriver(t, testOverrun) }
 
 func testOverrun(t *testing.T, driver string) {
@@ -446,7 +446,8 @@ func testOverrun(t *testing.T, driver string) {
 }
 
 // TestOpenUnderTraffic opens the queue over and over while rules already send
-// packets there. Each Open must succeed, and nothing be lost for good.
+// packets there. Each Open must succeed, and no packet may be lost for longer than TCP
+// takes to send it again.
 func TestOpenUnderTraffic(t *testing.T) { eachDriver(t, testOpenUnderTraffic) }
 
 func testOpenUnderTraffic(t *testing.T, driver string) {
@@ -639,7 +640,7 @@ func testNothingLeft(t *testing.T, driver string) {
 			t.Fatal(err)
 		}
 	}
-	cycle() // what the runtime keeps for itself is there after the first
+	cycle() // the runtime keeps descriptors that the first one opens
 	before := count()
 	for range 5 {
 		cycle()
@@ -686,7 +687,7 @@ func TestUnknownDriver(t *testing.T) {
 	}
 }
 
-// nullConn is a socket that swallows what is written.
+// nullConn is a socket that discards datagrams.
 type nullConn struct {
 	syscall.RawConn
 	fd uintptr
