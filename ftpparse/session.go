@@ -236,7 +236,7 @@ func (s *Session) proven() bool {
 	return s.flags&fromStart == 0 || s.flags&(greetingDone|commandSeen|slipPending) == greetingDone|commandSeen
 }
 
-// markNotFTP gives the connection up for good.
+// markNotFTP stops reading both directions.
 func (s *Session) markNotFTP(dst []Event, why Reason) []Event {
 	s.flags |= notFTP
 	s.client.mode, s.server.mode = readNothing, readNothing

@@ -14,8 +14,8 @@ func (s *Session) acknowledged(dst []Event, st *stream, ack uint32) []Event {
 }
 
 // gap gives up the bytes of st before to. Reading resumes after the next line end, and
-// commands from before are not paired with replies. A gap before both sides have spoken
-// FTP leaves that unproven for good.
+// commands from before are not paired with replies. Before both sides have spoken FTP, a
+// gap ends the session, which could never be proven.
 //
 // Either side can make a gap in what it sends. It must gain nothing by that, and cannot
 // undo what the other side has said.

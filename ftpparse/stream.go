@@ -19,7 +19,7 @@ const (
 	readLines   mode = iota
 	skipLine         // after a gap: the rest of a line whose begin is lost
 	readTLS          // the framing of TLS records, not their content
-	readNothing      // unreadable for good
+	readNothing      // unreadable from here on
 )
 
 // stream is one direction of the control connection in sequence space.
