@@ -178,11 +178,11 @@ func TestLookupOnce(t *testing.T) {
 	x := announce("second line", 1, true)
 	kernel = withoutNAT(0, ends)
 	tr.Reject(tr.now, &x, NoMaster)
-	announce("after a refusal", 2, false)
+	announce("after a rejection", 2, false)
 	kernel = behind
 	x = announce("nothing new to ask", 2, false)
 	tr.Reject(tr.now, &x, NoMaster)
-	x = announce("after another refusal", 3, true)
+	x = announce("after another rejection", 3, true)
 	tr.Reject(tr.now, &x, NoMaster)
 	known = false
 	l.take()
@@ -213,7 +213,7 @@ func TestZones(t *testing.T) {
 	for _, w := range []*wire{one, two} {
 		d := w.s("227 (198,51,100,20,122,8)\r\n")
 		if len(d.Expect) != 1 || d.Expect[0].Zone != w.zone || d.Conflict {
-			t.Errorf("zone %d: %+v, want an expectation of that zone, which nobody contests", w.zone, d)
+			t.Errorf("zone %d: %+v, want an expectation of that zone, without a conflict", w.zone, d)
 		}
 	}
 	d := one.send(one.client, one.server, one.cseq, 0, packet.RST, "")

@@ -62,7 +62,7 @@ func TestConflict(t *testing.T) {
 			t.Errorf("%+v, want nothing: the place is the second's", d)
 		}
 	})
-	t.Run("refused", func(t *testing.T) {
+	t.Run("rejected", func(t *testing.T) {
 		tr.Reject(time.Unix(1001, 0), &x, Clash)
 		if left := standing(tr); left != nil {
 			t.Errorf("%v left", left)

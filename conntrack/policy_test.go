@@ -86,7 +86,7 @@ func TestRequireLogin(t *testing.T) {
 		w.s("220 r\r\n")
 		w.c("PORT 192,0,2,10,154,208\r\n")
 		if got := len(standing(tr)) == 0; got != require {
-			t.Errorf("RequireLogin %v: refused %v", require, got)
+			t.Errorf("RequireLogin %v: rejected %v", require, got)
 		}
 	}
 }

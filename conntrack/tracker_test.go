@@ -419,7 +419,7 @@ func TestPacketFullOfLines(t *testing.T) {
 		last     string
 	}{
 		{
-			name: "refused", line: func(int) string { return "PORT 1\r\n" }, most: 8,
+			name: "rejected", line: func(int) string { return "PORT 1\r\n" }, most: 8,
 			rejected: lines, events: maxLines, last: "reject PORT 198.51.100.20 > invalid AddrPort malformed",
 		},
 		{

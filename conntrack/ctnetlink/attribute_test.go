@@ -226,7 +226,7 @@ func fromControlPort() []expr.Any {
 	return parts
 }
 
-// dropIn drops what comes in and matches, until the end of the namespace.
+// dropIn drops incoming packets that match, until the end of the namespace.
 func dropIn(t *testing.T, match []expr.Any) {
 	t.Helper()
 	nft, err := nftables.New()
@@ -265,7 +265,7 @@ func begin(t *testing.T, src, dst netip.AddrPort) conntrack.Tuple {
 	return conntrack.Tuple{Src: src, Dst: dst}
 }
 
-// TestPickedUp tells a connection that conntrack picked up in the middle from one whose
+// TestPickedUp looks up a connection that conntrack picked up in the middle, and one whose
 // handshake it saw.
 func TestPickedUp(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {

@@ -158,8 +158,8 @@ func TestDeleteOwn(t *testing.T) {
 	}
 }
 
-// TestZones has a control connection in each of two zones, both between the same
-// ends, and finds what they expect, whose zones the kernel does not tell.
+// TestZones opens control connections between the same endpoints in two zones, and finds
+// the expectations of both, whose zones the kernel does not report.
 func TestZones(t *testing.T) {
 	for _, tt := range []struct{ name, host string }{{"IPv4", "127.0.0.1"}, {"IPv6", "::1"}} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -301,7 +301,7 @@ func exactSource(b []byte) []byte {
 	return b
 }
 
-func TestKernelRefuses(t *testing.T) {
+func TestKernelRejects(t *testing.T) {
 	labtest.EnterNetns(t)
 	assignSane(t)
 	c := openConn(t)
@@ -403,7 +403,7 @@ func TestNoPrivilege(t *testing.T) {
 	}
 }
 
-// TestConcurrentUse holds that answers reach the one who asked.
+// TestConcurrentUse checks that each caller gets the reply to its own request.
 func TestConcurrentUse(t *testing.T) {
 	labtest.EnterNetns(t)
 	assignSane(t)

@@ -232,8 +232,8 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
 }
 
-// drop drops what comes in, behind the rule of countRelated, until the function
-// that it returns is called.
+// drop drops incoming packets, behind the rule of countRelated, until the returned
+// function is called.
 func drop(t *testing.T) (admit func()) {
 	t.Helper()
 	nft, err := nftables.New()
@@ -260,8 +260,8 @@ func drop(t *testing.T) (admit func()) {
 	}
 }
 
-// TestEntryRefused holds what the kernel says to entries that make no sense.
-func TestEntryRefused(t *testing.T) {
+// TestEntryRejected checks the kernel's errors for entries that cannot be.
+func TestEntryRejected(t *testing.T) {
 	labtest.EnterNetns(t)
 	countRelated(t)
 	c := openConn(t)
@@ -275,8 +275,8 @@ func TestEntryRefused(t *testing.T) {
 // inUserNamespace is set for the test process in the user namespace.
 const inUserNamespace = "FTPCTD_TEST_USER_NAMESPACE"
 
-// TestUserNamespace makes an entry, and asks for helpers, in a process that has a user namespace of its
-// own, as in an unprivileged container.
+// TestUserNamespace creates an entry and lists helpers in a process with its own user
+// namespace, as in an unprivileged container.
 func TestUserNamespace(t *testing.T) {
 	if os.Getenv(inUserNamespace) != "" {
 		labtest.EnterNetns(t) // which belongs to the user namespace
@@ -300,7 +300,7 @@ func TestUserNamespace(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	switch {
 	case cmd.Process == nil:
-		labtest.Unmet(t, "cannot make a user namespace: "+err.Error())
+		labtest.Unmet(t, "cannot create a user namespace: "+err.Error())
 	case err != nil || !strings.Contains(string(out), "--- PASS: TestUserNamespace"):
 		t.Fatalf("error %v in the user namespace:\n%s", err, out)
 	}

@@ -237,8 +237,8 @@ func ownHelpers(t *testing.T, c *Conn, name string) []Helper {
 	return own
 }
 
-// TestOwnHelper takes a helper through its life, where the kernel has such. It is
-// global, so it has a name of its own.
+// TestOwnHelper registers, changes and deletes a helper, if the kernel supports that.
+// Helpers are global, so it has a name that nothing else uses.
 func TestOwnHelper(t *testing.T) {
 	labtest.EnterNetns(t)
 	c := openConn(t)
@@ -282,7 +282,7 @@ func TestOwnHelper(t *testing.T) {
 	}
 	listed(cfg)
 
-	// One with private data must be made anew.
+	// One with private data must be replaced.
 	if err := c.DeleteHelper(cfg.Name); err != nil {
 		t.Fatal(err)
 	}
