@@ -3,6 +3,7 @@ package ftpparse
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -683,6 +684,32 @@ func TestSessionOneByteASegment(t *testing.T) {
 			t.Errorf("events differ from the uncut session (-uncut +cut):\n%s", diff)
 		}
 	}
+}
+
+// TestConcurrentSessions reads sessions in several goroutines, as the queues of a daemon do:
+// what one keeps in a buffer of the shared pools must not reach another.
+func TestConcurrentSessions(t *testing.T) {
+	var wg sync.WaitGroup
+	for i := range 8 {
+		long := strings.Repeat("x", 50*(i+1))
+		sc := script{
+			"S:220 ready\r\n", fmt.Sprintf("C:USER %s\r\nPASS b\r\nPORT 192,0,2,%d,19,%d\r\nRETR %s", long, i, i, long), "C:\r\nNOOP",
+			"S:331 p\r\n230 ok\r\n20", "S:0 ok\r\n",
+		}
+		want := []string{fmt.Sprintf("announced PORT 192.0.2.%d:%d", i, 19<<8+i)}
+		wg.Go(func() {
+			for range 1000 {
+				var s Session
+				s.Start(1, 1)
+				if diff := cmp.Diff(want, describe(sc.play(&s, 1, 1))); diff != "" {
+					t.Errorf("session %d (-want +got):\n%s", i, diff)
+					return
+				}
+				s.Release()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestSequenceSpace gives the reader segments as TCP may deliver them.
