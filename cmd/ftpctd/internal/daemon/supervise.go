@@ -181,7 +181,7 @@ func (s *supervisor) reload() {
 	}
 	s.level.Set(cfg.Log.Level)
 	s.cfg = cfg
-	s.log.Info("configuration reloaded")
+	s.log.Info("configuration reloaded: the file was read again")
 	if len(restart) > 0 {
 		s.log.Warn("changed keys take effect after a restart", "keys", restart)
 	}
