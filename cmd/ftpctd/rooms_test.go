@@ -118,7 +118,7 @@ var rooms = []room{
 	},
 	{
 		path: internal + "/event",
-		mod:  []string{"ftpctd/conntrack", "ftpctd/ftpparse"},
+		mod:  []string{},
 	},
 	{
 		path: internal + "/report",
@@ -151,10 +151,10 @@ var rooms = []room{
 		},
 	},
 	{
-		// The packet path.
+		// The packet path: no configuration, no nftables.
 		path: internal + "/engine",
 		mod: []string{
-			internal + "/admit", internal + "/config", internal + "/event", internal + "/report", "ftpctd/conntrack",
+			internal + "/admit", internal + "/event", internal + "/report", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/ftpparse", "ftpctd/nfq", "ftpctd/nfq/packet", "golang.org/x/sys/unix",
 		},
 	},
@@ -166,7 +166,7 @@ var rooms = []room{
 	{
 		path: internal + "/doctor",
 		mod: []string{
-			internal + "/admit", internal + "/advice", internal + "/config", internal + "/engine", internal + "/firewall", "ftpctd/conntrack",
+			internal + "/admit", internal + "/advice", internal + "/config", internal + "/firewall", "ftpctd/conntrack",
 			"ftpctd/conntrack/ctnetlink", "ftpctd/nfq", "github.com/google/nftables/", "golang.org/x/sys/unix",
 		},
 	},
