@@ -178,7 +178,7 @@ func TestAntiSpoof(t *testing.T) {
 					c := labtest.Connect(ctx, t, l.Client, w.Server)
 					spoofed := mustKeptAway(t, d.host).Spoofed > before
 					if spoofed != (tt.want == unread) {
-						t.Errorf("packets that are not believed: %t", spoofed)
+						t.Errorf("packets that failed the source address check: %t", spoofed)
 					}
 					if spoofed && w.Via.Active() {
 						return // what the client announces may be all that has to be read
@@ -234,7 +234,7 @@ func TestAntiSpoofNAT(t *testing.T) {
 				t.Error(err)
 			}
 			if n := mustKeptAway(t, l.Router).Spoofed; n > 0 {
-				t.Errorf("%d packets are not believed", n)
+				t.Errorf("%d packets failed the source address check", n)
 			}
 		})
 	}
@@ -257,7 +257,7 @@ func TestLoopback(t *testing.T) {
 		})
 	}
 	if n := mustKeptAway(t, l.Server).Spoofed; n > 0 {
-		t.Errorf("%d packets are not believed", n)
+		t.Errorf("%d packets failed the source address check", n)
 	}
 }
 
@@ -271,16 +271,16 @@ func TestForgedSource(t *testing.T) {
 		rpFilter    string
 		ipv6        bool
 		vrf         bool
-		believed    bool
+		trusted     bool
 	}{
 		{name: "IPv4, rp_filter 0", spoof: "strict", rpFilter: "0"},
 		{name: "IPv4, rp_filter 2", spoof: "strict", rpFilter: "2"},
 		{name: "IPv6", spoof: "strict", rpFilter: "0", ipv6: true},
-		{name: "IPv4, off", spoof: "off", rpFilter: "0", believed: true},
-		{name: "IPv6, off", spoof: "off", rpFilter: "0", ipv6: true, believed: true},
+		{name: "IPv4, off", spoof: "off", rpFilter: "0", trusted: true},
+		{name: "IPv6, off", spoof: "off", rpFilter: "0", ipv6: true, trusted: true},
 		// In its filters a packet comes from the VRF, and from none of its links.
-		{name: "IPv4, VRF", spoof: "strict", rpFilter: "0", vrf: true, believed: true},
-		{name: "IPv6, VRF", spoof: "strict", rpFilter: "0", ipv6: true, vrf: true, believed: true},
+		{name: "IPv4, VRF", spoof: "strict", rpFilter: "0", vrf: true, trusted: true},
+		{name: "IPv6, VRF", spoof: "strict", rpFilter: "0", ipv6: true, vrf: true, trusted: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -305,10 +305,10 @@ func TestForgedSource(t *testing.T) {
 			if err := l.Server.Do(func() error { return sendSYN(src, dst) }); err != nil {
 				t.Fatal(err)
 			}
-			if tt.believed {
+			if tt.trusted {
 				labtest.Eventually(t, "the SYN is through", func() bool { return tracked(t, l.Router, src) })
 				if n := mustKeptAway(t, l.Router).Spoofed; n > 0 {
-					t.Errorf("%d packets are not believed", n)
+					t.Errorf("%d packets failed the source address check", n)
 				}
 				return
 			}

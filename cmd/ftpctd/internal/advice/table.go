@@ -25,8 +25,8 @@ type row struct {
 	advice string
 }
 
-// nameOf stands for the name of the conntrack helper that an error is about. It is none of
-// the words of a kernel option.
+// nameOf stands for the name of the conntrack helper that an error is about. No
+// name of a kernel option contains it.
 const nameOf = "{helper}"
 
 const (

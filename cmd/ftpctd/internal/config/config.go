@@ -107,7 +107,7 @@ type Limits struct {
 	Connections int
 }
 
-// Log is what is logged, and how.
+// Log is the level and the format of the log.
 type Log struct {
 	Level  slog.Level
 	Format LogFormat

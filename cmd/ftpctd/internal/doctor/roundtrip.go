@@ -30,13 +30,13 @@ const (
 // patience is for connections over the loopback link, which take no time.
 const patience = 5 * time.Second
 
-// privateHelper is registered and deleted for the round trip. Such names are
-// global, so it is none that a daemon has.
+// privateHelper is registered and deleted for the round trip. Helpers are
+// global, so its name differs from that of any daemon's.
 const privateHelper = "ftpctd-doctor"
 
 // privateRules is the configuration of the daemon's rules in a private namespace.
 // Nobody reads the queue: its packets pass. They come from the loopback link, whose
-// source addresses are believed anyway.
+// source addresses are trusted anyway.
 func privateRules(helper string) firewall.Config {
 	return firewall.Config{
 		Ports: []uint16{controlPort}, Helper: helper, QueueCount: 1, AntiSpoof: firewall.AntiSpoofOff,

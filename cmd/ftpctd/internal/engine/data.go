@@ -76,7 +76,7 @@ func (e *Engine) tlsTimeout(h conntrack.HostPair) time.Duration {
 
 // ReinstallTLS puts the sessions in TLS into the table, and refreshes their timeout.
 // Expected data connections are not in a table that was restored: clients ask again.
-// Packets are handled meanwhile.
+// Between two pairs of hosts it lets packets pass.
 func (e *Engine) ReinstallTLS() {
 	if !e.servesTLS() {
 		return

@@ -17,8 +17,7 @@ const (
 
 // Counters are the packets that the rules kept away from the daemon or the carrier.
 type Counters struct {
-	// Spoofed are those whose source was not believed ([AntiSpoof]). They went on
-	// unread.
+	// Spoofed failed the source address check ([AntiSpoof]), and passed unread.
 	Spoofed uint64
 	// SANERequests were dropped: they would have set the kernel's helper "sane" off.
 	SANERequests uint64
@@ -30,9 +29,9 @@ func (c Counters) plus(d Counters) Counters {
 	return Counters{c.Spoofed + d.Spoofed, c.SANERequests + d.SANERequests, c.FastOpens + d.FastOpens}
 }
 
-// Counters returns what the rules have counted since Install. Of a table that
-// somebody removed, what it counted after the call before is lost. After Remove it
-// returns what the last call has.
+// Counters returns the packets counted since Install. If somebody removed the table,
+// those that it counted after the previous call are lost. After Remove it returns the
+// result of the previous call.
 func (t *Table) Counters() (Counters, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -123,11 +123,11 @@ type builder struct {
 //			meta nfproto ipv4 ip saddr . ip daddr @opaque4 tcp dport 30000-30999 queue flags bypass to 21
 //			meta nfproto ipv6 ip6 saddr . ip6 daddr @opaque6 tcp dport 30000-30999 queue flags bypass to 21
 //		}
-//		chain data-believed {
+//		chain data-trusted {
 //			iif != "lo" fib saddr . iif oif 0 fib saddr . mark . iif oif 0 counter name "spoofed" return
 //			queue flags bypass to 21
 //		}
-//		chain data-arriving { … the same as data, and "jump data-believed" instead of the queue }
+//		chain data-arriving { … the same as data, and "jump data-trusted" instead of the queue }
 //		chain data-prerouting {
 //			type filter hook prerouting priority -300;
 //			tcp flags & (fin|syn|rst|ack) == syn jump data-arriving
@@ -202,8 +202,8 @@ func (r builder) addControl(cfg Config) {
 		{r.baseChain("queue-forward", nftables.ChainHookForward, priorityQueue), arriving},
 		{r.baseChain("queue-output", nftables.ChainHookOutput, priorityQueue), local},
 	} {
-		// Who opened the connection is its client. A server that answers a client
-		// with a control port as its own is none of FTP.
+		// The side that opened the connection is its client. A packet from a control
+		// port in the original direction is no server's.
 		r.add(base.chain, r.port(offsetDport), direction(dirOriginal), jumpTo(base.control.Name))
 		r.add(base.chain, r.port(offsetSport), direction(dirReply), jumpTo(base.control.Name))
 		if base.control != local && cfg.Helper != "" {
@@ -213,7 +213,7 @@ func (r builder) addControl(cfg Config) {
 }
 
 // dropForgedData drops the first packet of an expected connection if its source is not
-// believed. Conntrack would take it for the one that was announced: who expects a
+// trusted. Conntrack would take it for the one that was announced: who expects a
 // connection from a host could have begun one from any port of that host, and go on
 // with a SYN of his own to that port, which belongs to the connection then.
 func (r builder) dropForgedData(chain *nftables.Chain, cfg Config) {
@@ -300,7 +300,7 @@ func hasLabels() bool {
 	return feature{add: func(r builder, chain *nftables.Chain) { r.add(chain, setLabel(labelSYN)) }}.probe() == nil
 }
 
-// spoofed matches packets whose source address is not believed, and is nil where
+// spoofed matches packets whose source address is not trusted, and is nil where
 // all are. It works where packets arrive, in input and forward.
 func (a AntiSpoof) spoofed() []expr.Any {
 	var lookup []expr.Any
@@ -349,7 +349,7 @@ func (r *builder) addPorts(ports []uint16) error {
 }
 
 // addData adds the sets of data connections and the chains that queue their first packets.
-// One whose source is not believed is left out: see dropForgedData. It then meets the
+// One whose source is not trusted is left out: see dropForgedData. It then meets the
 // filters as any other.
 func (r builder) addData(cfg Config) error {
 	for _, f := range families {
@@ -362,10 +362,10 @@ func (r builder) addData(cfg Config) error {
 	}
 	r.addDataChain(chainData, cfg.TLSPorts, []expr.Any{r.queue})
 	if spoofed := cfg.AntiSpoof.spoofed(); spoofed != nil {
-		believed := r.chain("data-believed")
-		r.add(believed, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
-		r.add(believed, []expr.Any{r.queue})
-		r.addDataChain(chainDataArriving, cfg.TLSPorts, jumpTo(believed.Name))
+		trusted := r.chain("data-trusted")
+		r.add(trusted, spoofed, r.count(counterSpoofed), verdict(expr.VerdictReturn))
+		r.add(trusted, []expr.Any{r.queue})
+		r.addDataChain(chainDataArriving, cfg.TLSPorts, jumpTo(trusted.Name))
 	}
 	return nil
 }

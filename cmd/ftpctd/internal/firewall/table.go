@@ -32,27 +32,27 @@ type Config struct {
 	SkipMark uint32
 	// QueueNum is the first queue, QueueCount how many there are, at least 1.
 	QueueNum, QueueCount uint16
-	// AntiSpoof decides whose source address is believed.
+	// AntiSpoof decides whose source address is trusted.
 	AntiSpoof AntiSpoof
 	// Now is the clock, by which elements expire here; nil is time.Now.
 	Now func() time.Time
 }
 
-// AntiSpoof decides whose source address is believed. A packet whose source is not
-// believed is not queued, but counted ([Counters]), and goes on its way unread. The
-// host's own packets, and those of its loopback link, are believed.
+// AntiSpoof decides whose source address is trusted. A packet whose source is not
+// trusted is not queued, but counted ([Counters]), and goes on its way unread. The
+// host's own packets, and those of its loopback link, are trusted.
 type AntiSpoof uint8
 
 const (
-	// AntiSpoofStrict believes a source that the host's routes reach through the
+	// AntiSpoofStrict trusts a source that the host's routes reach through the
 	// link that the packet came from, as reverse-path filtering does (RFC 3704
 	// section 2.2), IPv4 and IPv6 alike. A route that the packet's mark selects is as
 	// good as one without.
 	AntiSpoofStrict AntiSpoof = iota
-	// AntiSpoofLoose believes all but addresses that no other host can have: those
+	// AntiSpoofLoose trusts all but addresses that no other host can have: those
 	// of the host itself, broadcast and multicast; and in IPv6 those without a route.
 	AntiSpoofLoose
-	// AntiSpoofOff believes all.
+	// AntiSpoofOff trusts all.
 	AntiSpoofOff
 )
 
@@ -102,7 +102,7 @@ func Install(cfg Config) (*Table, error) {
 
 // load replaces the table.
 func (t *Table) load() error {
-	// Adding what exists is no error, so that deleting is none either.
+	// Adding a table that exists is no error, so that deleting it does not fail.
 	t.nft.DelTable(t.nft.AddTable(newTable(tableName)))
 	err := addRuleset(t.nft, t.cfg, t.queue, t.labels)
 	if err == nil {

@@ -514,7 +514,7 @@ func TestLifecycle(t *testing.T) {
 		"control-arriving",
 		"data",
 		"data-arriving",
-		"data-believed",
+		"data-trusted",
 		"queue-forward hook 2 priority -50",
 		"queue-input hook 1 priority -50",
 		"queue-output hook 3 priority -50",
