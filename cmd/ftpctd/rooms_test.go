@@ -352,9 +352,6 @@ func TestRoomRefuses(t *testing.T) {
 // maxFunctionLines is the length of the longest function, from func to its brace.
 const maxFunctionLines = 60
 
-// tooLong are functions that are still to be cut.
-var tooLong = []string{"ftpctd/bench/vm/vmrun.run", "ftpctd/conntrack.event"}
-
 // TestFunctionLength makes sure that every function fits on a screen, those of tests
 // aside.
 func TestFunctionLength(t *testing.T) {
@@ -373,7 +370,7 @@ func TestFunctionLength(t *testing.T) {
 				}
 				functions++
 				lines := fset.Position(f.End()).Line - fset.Position(f.Pos()).Line + 1
-				if lines > maxFunctionLines && !slices.Contains(tooLong, p.ImportPath+"."+f.Name.Name) {
+				if lines > maxFunctionLines {
 					t.Errorf("%s: %s has %d lines, more than %d", fset.Position(f.Pos()), p.ImportPath+"."+f.Name.Name, lines, maxFunctionLines)
 				}
 			}
