@@ -98,16 +98,6 @@ func read(t *testing.T, c net.Conn, n int) string {
 	return string(b)
 }
 
-// eventually waits until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("it did not come to be: %s", what)
-		}
-	}
-}
-
 func TestEachPayloadOnce(t *testing.T) { eachDriver(t, testEachPayloadOnce) }
 
 func testEachPayloadOnce(t *testing.T, driver string) {
@@ -202,7 +192,7 @@ func testHold(t *testing.T, driver string) {
 	if err := q.Accept(id); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a verdict for a packet that is gone is counted", func() bool { return q.Stats().Gone == 1 })
+	labtest.Eventually(t, "a verdict for a packet that is gone is counted", func() bool { return q.Stats().Gone == 1 })
 	if s := q.Stats(); s.Held < 1 || s.SendErrors != 0 {
 		t.Errorf("counters %+v, want Held and no SendErrors", s)
 	}
@@ -433,7 +423,7 @@ func testOverrun(t *testing.T, driver string) {
 	for _, server := range servers[:len(servers)-1] {
 		read(t, server, 6)
 	}
-	eventually(t, "the overrun is counted", func() bool { return q.Stats().Overruns > 0 })
+	labtest.Eventually(t, "the overrun is counted", func() bool { return q.Stats().Overruns > 0 })
 
 	client, server := labtest.DialNetns(t, "", l)
 	write(t, client, "QUIT\r\n")
@@ -511,7 +501,7 @@ func testAdmitPackets(t *testing.T, driver string) {
 		t.Fatal(err)
 	}
 	write(t, client, "PASV\r\n")
-	eventually(t, "the packet waits in the kernel", func() bool {
+	labtest.Eventually(t, "the packet waits in the kernel", func() bool {
 		waiting := findLine("/proc/thread-self/net/netfilter/nfnetlink_queue", func(f []string) bool { return f[2] != "0" })
 		return waiting != nil
 	})
@@ -645,7 +635,7 @@ func testNothingLeft(t *testing.T, driver string) {
 	for range 5 {
 		cycle()
 	}
-	eventually(t, "descriptors and goroutines are as before", func() bool {
+	labtest.Eventually(t, "descriptors and goroutines are as before", func() bool {
 		after := count()
 		return after[0] <= before[0] && after[1] <= before[1]
 	})
